@@ -1,0 +1,27 @@
+# Every target sets itself up: Python 3.10 or newer, git and make are all a machine needs.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test lint pocket-figures clean
+
+demo: $(STAMP)
+	$(PY) -m escdiff_core demo --out out/demo
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+
+# The ordinary torch and torchvision are taken together (their builds must match); uv makes that a matter of a minute.
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "ESCDiff needs Python 3.10 or newer; set PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip uv
+	$(PY) -m uv pip install --quiet --python $(PY) -r requirements.txt -r pyproject.toml --extra headless --extra dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) out
