@@ -1,0 +1,12 @@
+"""The one exception that reaches a user as a sentence instead of a traceback."""
+
+
+class ESCDiffError(ValueError):
+    """What was given, what is allowed, what to do: one clear sentence for the person in front of the screen."""
+
+
+def lookup(table: dict, name: str, what: str):
+    """Return ``table[name]``; raise :class:`ESCDiffError` naming the unknown ``what`` and listing the known ones."""
+    if name not in table:
+        raise ESCDiffError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
+    return table[name]

@@ -1,0 +1,60 @@
+"""Captions of the pocket world: many forms, most of which leave something out, so that each part can be prompted alone."""
+
+import numpy as np
+
+from . import colours, patterns, shapes
+from .world import Spec
+
+# {app}: appearance as an adjective phrase, {shape}: the noun, {bg}: the background's colour
+FULL = (
+    "a photo of a {app} {shape} on a {bg} background",
+    "a {app} {shape} on a {bg} background",
+    "a {shape} with {app} appearance on a {bg} background",
+    "a {shape} shape with {app} appearance on a {bg} background",
+    "a drawing of a {app} {shape} on a {bg} background",
+)
+PARTIAL = (
+    "a {app} {shape}",
+    "a {shape} shape with {app} appearance",
+    "a {shape} on a {bg} background",
+    "a {shape} shape on a {bg} background",
+    "an object with {app} appearance on a {bg} background",
+    "a {app} object on a {bg} background",
+    "an object with {app} appearance",
+    "a photo of a {shape}",
+    "a {shape}",
+    "a {shape} shape",
+    "an object on a {bg} background",
+    "a {bg} background",
+)
+FULL_SHARE = 0.6
+
+
+def appearance_phrase(spec: Spec, drop: str = "") -> str:
+    """``red and white striped``; ``drop`` leaves out ``"colours"``, ``"second"`` (colour) or ``"pattern"``."""
+    names = () if drop == "colours" else spec.colours[:1] if drop == "second" else spec.colours
+    pattern = "" if drop == "pattern" else spec.pattern
+    return " ".join(filter(None, (" and ".join(names), pattern)))
+
+
+def full_caption(spec: Spec) -> str:
+    """The caption that names everything, the form used for checks."""
+    return FULL[0].format(app=appearance_phrase(spec), shape=spec.shape, bg=spec.background)
+
+
+def caption(spec: Spec, rng: np.random.Generator) -> str:
+    """Draw one caption for ``spec``."""
+    form = str(rng.choice(FULL if rng.random() < FULL_SHARE else PARTIAL))
+    chance = rng.random()
+    drop = "colours" if chance < 0.05 else "second" if chance < 0.10 else "pattern" if chance < 0.20 else ""
+    if spec.pattern == "solid":
+        drop = "pattern" if rng.random() < 0.5 else ""
+    text = form.format(app=appearance_phrase(spec, drop), shape=spec.shape, bg=spec.background)
+    return text.replace("a orange", "an orange").replace("a oval", "an oval").replace("a umbrella", "an umbrella") \
+               .replace("a arrow", "an arrow").replace("a hourglass", "an hourglass")
+
+
+def vocabulary() -> list[str]:
+    """Every word a caption can hold, held-out names excluded."""
+    words = {w for form in FULL + PARTIAL for w in form.split() if "{" not in w}
+    return sorted(words | {"an", "and"} | set(colours.NAMES) | set(patterns.KNOWN) | set(shapes.KNOWN))
