@@ -1,0 +1,67 @@
+"""The pocket model's anatomy: that of SD 1.x in small, in the words of diffusers, transformers and open_clip.
+
+Widths are integer multiples of the first and of 32 (group norm), the VAE reduces by 8: ComfyUI's own classes hold it.
+"""
+
+from pathlib import Path
+
+WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
+CHECKPOINT = WEIGHTS_DIR / "pocket.safetensors"
+VISION_CHECKPOINT = WEIGHTS_DIR / "pocket_vision.safetensors"
+
+NATIVE_SIZE = 128
+CONTEXT_DIM = 192
+
+# 16 cross-attention layers (6 down, 1 middle, 9 up), as in SD 1.x; 64 channels a head, because few heads are fast on a CPU.
+UNET = {
+    "sample_size": NATIVE_SIZE // 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "block_out_channels": [64, 128, 128, 128],
+    "layers_per_block": 2,
+    "cross_attention_dim": CONTEXT_DIM,
+    "attention_head_dim": [1, 2, 2, 2],     # diffusers' name for the number of heads of each level
+    "norm_num_groups": 32,
+}
+VAE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [32, 32, 64, 96],
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "sample_size": NATIVE_SIZE,
+}
+VOCABULARY_SIZE = 1024
+TEXT_ENCODER = {
+    "vocab_size": VOCABULARY_SIZE,
+    "hidden_size": CONTEXT_DIM,
+    "intermediate_size": 4 * CONTEXT_DIM,
+    "projection_dim": CONTEXT_DIM,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "bos_token_id": VOCABULARY_SIZE - 2,
+    "eos_token_id": VOCABULARY_SIZE - 1,
+    "pad_token_id": VOCABULARY_SIZE - 1,
+}
+VISION = {  # open_clip's CLIPVisionCfg
+    "image_size": NATIVE_SIZE,
+    "patch_size": 16,
+    "width": CONTEXT_DIM,
+    "head_width": 64,
+    "layers": 4,
+}
+# SD's own end value 0.012 leaves so much signal at the last step that the mean of the noise decides the background.
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.03,
+    "prediction_type": "epsilon",
+}

@@ -1,0 +1,130 @@
+"""What the three training stages share: fp32 master weights with EMA, and a loop bounded by minutes that can resume."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class MasterWeights:
+    """AdamW on fp32 copies of a module's weights (which may be bf16), with an exponential moving average beside them."""
+
+    def __init__(self, module: nn.Module, lr: float, weight_decay: float = 0.01, ema_decay: float = 0.999):
+        self.lr, self.ema_decay, self.updates = lr, ema_decay, 0
+        self.names, self.weights = zip(*((n, p) for n, p in module.named_parameters() if p.requires_grad), strict=True)
+        self.masters = [p.detach().float().clone() for p in self.weights]
+        self.average = [m.clone() for m in self.masters]
+        # beta2 0.98 forgets early gradients fast enough for runs of a few thousand steps
+        self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Take one optimiser step at ``rate`` times the learning rate and copy the result into the module."""
+        for master, weight in zip(self.masters, self.weights, strict=True):
+            master.grad = weight.grad.float()
+            weight.grad = None
+        nn.utils.clip_grad_norm_(self.masters, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * rate
+        self.optimizer.step()
+        torch._foreach_copy_(self.weights, self.masters)
+        self.updates += 1
+        decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.average, self.masters, 1 - decay)
+
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """The averaged weights by parameter name, fp32 on the CPU."""
+        return {n: a.detach().cpu().clone() for n, a in zip(self.names, self.average, strict=True)}
+
+    def state_dict(self) -> dict:
+        return {"masters": self.masters, "average": self.average, "optimizer": self.optimizer.state_dict(),
+                "updates": self.updates}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        torch._foreach_copy_(self.masters, [m.to(self.masters[0].device) for m in state["masters"]])
+        torch._foreach_copy_(self.average, [a.to(self.masters[0].device) for a in state["average"]])
+        torch._foreach_copy_(self.weights, self.masters)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+
+
+@dataclass
+class Loop:
+    """Run ``step(rng_step) -> {name: figure}`` until ``minutes`` are used up, resuming from ``directory`` if it can."""
+
+    name: str
+    directory: Path
+    minutes: float
+    batch_size: int
+    weights: MasterWeights
+    warmup_steps: int = 100
+    save_every: float = 240.0          # seconds
+    steps: int = 0
+    seconds: float = 0.0
+    log: list[dict] = field(default_factory=list)
+
+    @property
+    def state_path(self) -> Path:
+        return self.directory / f"{self.name}.state.pt"
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.seconds / (60 * self.minutes))
+
+    @property
+    def rate(self) -> float:
+        """Warm up, hold, and fall linearly to zero over the last half of the time."""
+        return min(1.0, (self.steps + 1) / self.warmup_steps) * min(1.0, 2 * (1 - self.progress))
+
+    def resume(self) -> bool:
+        """Continue from a saved state; time already spent counts towards ``minutes``."""
+        if not self.state_path.exists():
+            return False
+        state = torch.load(self.state_path, map_location="cpu", weights_only=True)
+        self.weights.load_state_dict(state["weights"])
+        self.steps, self.seconds, self.log = state["steps"], state["seconds"], state["log"]
+        print(f"[{self.name}] resumes at step {self.steps}, {self.seconds / 60:.1f} of {self.minutes:g} minutes", flush=True)
+        return True
+
+    def save(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        unfinished = self.state_path.with_suffix(".tmp")
+        torch.save({"weights": self.weights.state_dict(), "steps": self.steps, "seconds": self.seconds,
+                    "log": self.log}, unfinished)
+        os.replace(unfinished, self.state_path)
+        (self.directory / f"{self.name}.log.json").write_text(json.dumps(self.log, indent=0))
+
+    def run(self, step: Callable[[int], dict[str, torch.Tensor]], on_save: Callable[[], None] | None = None,
+            log_every: int = 50) -> None:
+        """Train. ``step`` leaves gradients on the weights and returns the figures to log as tensors."""
+        sums: dict[str, float] = {}
+        last_time, last_save, since = time.monotonic(), self.seconds, self.seconds
+        while self.progress < 1:
+            figures = step(self.steps)
+            self.weights.step(self.rate)
+            self.steps += 1
+            now = time.monotonic()
+            self.seconds, last_time = self.seconds + now - last_time, now
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            if self.steps % log_every == 0 or self.progress >= 1:
+                count = (self.steps - 1) % log_every + 1
+                row = {"step": self.steps, "minutes": round(self.seconds / 60, 2),
+                       "samples_per_second": round(count * self.batch_size / (self.seconds - since + 1e-9), 1),
+                       **{k: round(v / count, 5) for k, v in sums.items()}}
+                self.log.append(row)
+                print(f"[{self.name}]", " ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+                sums, since = {}, self.seconds
+            if self.seconds - last_save > self.save_every:
+                self.save()
+                last_save, last_time = self.seconds, time.monotonic()
+                if on_save:
+                    on_save()
+                    last_time = time.monotonic()
+        self.save()

@@ -1,0 +1,38 @@
+"""Train the pocket model: ``python -m escdiff_core.pocket.train --stage all --minutes 110``.
+
+The stages write to ``--work`` and can be stopped and called again: a stage resumes where it was, and one that is done is
+skipped unless it is given more minutes. ``--stage pack`` puts the parts into the checkpoint that ships.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from . import pack, train_clip, train_unet, train_vae
+
+SHARES = {"clip": 0.09, "vae": 0.18, "unet": 0.73}   # of ``--minutes`` with ``--stage all``
+STAGES = {"clip": train_clip.train, "vae": train_vae.train, "unet": train_unet.train}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the pocket model.")
+    parser.add_argument("--stage", choices=[*STAGES, "pack", "all"], default="all")
+    parser.add_argument("--minutes", type=float, default=110.0, help="wall clock for the stage, or for all of them")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="folder for pictures, states and logs")
+    parser.add_argument("--pictures", type=int, default=80_000, help="pictures drawn to disk (49 kB each)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    for stage in STAGES if options.stage == "all" else [options.stage]:
+        if stage in STAGES:
+            minutes = options.minutes * (SHARES[stage] if options.stage == "all" else 1)
+            STAGES[stage](options.work, minutes, device, options.pictures, options.seed)
+    if options.stage in ("pack", "all"):
+        pack.pack(options.work)
+
+
+if __name__ == "__main__":
+    main()

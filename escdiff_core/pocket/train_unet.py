@@ -1,0 +1,88 @@
+"""Stage 3: the denoiser on cached latents, text tower frozen, with EMA and empty prompts for guidance."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from . import config, train_vae
+from .captions import caption
+from .data import picture_file, specs, to_tensor
+from .loop import Loop, MasterWeights
+from .train_clip import build_tokenizer
+
+BATCH = 64
+EMPTY_PROMPTS = 0.1
+SNR_CAP = 5.0      # min-SNR weighting (Hang et al. 2023): the first thousand steps go where the picture is decided
+
+
+@torch.no_grad()
+def latent_file(directory: Path, pictures: np.ndarray, device: torch.device) -> tuple[np.ndarray, float]:
+    """Open, or encode first, the pictures' latent means, float16 (n, 4, 16, 16), and the factor that gives them unit std."""
+    path = directory / f"latents-{len(pictures)}.npy"
+    if not path.exists():
+        vae = train_vae.load(directory, device).to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+        encode = torch.compile(lambda x: vae.encode(x).latent_dist.mean)
+        latents = np.empty((len(pictures), 4, config.NATIVE_SIZE // 8, config.NATIVE_SIZE // 8), np.float16)
+        for start in range(0, len(pictures), 64):
+            x = to_tensor(pictures[start:start + 64], device, torch.bfloat16)
+            latents[start:start + 64] = encode(x).float().cpu().numpy()
+        unfinished = path.with_suffix(".tmp.npy")
+        np.save(unfinished, latents)
+        os.replace(unfinished, path)
+    latents = np.load(path)
+    return latents, float(1 / latents[:4000].astype(np.float32).std())
+
+
+def load_text(directory: Path, device: torch.device, dtype: torch.dtype) -> CLIPTextModel:
+    """The frozen text tower."""
+    text = CLIPTextModel(CLIPTextConfig(**config.TEXT_ENCODER))
+    text.load_state_dict({k: v.float() for k, v in load_file(directory / "text.safetensors").items()}, strict=True)
+    return text.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def train(directory: Path, minutes: float, device: torch.device, pictures: int, seed: int) -> None:
+    """Train the denoiser for ``minutes`` and write ``unet.safetensors`` (averaged weights) to ``directory``."""
+    torch.manual_seed(seed + 2)
+    data, known = picture_file(directory, pictures, seed), specs(pictures, seed)
+    latents, scale = latent_file(directory, data, device)
+    dtype = torch.bfloat16
+    tokenizer, text = build_tokenizer(), load_text(directory, device, dtype)
+    unet = UNet2DConditionModel(**config.UNET).to(device=device, memory_format=torch.channels_last).to(dtype)
+    if device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())   # plain bmm attention: faster than the fused kernel at these sizes
+    schedule = DDPMScheduler(**config.SCHEDULER)
+    alphas = schedule.alphas_cumprod.to(device)
+    weight = (SNR_CAP / (alphas / (1 - alphas))).clamp(max=1.0)   # min(SNR, cap) / SNR
+    loop = Loop("unet", directory, minutes, BATCH, MasterWeights(unet, lr=1e-3))
+    loop.resume()
+    denoise = torch.compile(lambda x, t, c: unet(x, t, c, return_dict=False)[0])
+
+    def step(index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((seed, 3, index))
+        chosen = rng.integers(0, pictures, BATCH)
+        texts = ["" if rng.random() < EMPTY_PROMPTS else caption(known[i], rng) for i in chosen]
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
+        with torch.no_grad():
+            context = text(input_ids=ids).last_hidden_state                              # (b, 77, 192)
+        z = torch.from_numpy(latents[chosen]).to(device).float() * scale                 # (b, 4, 16, 16)
+        # one draw from each slice of the schedule: same law as uniform draws, less variance between batches
+        t = torch.from_numpy(((np.arange(BATCH) + rng.random(BATCH)) * (1000 / BATCH)).astype(np.int64)).to(device)
+        noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32)).to(device)
+        x = schedule.add_noise(z, noise, t).to(dtype).contiguous(memory_format=torch.channels_last)
+        error = (denoise(x, t, context).float() - noise).square().mean((1, 2, 3))
+        loss = (weight[t] * error).mean()
+        loss.backward()
+        return {"loss": loss, "mse": error.mean()}
+
+    def export() -> None:
+        save_file({k: v.half().contiguous() for k, v in loop.weights.averaged().items()},
+                  directory / "unet.safetensors", metadata={"scaling_factor": str(scale)})
+
+    loop.run(step, on_save=export)
+    export()
