@@ -1,0 +1,173 @@
+"""Load any SD 1.x model, single file or diffusers folder, without ever asking a hub."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ..errors import ESCDiffError
+from .checkpoint import open_checkpoint
+from .families import ModelConfig, recognise
+from .folder import load_folder
+from .infer import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from .names import to_canonical, unet_map
+from .schedule import NoiseSchedule
+from .tokenizer import build_tokenizer, check_tokenizer
+
+try:
+    from huggingface_hub.errors import StrictDataclassError  # transformers 5: a value of the wrong type
+except ImportError:  # an older hub library, whose transformers raises ValueError
+    StrictDataclassError = ValueError
+
+POCKET_PATH = Path(__file__).resolve().parent.parent / "weights" / "pocket.safetensors"
+# What the constructors raise for a senseless configuration; RuntimeError is torch's for an impossible size.
+UNBUILDABLE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError)
+NAMED_MODELS: dict[str, Path] = {"pocket": POCKET_PATH}
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionModel:
+    """A loaded model. All parts are in eval mode and frozen; ``dataclasses.replace`` makes a variant.
+
+    ``fingerprint`` names the base UNet weights (see :func:`fingerprint`), ``native_size`` is in pixels, ``family`` is a
+    row of families.FAMILIES or what the checkpoint calls itself.
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    schedule: NoiseSchedule
+    native_size: int
+    fingerprint: str
+    device: torch.device
+    family: str
+    source: str
+
+
+def load_model(
+    path_or_name: str | Path, device: str | torch.device = "auto", dtype: torch.dtype = torch.float32
+) -> DiffusionModel:
+    """Load ``"pocket"``, a single-file SD 1.x checkpoint (safetensors) or a diffusers folder onto ``device``.
+
+    ``device``: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``. ``dtype`` is that of the UNet and the
+    text encoder; the VAE stays in fp32, since it runs once per picture and its decoder can overflow in fp16. Raises
+    ESCDiffError with one sentence for anything that cannot be loaded: missing, a pickle, truncated, contradictory, not
+    SD 1.x.
+    """
+    place = resolve_device(device)
+    path = NAMED_MODELS.get(str(path_or_name), Path(path_or_name))
+    if path == POCKET_PATH and not path.exists():
+        raise ESCDiffError(
+            f"the pocket model is not at {path}; make it with `python -m escdiff_core.pocket.train --stage all`, or "
+            "give --model PATH"
+        )
+    load = load_folder if path.is_dir() else _load_single_file
+    unet, vae, text_encoder, tokenizer, config = load(path, dtype)
+    base = fingerprint(unet.state_dict(), unet.config)
+    for module in (unet, vae, text_encoder):
+        module.to(place).eval().requires_grad_(False)
+    return DiffusionModel(
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        schedule=NoiseSchedule.from_config(config.scheduler),
+        native_size=config.native_size,
+        fingerprint=base,
+        device=place,
+        family=config.family,
+        source=str(path),
+    )
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn ``auto | cpu | cuda | cuda:N`` into a device that exists here. Raises ESCDiffError for anything else."""
+    name = str(device)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or not (number.isdecimal() or name == "cuda")):
+        raise ESCDiffError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ESCDiffError(f"device {name!r} is not here ({torch.cuda.device_count()} GPUs found); use auto or cpu")
+    return torch.device(name)
+
+
+def fingerprint(unet_state: Mapping[str, torch.Tensor], unet_config: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of a UNet's weights: canonical names, shapes and values, in the order of the names.
+
+    ``unet_state`` has diffusers' names. Values are hashed as fp16, so the same weights have the same fingerprint in a
+    single file or a folder, stored in fp32 or rounded to fp16. A file rounded to bf16 counts as another model.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(to_canonical(unet_state, unet_map(unet_config)).items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _load_single_file(path: Path, dtype: torch.dtype):
+    file, source = open_checkpoint(path), str(path)
+    config = recognise(file.shapes, file.metadata, source)
+    unet, vae, text_encoder = build_modules(config, source)
+    inner = "text_model." if any(n.startswith("text_model.") for n in text_encoder.state_dict()) else ""
+
+    state = convert_ldm_unet_checkpoint(file.read(UNET_PREFIX), dict(unet.config))
+    _fill(unet, state, dtype, source)
+    state = convert_ldm_vae_checkpoint(file.read(VAE_PREFIX), dict(vae.config))
+    _fill(vae, state, torch.float32, source)
+    state = convert_ldm_clip_checkpoint(file.read(TEXT_PREFIX))
+    _fill(text_encoder, {inner + n.removeprefix("text_model."): t for n, t in state.items()}, dtype, source)
+
+    tokenizer = build_tokenizer(config.tokenizer, text_encoder.config.max_position_embeddings, source)
+    check_tokenizer(tokenizer, text_encoder.config.vocab_size, source)
+    return unet, vae, text_encoder, tokenizer, config
+
+
+def build_modules(config: ModelConfig, source: str = "the model"):
+    """Build (UNet2DConditionModel, AutoencoderKL, CLIPTextModel), parameters on the meta device: no memory, no time.
+
+    Raises ESCDiffError when the configuration makes no sense to diffusers or transformers.
+    """
+    try:
+        with init_empty_weights(include_buffers=False):
+            return (
+                UNet2DConditionModel.from_config(config.unet),
+                AutoencoderKL.from_config(config.vae),
+                CLIPTextModel(CLIPTextConfig(**config.text_encoder)),
+            )
+    except UNBUILDABLE as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ESCDiffError(f"{source}: no model can be built from its configuration ({reason})") from error
+
+
+def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype, source: str) -> None:
+    """Put ``state`` into a module on the meta device; every tensor must be there with its right shape."""
+    expected = module.state_dict()
+    kind = type(module).__name__
+    missing = [n for n in expected if n not in state]
+    if missing:
+        raise ESCDiffError(
+            f"{source} lacks {len(missing)} of {len(expected)} tensors of the {kind} (first: {missing[0]}); the file "
+            "is incomplete or of another kind"
+        )
+    wrong = next((n for n in expected if state[n].shape != expected[n].shape), None)
+    if wrong:
+        raise ESCDiffError(
+            f"{source}: tensor {wrong} of the {kind} has shape {tuple(state[wrong].shape)}, needed "
+            f"{tuple(expected[wrong].shape)}"
+        )
+    # A copy, since tensors of the file's own dtype are still a window into the file.
+    module.load_state_dict({n: state[n].to(dtype, copy=True) for n in expected}, assign=True)

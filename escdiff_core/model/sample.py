@@ -1,0 +1,168 @@
+"""Text to image with diffusers' schedulers and classifier-free guidance; pictures to latents and back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+
+from ..errors import ESCDiffError, lookup
+from .load import DiffusionModel
+from .schedule import NoiseSchedule
+from .text import encode_prompts
+
+# Class and what it needs beyond the noise schedule. "trailing" starts at the last timestep, where the latent is pure
+# noise (Lin et al. 2023, arXiv 2305.08891): "leading" would skip the steps that decide the background when the terminal
+# SNR is nearly zero, and costs nothing with SD 1.x's own schedule.
+SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
+    "euler": (EulerDiscreteScheduler, {}),
+}
+
+# (latents (b, 4, h, w), timestep (), encoder_hidden_states (b, n, dim)) -> the UNet's output (b, 4, h, w)
+UNetCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def make_scheduler(schedule: NoiseSchedule, name: str = "dpmpp_2m"):
+    """Return a diffusers scheduler of :data:`SCHEDULERS` for the model's noise schedule; unknown names raise."""
+    cls, extra = lookup(SCHEDULERS, name, "scheduler")
+    return cls(**schedule.config(), timestep_spacing="trailing", **extra)
+
+
+@torch.no_grad()
+def sample(
+    model: DiffusionModel,
+    prompts: Sequence[str] | None = None,
+    negative: str = "",
+    steps: int = 30,
+    guidance_scale: float = 5.0,
+    seed: int = 0,
+    size: int | tuple[int, int] | None = None,
+    scheduler: str = "dpmpp_2m",
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    tokens: Mapping[str, torch.Tensor] | None = None,
+    encoder_hidden_states: torch.Tensor | None = None,
+    negative_hidden_states: torch.Tensor | None = None,
+    unet_call: UNetCall | None = None,
+    batch_size: int = 8,
+) -> np.ndarray:
+    """Draw one picture per prompt: float32 (b, h, w, 3), 0 to 1.
+
+    Picture i starts from noise of seed ``seed + i``, drawn on the CPU, so that it depends neither on its batch nor on
+    the device. ``size`` is the side or (height, width) in pixels, default the model's native size. ``tokens`` is handed
+    to encode_prompts. ``encoder_hidden_states`` (b, n, dim) replaces the prompts and ``negative_hidden_states`` (1 or
+    b, n, dim) the negative. ``unet_call`` replaces the plain UNet: it sees the batch [negatives, positives] in that
+    order, or the positives alone when ``guidance_scale`` is 1. ``progress(done, total)`` is called after every step and
+    may raise to cancel. Raises ESCDiffError for an unknown scheduler and impossible sizes or counts.
+    """
+    height, width = _check(model, steps, size, batch_size)
+    positive = encoder_hidden_states
+    if positive is None:
+        positive = encode_prompts(model, prompts, tokens)  # (b, 77, dim)
+    guided = guidance_scale != 1.0
+    negatives = negative_hidden_states
+    if negatives is None and guided:
+        negatives = encode_prompts(model, [negative], tokens)
+    if guided and negatives.shape[1:] != positive.shape[1:]:
+        raise ESCDiffError(
+            f"the negative's text states are {tuple(negatives.shape[1:])}, the prompt's {tuple(positive.shape[1:])}; "
+            "they run in one batch and must be alike"
+        )
+    call = unet_call or (lambda x, t, c: model.unet(x, t, encoder_hidden_states=c).sample)
+    starts = range(0, len(positive), batch_size)
+    images = []
+    for number, start in enumerate(starts):
+        part = positive[start : start + batch_size]
+        noise = start_noise(model, range(seed + start, seed + start + len(part)), height, width)
+        context = part
+        if guided:
+            many = negatives.expand(len(positive), -1, -1)[start : start + batch_size]
+            context = torch.cat([many, part])  # (2b, n, dim)
+        told = None if progress is None else _shifted(progress, number * steps, len(starts) * steps)
+        solver = make_scheduler(model.schedule, scheduler)  # a fresh one: it remembers the last steps
+        latents = _denoise(model, noise, context, guidance_scale, solver, steps, call, told)
+        images.append(latents_to_images(model, latents))
+    return np.concatenate(images)
+
+
+def start_noise(model: DiffusionModel, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
+    """Return standard normal latents, float32 (b, 4, height/8, width/8), one generator per picture."""
+    factor = latent_factor(model)
+    shape = (model.unet.config.in_channels, height // factor, width // factor)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return torch.stack(noise).to(model.device)
+
+
+def latent_factor(model: DiffusionModel) -> int:
+    """How many pixels one latent cell spans, per side (8 for SD 1.x)."""
+    return 2 ** (len(model.vae.config.block_out_channels) - 1)
+
+
+@torch.no_grad()
+def image_to_latents(
+    model: DiffusionModel, images: np.ndarray | torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Encode pictures (b, h, w, 3), 0 to 1, as scaled latents, float32 (b, 4, h/8, w/8).
+
+    The mean of the posterior, which is deterministic; a sample of it when a ``generator`` is given.
+    """
+    pixels = torch.as_tensor(images, dtype=torch.float32)
+    factor = latent_factor(model)
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.shape[1] % factor or pixels.shape[2] % factor:
+        raise ESCDiffError(
+            f"pictures of shape {tuple(pixels.shape)} cannot be encoded; needed: (b, h, w, 3) with sides in "
+            f"multiples of {factor}"
+        )
+    pixels = (pixels.permute(0, 3, 1, 2) * 2 - 1).to(model.device, model.vae.dtype)
+    posterior = model.vae.encode(pixels).latent_dist
+    latents = posterior.mode() if generator is None else posterior.sample(generator)
+    return latents.float() * model.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def latents_to_images(model: DiffusionModel, latents: torch.Tensor) -> np.ndarray:
+    """Decode scaled latents (b, 4, h, w) to pictures, float32 (b, 8h, 8w, 3), 0 to 1."""
+    unscaled = (latents / model.vae.config.scaling_factor).to(model.device, model.vae.dtype)
+    pixels = model.vae.decode(unscaled).sample.float()
+    return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _denoise(model, noise, context, guidance_scale, scheduler, steps, call, progress) -> torch.Tensor:
+    """Run all steps for one batch: noise (b, 4, h, w); context (b, n, dim), or (2b, n, dim), negatives first."""
+    scheduler.set_timesteps(steps, device=model.device)
+    latents = noise * scheduler.init_noise_sigma
+    guided = len(context) == 2 * len(noise)
+    dtype = model.unet.dtype
+    context = context.to(model.device, dtype)
+    for done, timestep in enumerate(scheduler.timesteps, start=1):
+        doubled = torch.cat([latents, latents]) if guided else latents
+        output = call(scheduler.scale_model_input(doubled, timestep).to(dtype), timestep, context).float()
+        if guided:
+            without, with_prompt = output.chunk(2)
+            output = without + guidance_scale * (with_prompt - without)
+        latents = scheduler.step(output, timestep, latents).prev_sample
+        if progress is not None:
+            progress(done, steps)
+    return latents
+
+
+def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _steps: progress(before + done, total)
+
+
+def _check(model: DiffusionModel, steps: int, size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, int]:
+    size = model.native_size if size is None else size
+    height, width = (size, size) if isinstance(size, int) else size
+    factor = latent_factor(model)
+    if min(height, width) < factor or height % factor or width % factor:
+        raise ESCDiffError(f"a picture of {height} x {width} pixels is impossible; sides must be multiples of {factor}")
+    most = model.schedule.num_train_timesteps
+    if not 1 <= steps <= most or batch_size < 1:
+        raise ESCDiffError(
+            f"{steps} steps in batches of {batch_size} are impossible; allowed: 1 to {most} steps, "
+            "batches of at least 1"
+        )
+    return height, width

@@ -1,0 +1,58 @@
+"""CLIP tokenizers without a hub: from a vocabulary in the checkpoint, or from the one that open_clip installs."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPTokenizer
+
+from ..errors import ESCDiffError
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+# open_clip spells the two special words differently from the files SD was trained with; the numbers are the same.
+OPEN_CLIP_SPECIALS = {"<start_of_text>": START, "<end_of_text>": END}
+
+
+def build_tokenizer(data: Mapping[str, Any] | None, max_length: int = 77, source: str = "the model") -> CLIPTokenizer:
+    """Return a CLIPTokenizer for ``{"vocab": {token: id}, "merges": ["a b", ...]}``; None means SD 1.x's own.
+
+    Raises ESCDiffError when the vocabulary lacks the start or end word, or cannot be used.
+    """
+    data = data if data is not None else sd1_vocabulary()
+    vocab, merges = data.get("vocab"), data.get("merges")
+    usable = isinstance(vocab, Mapping) and isinstance(merges, (list, tuple))
+    if not usable or not {START, END} <= vocab.keys() or not all(isinstance(i, int) for i in vocab.values()):
+        raise ESCDiffError(
+            f"{source}: the tokenizer must hold a vocab of word: number with {START} and {END}, and a list of merges"
+        )
+    lines = [m if isinstance(m, str) else " ".join(m) for m in merges]
+    # Through files: the one way to hand over a vocabulary that transformers 4 and 5 share.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "vocab.json").write_text(json.dumps(dict(vocab)), encoding="utf-8")
+        Path(folder, "merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]), encoding="utf-8")
+        try:
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=max_length)
+        except (ValueError, KeyError, OSError) as error:
+            raise ESCDiffError(f"{source}: the tokenizer is unusable ({error})") from error
+
+
+def check_tokenizer(tokenizer: CLIPTokenizer, vocab_size: int, source: str) -> None:
+    """Raise ESCDiffError unless start, end and padding exist and every number has a row in the text encoder."""
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    highest = max(tokenizer.get_vocab().values())
+    if None in special or highest >= vocab_size:
+        raise ESCDiffError(
+            f"{source}: the tokenizer counts up to {highest} with special words {special}, the text encoder has "
+            f"{vocab_size} rows; they belong to different models"
+        )
+
+
+def sd1_vocabulary() -> dict[str, Any]:
+    """Return the 49408 words and 48894 merges of CLIP ViT-L/14, read from the file that open_clip brings along."""
+    from open_clip.tokenizer import SimpleTokenizer  # slow to import, and the pocket model does without
+
+    source = SimpleTokenizer()
+    vocab = {OPEN_CLIP_SPECIALS.get(word, word): number for word, number in source.encoder.items()}
+    return {"vocab": vocab, "merges": [" ".join(pair) for pair in source.bpe_ranks]}

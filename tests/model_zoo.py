@@ -1,0 +1,103 @@
+"""Tiny random models for the tests: one in SD 1.5's layout, one with the pocket model's anatomy."""
+
+import string
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from escdiff_core.model.families import FAMILIES
+
+SD15 = FAMILIES["sd15"]
+
+# SD 1.5 with fewer levels, blocks and channels, and no configuration in the file.
+REDUCED_SD15 = {
+    "unet": {
+        **SD15.unet,
+        "block_out_channels": [32, 64],
+        "layers_per_block": 1,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    },
+    "vae": {**SD15.vae, "block_out_channels": [32, 32, 64, 64], "layers_per_block": 1},
+    "text_encoder": {**SD15.text_encoder, "num_hidden_layers": 1, "intermediate_size": 64},
+}
+
+# The pocket model's anatomy at its real number of levels and layers, but narrow.
+WORDS = ("a", "photo", "of", "red", "star", "heart", "shape", "appearance")
+POCKET = {
+    "unet": {
+        **SD15.unet,
+        "sample_size": 8,
+        "block_out_channels": [32, 64, 96, 128],
+        "cross_attention_dim": 48,
+        "attention_head_dim": [1, 2, 3, 4],
+    },
+    "vae": {**SD15.vae, "sample_size": 64, "block_out_channels": [32, 32, 64, 64], "layers_per_block": 1,
+            "scaling_factor": 0.7},
+    "text_encoder": {
+        **SD15.text_encoder,
+        "vocab_size": 128,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "bos_token_id": 126,
+        "eos_token_id": 127,
+        "pad_token_id": 127,
+    },
+    "scheduler": {"beta_start": 0.00085, "beta_end": 0.03, "beta_schedule": "scaled_linear"},
+    "native_size": 64,
+}
+
+
+def word_tokenizer() -> dict:
+    """A vocabulary of :data:`WORDS`, letters for the rest, and the merges that build each word letter by letter."""
+    vocab = {letter: i for i, letter in enumerate(string.ascii_lowercase)}
+    vocab |= {f"{letter}</w>": 26 + i for i, letter in enumerate(string.ascii_lowercase)}
+    merges = []
+    for word in WORDS:
+        built = word[0]
+        for i, letter in enumerate(word[1:], start=1):
+            last = letter + ("</w>" if i == len(word) - 1 else "")
+            if f"{built} {last}" not in merges:
+                merges.append(f"{built} {last}")
+            built += last
+            vocab.setdefault(built, len(vocab))
+    return {"vocab": vocab | {"<|startoftext|>": 126, "<|endoftext|>": 127}, "merges": merges}
+
+
+POCKET["tokenizer"] = word_tokenizer()
+OWN = {k: POCKET[k] for k in ("scheduler", "native_size", "tokenizer")}  # what write_checkpoint cannot read off modules
+
+
+def random_modules(config: dict, seed: int = 0):
+    """Return (unet, vae, text_encoder) with random weights for a configuration from above."""
+    torch.manual_seed(seed)
+    return (
+        UNet2DConditionModel.from_config(config["unet"]).eval(),
+        AutoencoderKL.from_config(config["vae"]).eval(),
+        CLIPTextModel(CLIPTextConfig(**config["text_encoder"])).eval(),
+    )
+
+
+def outputs(unet, vae, text_encoder):
+    """What the three modules make of fixed inputs."""
+    generator = torch.Generator().manual_seed(5)
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    context = torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator)
+    ids = torch.arange(77)[None]
+    with torch.no_grad():
+        return (
+            unet(latents, torch.tensor(321), encoder_hidden_states=context).sample,
+            vae.decode(latents).sample,
+            vae.encode(torch.rand(1, 3, 32, 32, generator=generator)).latent_dist.mean,
+            text_encoder(input_ids=ids).last_hidden_state,
+        )
+
+
+def halved(modules):
+    """Round weights as the fp16 file does, in place."""
+    for parameter in (p for module in modules for p in module.parameters()):
+        parameter.data = parameter.data.half().float()
+    return modules
