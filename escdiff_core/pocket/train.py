@@ -11,8 +11,9 @@ import torch
 
 from . import pack, train_clip, train_unet, train_vae
 
-SHARES = {"clip": 0.09, "vae": 0.18, "unet": 0.73}   # of ``--minutes`` with ``--stage all``
-STAGES = {"clip": train_clip.train, "vae": train_vae.train, "unet": train_unet.train}
+SHARES = {"clip": 0.07, "vae": 0.16, "unet": 0.66, "decoder": 0.11}   # of ``--minutes`` with ``--stage all``
+STAGES = {"clip": train_clip.train, "vae": train_vae.train, "unet": train_unet.train,
+          "decoder": train_vae.train_decoder}
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ from .world import SIZE
 
 BATCH = 16
 CROP = 64          # pixels: the network is convolutional, and four small steps teach more than one large one
+DECODER_BATCH = 8
+NOISE = 0.05       # of a latent's standard deviation of about 3
 KL_WEIGHT = 5e-5   # an eighth of the ELBO's own weight at this compression: keeps latents smooth, costs no detail
 
 
@@ -52,6 +54,49 @@ def train(directory: Path, minutes: float, device: torch.device, pictures: int, 
 
     loop.run(step)
     save_file({k: v.half().contiguous() for k, v in loop.weights.averaged().items()}, directory / "vae.safetensors")
+
+
+def train_decoder(directory: Path, minutes: float, device: torch.device, pictures: int, seed: int) -> None:
+    """Go on with the decoder alone, on whole pictures: sharper, right at the borders, and the latents stay what they were.
+
+    Reads the latents that the denoiser was trained on and writes ``vae.safetensors`` anew.
+    """
+    from .train_unet import latent_file
+
+    torch.manual_seed(seed + 3)
+    data = picture_file(directory, pictures, seed)
+    latents, _ = latent_file(directory, data, device)
+    dtype = torch.bfloat16
+    vae = load(directory, device).to(memory_format=torch.channels_last).to(dtype)
+    vae.requires_grad_(False)
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.requires_grad_(True)
+    loop = Loop("decoder", directory, minutes, DECODER_BATCH, MasterWeights(vae, lr=5e-4, weight_decay=0.0))
+    loop.resume()
+
+    def losses(z: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = vae.decode(z).sample.float()
+        x = x.float()
+        edges = sum(F.l1_loss(y.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
+        mse = F.mse_loss(y, x)
+        return F.l1_loss(y, x) + 2 * mse + 0.5 * edges, mse
+
+    compiled = torch.compile(losses)
+
+    def step(index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((seed, 4, index))
+        chosen = np.sort(rng.integers(0, pictures, DECODER_BATCH))
+        z = torch.from_numpy(latents[chosen]).to(device, dtype)
+        # the denoiser never hits a latent exactly: a little noise teaches the decoder to forgive it
+        z = (z + NOISE * torch.randn_like(z)).contiguous(memory_format=torch.channels_last)
+        loss, mse = compiled(z, to_tensor(data[chosen], device, dtype))
+        loss.backward()
+        return {"loss": loss, "psnr": -10 * torch.log10(mse / 4)}
+
+    loop.run(step)
+    state = load(directory, torch.device("cpu")).state_dict()
+    state.update(loop.weights.averaged())
+    save_file({k: v.half().contiguous() for k, v in state.items()}, directory / "vae.safetensors")
 
 
 def load(directory: Path, device: torch.device) -> AutoencoderKL:

@@ -1,0 +1,1 @@
+"""Measuring attributes on references of which shape and appearance are known."""

@@ -1,0 +1,59 @@
+"""``learn``: one attribute from one reference."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from ..errors import ESCDiffError
+from .common import add_model, progress_bar
+
+log = logging.getLogger(__name__)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", required=True, choices=["shape", "appearance"])
+    parser.add_argument("--reference", required=True, nargs="+", type=Path, metavar="IMG",
+                        help="one picture, or several of the same thing")
+    parser.add_argument("--mask", default="auto", metavar="IMG|auto|none", help="1 = subject; auto finds it on a plain background")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    add_model(parser)
+    parser.add_argument("--recipe", metavar="NAME", help="a row of the recipe table; default: the kind's own")
+    parser.add_argument("--preset", metavar="NAME", help="which blocks train; default: the recipe's")
+    parser.add_argument("--token", metavar="NAME", help="placeholder in prompts; default *m for shape, *a for appearance")
+    parser.add_argument("--class-word", default="", metavar="WORD", help="what the subject is: vase, cat")
+    parser.add_argument("--describe", default="", metavar="TEXT", help="the rest of the picture: 'on a yellow table'")
+    parser.add_argument("--steps", type=int, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--encoder", default="auto", metavar="auto|none|PATH",
+                        help="OpenCLIP ViT-B-32 weights; auto: the pocket's own tower with the pocket model, else none")
+    parser.add_argument("--filter", type=Path, metavar="FILE", help="a filter from train-filters")
+    parser.add_argument("--resume", action="store_true", help="go on from the snapshots beside --out")
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..reference import load_reference
+    from ..method.encoders import choose_encoder, choose_filter
+    from ..method.recipes import DEFAULTS, find_recipe
+    from ..method.tune import Tuner
+    from ..model.load import load_model
+
+    if options.out.suffix != ".safetensors":
+        raise ESCDiffError(f"--out {options.out} must end in .safetensors")
+    recipe = find_recipe(options.recipe or DEFAULTS[options.kind], preset=options.preset, steps=options.steps)
+    if recipe.kind != options.kind:
+        raise ESCDiffError(f"recipe {recipe.name!r} learns {recipe.kind}, not {options.kind}; choose another --recipe or --kind")
+    model = load_model(options.model, options.device)
+    references = [load_reference(path, options.mask, model.native_size) for path in options.reference]
+    for path, reference in zip(options.reference, references, strict=True):
+        if reference.note:
+            log.info("%s: %s", path, reference.note)
+    encoder = choose_encoder(options.encoder, model)
+    tuner = Tuner(model, references, recipe, options.seed, options.describe, options.class_word, encoder,
+                  choose_filter(options.filter, recipe.kind, model, encoder), options.token)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    bar = progress_bar(f"learning {options.kind}")
+    snapshots = options.out.with_suffix(".snapshots")
+    attribute = tuner.run(lambda p: bar(p.step, p.steps), snapshots, resume=options.resume)
+    attribute.save(options.out)
+    print(f"{options.out}: {options.kind} as {attribute.token}, {attribute.steps} steps in {tuner.report.seconds:.1f} s "
+          f"({tuner.report.steps_per_second:.1f}/s), {options.out.stat().st_size / 1e6:.1f} MB; earlier steps in {snapshots}")

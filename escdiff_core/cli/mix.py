@@ -1,0 +1,64 @@
+"""``mix``: pictures with a shape, an appearance, both or neither."""
+
+import argparse
+import time
+from pathlib import Path
+
+from ..errors import ESCDiffError
+from .common import add_model, output_folder, progress_bar, save_picture, save_report
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shape", type=Path, metavar="FILE")
+    parser.add_argument("--appearance", type=Path, metavar="FILE")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="use the attributes' tokens in it, by default *m and *a")
+    parser.add_argument("--negative", default="", metavar="TEXT")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    for kind in ("shape", "appearance"):
+        parser.add_argument(f"--{kind}-strength", type=float, default=1.0, metavar="X", help="1 as learned, 0 off")
+        parser.add_argument(f"--{kind}-start", type=float, default=0.0, metavar="X", help="of the schedule, 0 to 1")
+        parser.add_argument(f"--{kind}-end", type=float, default=1.0, metavar="X", help="of the schedule, 0 to 1")
+    parser.add_argument("--middle", default="shape", choices=["shape", "appearance", "none"], help="owner of the middle block")
+    add_model(parser)
+    parser.add_argument("--count", type=int, default=4, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--sampling-steps", type=int, default=30, metavar="N")
+    parser.add_argument("--guidance", type=float, default=5.0, metavar="G")
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..attribute import Attribute
+    from ..method.mix import Mix, Use
+    from ..model.load import load_model
+
+    if options.count < 1:
+        raise ESCDiffError(f"--count must be at least 1, not {options.count}")
+    uses = {}
+    for kind in ("shape", "appearance"):
+        path = getattr(options, kind)
+        if path is None:
+            continue
+        attribute = Attribute.load(path)
+        if attribute.kind != kind:
+            raise ESCDiffError(f"{path} holds {attribute.kind}, not {kind}; give it as --{attribute.kind}")
+        uses[kind] = Use(attribute, *(getattr(options, f"{kind}_{part}") for part in ("strength", "start", "end")))
+    model = load_model(options.model, options.device)
+    folder = output_folder(options.out)
+    mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle)
+    missing = [u.attribute.token for u in uses.values() if u.attribute.token not in options.prompt]
+    start = time.monotonic()
+    images = mix.draw(options.prompt, options.negative, options.count, options.sampling_steps, options.guidance,
+                      options.seed, progress=progress_bar("drawing"))
+    seconds = time.monotonic() - start
+    for number, image in enumerate(images):
+        save_picture(image, folder / f"{number:03d}.png")
+    report = {"prompt": options.prompt, "negative": options.negative, "seed": options.seed, "count": options.count,
+              "sampling_steps": options.sampling_steps, "guidance": options.guidance, "model": str(options.model),
+              "middle": options.middle, "seconds": round(seconds, 2),
+              "attributes": {k: {"file": str(getattr(options, k)), "token": u.attribute.token, "strength": u.strength,
+                                 "start": u.start, "end": u.end, "recipe": u.attribute.recipe} for k, u in uses.items()},
+              "warnings": [f"the prompt does not use {t}" for t in missing]}
+    save_report(report, folder / "report.json")
+    for warning in report["warnings"]:
+        print(f"note: {warning}")
+    print(f"{len(images)} pictures in {folder}, {seconds:.1f} s")

@@ -1,0 +1,47 @@
+"""Labelled sheets of pictures: rows with a title, each picture with a line below it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .common import to_bytes
+
+MARGIN, LINE = 10, 16
+
+
+def draw_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], path: Path, columns: int = 8) -> None:
+    """Write rows of ``(title, [(picture, label), …])`` as one PNG; long rows wrap after ``columns`` pictures."""
+    side = max(p.shape[0] for _, items in rows for p, _ in items)
+    wide = max(p.shape[1] for _, items in rows for p, _ in items)
+    lines = [(title if start == 0 else "", items[start:start + columns])
+             for title, items in rows for start in range(0, len(items), columns)]
+    cell_w, cell_h = wide + MARGIN, side + 3 * LINE
+    height = sum(cell_h + (LINE + 4 if title else 0) for title, _ in lines) + MARGIN
+    sheet = Image.new("RGB", (columns * cell_w + MARGIN, height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    y = MARGIN
+    for title, items in lines:
+        if title:
+            draw.text((MARGIN, y), title, fill="black", font=ImageFont.load_default(size=14))
+            y += LINE + 4
+        for column, (picture, label) in enumerate(items):
+            x = MARGIN + column * cell_w
+            sheet.paste(Image.fromarray(to_bytes(picture)), (x, y))
+            for number, text in enumerate(_wrap(label, font, wide)[:3]):
+                draw.text((x, y + picture.shape[0] + 1 + number * 13), text, fill="#333333", font=font)
+        y += cell_h
+    sheet.save(path)
+
+
+def _wrap(text: str, font: ImageFont.ImageFont, width: int) -> list[str]:
+    lines, line = [], ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            lines.append(line)
+            line = word
+        else:
+            line = longer
+    return [*lines, line] if line else lines

@@ -1,0 +1,36 @@
+"""``train-filters``: pre-train the shape and the appearance filter on a folder of pictures, or on the pocket world."""
+
+import argparse
+from pathlib import Path
+
+from .common import add_model, progress_bar
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", required=True, metavar="DIR|world", help="a folder of pictures; 'world' draws the pocket's")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    add_model(parser)
+    parser.add_argument("--steps", type=int, default=1000, metavar="N")
+    parser.add_argument("--seconds", type=float, metavar="S", help="stop each filter after so long")
+    parser.add_argument("--count", type=int, default=3000, metavar="N", help="pictures of the world")
+    parser.add_argument("--encoder", default="auto", metavar="auto|none|PATH")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..method.encoders import choose_encoder
+    from ..method.filters import save_filters
+    from ..method.recipes import DEFAULTS, find_recipe
+    from ..method.train_filters import examples_from_folder, examples_from_world, train_filter
+    from ..model.load import load_model
+
+    model = load_model(options.model, options.device)
+    encoder = choose_encoder(options.encoder, model)
+    examples = examples_from_world(options.count, options.seed) if options.images == "world" else \
+        examples_from_folder(Path(options.images), model.native_size)
+    recipes = {kind: find_recipe(name) for kind, name in DEFAULTS.items()}
+    filters = {kind: train_filter(model, examples, recipe, encoder, options.steps, seed=options.seed, seconds=options.seconds,
+                                  progress=progress_bar(f"{kind} filter")) for kind, recipe in recipes.items()}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_filters(filters, options.out, model.fingerprint, recipes["shape"].filter_scale)
+    print(f"{options.out}: filters for {', '.join(filters)}, from {len(examples)} pictures")

@@ -1,0 +1,138 @@
+"""Views of one reference that change everything but the attribute, each with the words that say what was changed.
+
+What the prompt explains the token need not learn: a shape is shown in many named looks, an appearance on many named
+shapes. Both work on the mask alone and know nothing of the pocket world's truth about the reference.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.transform import AffineTransform, warp
+
+from ..pocket import captions, colours, patterns
+from ..pocket.world import Spec, silhouette, surface
+
+# Words any Stable Diffusion knows, with outlines to cut an appearance into
+CUTS = ("circle", "square", "triangle", "star", "heart", "diamond", "hexagon", "cross", "oval", "flower", "drop", "semicircle")
+LOOKS = tuple(patterns.KNOWN)
+
+
+@dataclass(frozen=True)
+class View:
+    """``image`` float32 (h, w, 3), ``mask`` float32 (h, w); ``rest`` and ``behind`` are the words for a template."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    rest: str = ""
+    behind: str = ""
+
+
+def _similarity(centre: np.ndarray, target: np.ndarray, scale: float, degrees: float) -> AffineTransform:
+    """Rotate and scale about ``centre``, then move ``centre`` to ``target``; pixels, (x, y)."""
+    a = np.radians(degrees)
+    turn = scale * np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
+    matrix = np.eye(3)
+    matrix[:2, :2], matrix[:2, 2] = turn, target - turn @ centre
+    return AffineTransform(matrix=matrix)
+
+
+def _moved(mask: np.ndarray, image: np.ndarray, rng: np.random.Generator, scales: tuple[float, float],
+           degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """Move, scale and turn a masked picture; the mask stays inside the frame. Returns (mask, image)."""
+    h, w = mask.shape
+    rows, columns = np.nonzero(mask > 0.5)
+    low, high = np.array([columns.min(), rows.min()]), np.array([columns.max() + 1, rows.max() + 1])
+    centre = (low + high) / 2
+    scale = rng.uniform(*scales)
+    scale = min(scale, 0.97 * float((np.array([w, h]) / (high - low)).min()))
+    slack = np.maximum(np.array([w, h]) - scale * (high - low), 0) / 2
+    target = np.array([w, h]) / 2 + rng.uniform(-0.8, 0.8, 2) * slack
+    inverse = _similarity(centre, target, scale, rng.uniform(-degrees, degrees)).inverse
+    return (warp(mask, inverse, order=1, mode="constant"), warp(image, inverse, order=1, mode="edge"))
+
+
+def _background(rng: np.random.Generator, shape: tuple[int, int], avoid: tuple[str, ...]) -> tuple[str, np.ndarray]:
+    name = str(rng.choice(colours.distinct_from(avoid) or colours.NAMES))
+    h, w = shape
+    slope = rng.uniform(-0.1, 0.1, 2) * (rng.random() < 0.5)
+    ramp = 1 + slope[0] * np.linspace(-1, 1, w)[None, :] + slope[1] * np.linspace(-1, 1, h)[:, None]
+    return name, colours.rgb(name) * ramp[..., None].astype(np.float32)
+
+
+def _composite(front: np.ndarray, back: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.clip(back + mask[..., None] * (front - back), 0, 1).astype(np.float32)
+
+
+def _nearest_names(image: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
+    """The named colours that cover most of the masked picture, so that a background can stand apart from them."""
+    pixels = image[mask > 0.5][::7]
+    table = np.stack([colours.rgb(c) for c in colours.NAMES])
+    counts = np.bincount(((pixels[:, None] - table) ** 2).sum(-1).argmin(1), minlength=len(table))
+    return tuple(colours.NAMES[i] for i in counts.argsort()[::-1] if counts[i] > 0.15 * counts.sum())
+
+
+def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:
+    """The reference's silhouette in a random named look on a random named background: geometry kept, all else new."""
+    moved, _ = _moved(mask, image, rng, (0.75, 1.2), 12)
+    h, w = mask.shape
+    pattern = str(rng.choice(LOOKS))
+    names = [str(rng.choice(colours.NAMES))]
+    if pattern != "solid":
+        names.append(str(rng.choice(colours.distinct_from(tuple(names)))))
+    background, back = _background(rng, (h, w), tuple(names))
+    side = max(h, w)
+    rows, columns = np.nonzero(moved > 0.5)
+    spec = Spec(shape="circle", pattern=pattern, colours=tuple(names), background=background,
+                centre=(float(columns.mean()) * 128 / side, float(rows.mean()) * 128 / side),
+                period=float(rng.uniform(20, 28)), pattern_angle=float(rng.uniform(0, 180)),
+                phase=tuple(rng.uniform(-4, 4, 2)))
+    front = surface(spec, side)[:h, :w]
+    slope = rng.uniform(-0.14, 0.14, 2)
+    front = front * (1 + slope[0] * np.linspace(-1, 1, w)[None, :, None] + slope[1] * np.linspace(-1, 1, h)[:, None, None])
+    look = captions.appearance_phrase(spec, "pattern" if pattern == "solid" and rng.random() < 0.5 else "")
+    return View(_composite(front, back, moved), moved.astype(np.float32), look, f"on a {background} background")
+
+
+def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:
+    """A random named shape cut from inside the reference on a random named background: surface kept, outline new."""
+    h, w = mask.shape
+    side = max(h, w)
+    inside = ndimage.distance_transform_edt(np.pad(mask > 0.6, 1))[1:-1, 1:-1]
+    word = str(rng.choice(CUTS))
+    spots = np.argwhere(inside > 0.6 * inside.max())
+    best, best_share = None, -1.0
+    for _ in range(6):   # a cut that lies mostly inside: try a few places, shrinking
+        y, x = spots[rng.integers(len(spots))]
+        radius = float(inside.max()) * rng.uniform(0.95, 1.35)
+        spec = Spec(shape=word, pattern="solid", colours=("red",), background="white", radius=radius * 128 / side,
+                    centre=(x * 128 / side, y * 128 / side), rotation=float(rng.uniform(-14, 14)))
+        cut = silhouette(spec, side)[:h, :w]
+        share = float((cut * (mask > 0.6)).sum() / max(cut.sum(), 1))
+        if share > best_share:
+            best, best_share = cut, share
+        if share > 0.97:
+            break
+    filled = _fill_outwards(image, mask)
+    moved, moved_image = _moved(best, filled, rng, (1.0, 1.35), 10)
+    background, back = _background(rng, (h, w), _nearest_names(image, mask))
+    return View(_composite(moved_image, back, moved), moved.astype(np.float32), word, f"on a {background} background")
+
+
+def _fill_outwards(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Every pixel outside the mask takes the nearest one well inside it, so that a cut never shows the old background."""
+    core = ndimage.binary_erosion(mask > 0.9, iterations=2)
+    core = core if core.any() else mask > 0.5
+    rows, columns = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
+    return image[rows, columns]
+
+
+def unchanged(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:
+    """The reference as it is; the words come from the user's description, if any."""
+    return View(image.astype(np.float32), mask.astype(np.float32))
+
+
+AUGMENTATIONS: Mapping[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], View]] = {
+    "none": unchanged, "recolour": recolour, "reshape": reshape,
+}

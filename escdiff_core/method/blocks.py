@@ -1,0 +1,75 @@
+"""Which UNet tensor belongs to which block, and the named presets that say which blocks an attribute trains.
+
+A block is the smallest part that a preset hands out: one resnet with its attention (``down_blocks.1.0``), a resampler
+(``up_blocks.1.resample``), the middle, the input and output convolutions, the time embedding. Names are diffusers'.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ..errors import ESCDiffError, lookup
+
+KINDS = ("shape", "appearance")
+_LAYER = re.compile(r"((?:down|up)_blocks\.\d+)\.(?:resnets|attentions)\.(\d+)\.")
+_RESAMPLER = re.compile(r"((?:down|up)_blocks\.\d+)\.(?:down|up)samplers\.")
+_WHOLE = {"mid_block": "mid_block", "conv_in": "conv_in", "time_embedding": "time_embedding",
+          "conv_norm_out": "conv_out", "conv_out": "conv_out"}
+
+
+def block_of(name: str) -> str:
+    """The block of a tensor or module with diffusers' ``name``. Raises ESCDiffError for a name that no SD UNet has."""
+    if found := _LAYER.match(name):
+        return f"{found[1]}.{found[2]}"
+    if found := _RESAMPLER.match(name):
+        return f"{found[1]}.resample"
+    first = name.split(".", 1)[0]
+    return lookup(_WHOLE, first, "UNet part")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Glob patterns over block names: what each kind trains. A kind with no patterns cannot be learned with the preset."""
+
+    name: str
+    shape: tuple[str, ...]
+    appearance: tuple[str, ...]
+    why: str
+
+    def patterns(self, kind: str) -> tuple[str, ...]:
+        """The patterns of ``kind``; ``concept`` is the union of both."""
+        return self.shape + self.appearance if kind == "concept" else getattr(self, kind)
+
+    def blocks(self, kind: str, tensor_names: Iterable[str]) -> tuple[str, ...]:
+        """The blocks of ``kind`` among ``tensor_names`` (diffusers'), sorted. Raises ESCDiffError if there are none."""
+        found = {b for b in map(block_of, tensor_names) if any(fnmatchcase(b, p) for p in self.patterns(kind))}
+        if not found:
+            able = [p.name for p in PRESETS.values() if p.patterns(kind)]
+            raise ESCDiffError(f"preset {self.name!r} trains nothing for {kind}; presets that do: {', '.join(able)}")
+        return tuple(sorted(found))
+
+
+_FINE = ("up_blocks.2.*", "up_blocks.3.*", "conv_out")
+_COARSE = ("down_blocks.2.*", "down_blocks.3.*", "mid_block", "up_blocks.0.*", "up_blocks.1.0", "up_blocks.1.1")
+
+PRESETS: Mapping[str, Preset] = {p.name: p for p in (
+    Preset("paper", ("conv_in", "down_blocks.*"), ("up_blocks.*", "conv_out"), "encoder = shape, decoder = appearance"),
+    Preset("paper+middle", ("conv_in", "down_blocks.*", "mid_block"), ("up_blocks.*", "conv_out"),
+           "the middle goes with the encoder"),
+    Preset("resolution", _COARSE, ("conv_in", "down_blocks.0.*", "down_blocks.1.*", "up_blocks.1.2",
+                                   "up_blocks.1.resample", *_FINE),
+           "latents at a quarter of the input or below for shape, finer layers of both paths for appearance"),
+    Preset("fine-decoder", (), _FINE, "only the two finest decoder levels"),
+    Preset("fine-decoder+", (), ("up_blocks.1.2", "up_blocks.1.resample", *_FINE),
+           "the two finest decoder levels and the layer that feeds them"),
+    Preset("coarse-fine", ("conv_in", "down_blocks.*", "mid_block", "up_blocks.0.*", "up_blocks.1.0", "up_blocks.1.1"),
+           ("up_blocks.1.2", "up_blocks.1.resample", *_FINE),
+           "encoder, middle and coarse decoder for shape, fine decoder for appearance: disjoint, and nothing left out"),
+    Preset("whole", ("*",), ("*",), "control: everything trains for both"),
+)}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset called ``name``. Raises ESCDiffError that lists the known ones."""
+    return lookup(PRESETS, name, "preset")

@@ -1,0 +1,30 @@
+"""Which reference encoder and which filter go with a model: the pocket brings its own, others only what the user gives."""
+
+from pathlib import Path
+
+from ..errors import ESCDiffError
+from ..model.load import POCKET_PATH, DiffusionModel
+from .features import ReferenceEncoder, load_encoder
+from .filters import AttributeFilter, load_filter
+
+POCKET_FILTERS = POCKET_PATH.with_name("pocket_filters.safetensors")
+
+
+def choose_encoder(choice: str, model: DiffusionModel) -> ReferenceEncoder | None:
+    """``none``, a path to ViT-B-32 weights, or ``auto``: the pocket's tower for the pocket model, otherwise none."""
+    if choice == "none" or (choice == "auto" and model.source != str(POCKET_PATH)):
+        return None
+    return load_encoder("pocket" if choice == "auto" else choice, model.device)
+
+
+def choose_filter(path: Path | None, kind: str, model: DiffusionModel,
+                  encoder: ReferenceEncoder | None) -> AttributeFilter | None:
+    """The filter at ``path``; without one, the pocket's pre-trained filter for the pocket model; otherwise None (trains along)."""
+    if path is None and (model.source != str(POCKET_PATH) or not POCKET_FILTERS.exists()):
+        return None
+    network, _ = load_filter(path or POCKET_FILTERS, kind, model.fingerprint)
+    if network.from_clip is not None and encoder is None:
+        if path is None:
+            return None
+        raise ESCDiffError(f"{path} was trained with an OpenCLIP encoder; give the same one with --encoder")
+    return network.to(model.device).eval().requires_grad_(False)

@@ -1,0 +1,94 @@
+"""Stage 2: the shape filter and the appearance filter, two networks of one architecture, and the token they start."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..errors import ESCDiffError
+from ..model.load import DiffusionModel
+from ..model.text import word_embedding
+from .features import ReferenceFeatures
+
+
+class AttributeFilter(nn.Module):
+    """Keeps of the fused reference features what belongs to one attribute: (n,), (m,) to a token offset (dim,).
+
+    Linear maps fuse UNet and CLIP features; LeakyReLU, LayerNorm, Linear follow as in E4T (Gal et al. 2023). The last
+    layer starts at zero, so that an untrained filter leaves the token at its word.
+    """
+
+    def __init__(self, unet_width: int, clip_width: int, token_width: int, hidden: int = 256):
+        super().__init__()
+        self.widths = {"unet_width": unet_width, "clip_width": clip_width, "token_width": token_width, "hidden": hidden}
+        self.from_unet = nn.Sequential(nn.LayerNorm(unet_width), nn.Linear(unet_width, hidden))
+        self.from_clip = nn.Linear(clip_width, hidden, bias=False) if clip_width else None
+        self.body = nn.Sequential(nn.LeakyReLU(), nn.LayerNorm(hidden), nn.Linear(hidden, hidden),
+                                  nn.LeakyReLU(), nn.LayerNorm(hidden))
+        self.last = nn.Linear(hidden, token_width)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, unet: torch.Tensor, clip: torch.Tensor | None) -> torch.Tensor:
+        """``unet`` (…, n), ``clip`` (…, m) or None to the offset (…, dim)."""
+        h = self.from_unet(unet)
+        if self.from_clip is not None and clip is not None:
+            h = h + self.from_clip(clip * clip.shape[-1] ** 0.5)      # unit-norm CLS at the scale of a LayerNorm's output
+        return self.last(self.body(h))
+
+
+def make_filter(model: DiffusionModel, features: ReferenceFeatures, seed: int = 0) -> AttributeFilter:
+    """A fresh filter for the model's token width and the features at hand, deterministic for ``seed``."""
+    width = model.text_encoder.get_input_embeddings().weight.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = AttributeFilter(len(features.unet), 0 if features.clip is None else len(features.clip), width)
+    return made.to(model.device)
+
+
+def save_filters(filters: Mapping[str, AttributeFilter], path: Path, fingerprint: str, scale: float) -> None:
+    """Write the filters of both kinds to one file; widths, base model and scale s travel in the metadata."""
+    widths = next(iter(filters.values())).widths
+    metadata = {"escdiff.filters": ",".join(filters), "base_fingerprint": fingerprint, "scale": repr(scale),
+                **{k: str(v) for k, v in widths.items()}}
+    tensors = {f"{kind}.{name}": v.detach().cpu().half().contiguous() for kind, f in filters.items()
+               for name, v in f.state_dict().items()}
+    unfinished = path.with_name(path.name + ".tmp")
+    save_file(tensors, unfinished, metadata)
+    os.replace(unfinished, path)
+
+
+def load_filter(path: Path, kind: str, fingerprint: str) -> tuple[AttributeFilter, float]:
+    """Read the filter of ``kind`` and its scale s. Raises ESCDiffError if the file is none or was made for another model."""
+    if not Path(path).is_file():
+        raise ESCDiffError(f"no filter file at {path}; train one with `python -m escdiff_core train-filters`")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            found = metadata.get("escdiff.filters", "").split(",")
+            if kind not in found:
+                raise ESCDiffError(f"{path} holds no {kind} filter; give a file that `train-filters` wrote")
+            if metadata["base_fingerprint"] != fingerprint:
+                raise ESCDiffError(f"{path} was trained on another base model; train filters for this one, or go without")
+            network = AttributeFilter(**{k: int(metadata[k]) for k in ("unet_width", "clip_width", "token_width", "hidden")})
+            network.load_state_dict({n.removeprefix(f"{kind}."): file.get_tensor(n).float() for n in file.keys()  # noqa: SIM118
+                                     if n.startswith(f"{kind}.")})
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise ESCDiffError(f"{path} is not a whole filter file ({type(error).__name__}); train it again") from error
+    return network, float(metadata["scale"])
+
+
+def starting_word(model: DiffusionModel, word: str) -> torch.Tensor:
+    """One vector for a word: the mean of its pieces' embeddings at their mean norm, (dim,)."""
+    rows = word_embedding(model, word).float()
+    return F.normalize(rows.mean(0), dim=0) * rows.norm(dim=1).mean()
+
+
+def merge(word: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """``word`` plus ``offset``, (…, dim), back at the word's norm: free optimisation inflates tokens (NeTI)."""
+    return F.normalize(word + offset, dim=-1) * word.norm()

@@ -1,0 +1,114 @@
+"""Pre-train the two filters on many pictures, so that a new reference's token starts close (E4T, Gal et al. 2023).
+
+The UNet is frozen; the loss is the tuning loss with each picture's own token, plus the square of the filter's offset. What
+the words of an example explain (``rest``, ``behind``) the filter need not say.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import ESCDiffError
+from ..reference import load_reference
+from ..model.load import DiffusionModel
+from ..model.sample import image_to_latents
+from ..model.text import encode_prompts
+from ..pocket.captions import appearance_phrase
+from ..pocket.world import render, training_spec
+from .features import ReferenceEncoder, reference_features
+from .filters import AttributeFilter, make_filter, merge, starting_word
+from .recipes import Recipe
+
+log = logging.getLogger(__name__)
+PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+REGULARISER = 0.01   # weight of the squared offset, the low end of E4T's range: the norm is kept by merge already
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture (h, w, 3) and, for each kind of filter, the words for everything but the attribute."""
+
+    image: np.ndarray
+    rest: dict[str, str]
+    behind: str
+
+
+def examples_from_folder(directory: Path, native_size: int) -> list[Example]:
+    """Every picture of a folder, without words. Raises ESCDiffError when there are fewer than two."""
+    if not directory.is_dir():
+        raise ESCDiffError(f"--images {directory} is no folder; give a folder of pictures")
+    paths = sorted(p for p in directory.iterdir() if p.suffix.lower() in PICTURE_TYPES)
+    if len(paths) < 2:
+        raise ESCDiffError(f"{directory} holds {len(paths)} pictures ({', '.join(PICTURE_TYPES)}); needed: at least 2, "
+                           "better hundreds")
+    return [Example(load_reference(p, "none", native_size).image, {}, "") for p in paths]
+
+
+def examples_from_world(count: int, seed: int) -> list[Example]:
+    """Training pictures of the pocket world (nothing held out), with the words for the rest."""
+    examples = []
+    for i in range(count):
+        spec = training_spec(seed, i)
+        examples.append(Example(render(spec).image, {"shape": appearance_phrase(spec), "appearance": spec.shape},
+                                f"on a {spec.background} background"))
+    return examples
+
+
+def train_filter(model: DiffusionModel, examples: Sequence[Example], recipe: Recipe, encoder: ReferenceEncoder | None,
+                 steps: int, batch_size: int = 32, lr: float = 1e-3, seed: int = 0, seconds: float | None = None,
+                 progress: Callable[[int, int], None] | None = None) -> AttributeFilter:
+    """Train the filter of ``recipe``'s kind for ``steps`` (or ``seconds``). Pictures must share one size per batch."""
+    kind = recipe.kind
+    features, latents = [], []
+    for start, example in enumerate(examples):
+        z = image_to_latents(model, example.image[None])
+        features.append(reference_features(model, z, torch.from_numpy(example.image[None]), recipe.feature_timestep, encoder,
+                                           seed + start))
+        latents.append(z[0])
+    groups: dict[tuple, list[int]] = {}
+    for i, z in enumerate(latents):
+        groups.setdefault(tuple(z.shape), []).append(i)
+    sizes = list(groups.values())
+    network = make_filter(model, features[0], seed).train()
+    word = starting_word(model, recipe.init_word)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
+    alphas, began = model.schedule.alphas_cumprod().to(model.device), time.monotonic()
+    for step in range(steps):
+        rng = np.random.default_rng((seed, 17, step))
+        group = sizes[rng.choice(len(sizes), p=np.array([len(g) for g in sizes]) / len(examples))]
+        chosen = rng.choice(group, batch_size)
+        unet = torch.stack([features[i].unet for i in chosen])
+        clip = None if features[0].clip is None else torch.stack([features[i].clip for i in chosen])
+        offset = recipe.filter_scale * network(unet, clip) * word.norm()                        # (b, dim)
+        vectors = merge(word, offset)
+        names = [f"{recipe.token}{n}" for n in range(batch_size)]
+        prompts = [" ".join(recipe.templates[rng.integers(len(recipe.templates))].format(
+            token=name, rest=examples[i].rest.get(kind, ""), behind=examples[i].behind).split())
+            for name, i in zip(names, chosen, strict=True)]
+        context = encode_prompts(model, prompts, dict(zip(names, vectors, strict=True)))
+        z = torch.stack([latents[i] for i in chosen])
+        t = torch.from_numpy((len(alphas) * (np.arange(batch_size) + rng.random(batch_size)) / batch_size).astype(np.int64))
+        noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32)).to(z)
+        alpha = alphas[t.to(z.device)].view(-1, 1, 1, 1)
+        x = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
+        target = noise if model.schedule.prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * z
+        error = (model.unet(x, t.to(z.device), context).sample - target).square().mean()
+        loss = error + REGULARISER * (offset / word.norm()).square().sum(1).mean()
+        done = max(step / steps, (time.monotonic() - began) / seconds if seconds else 0.0)
+        for pg in optimizer.param_groups:
+            pg["lr"] = lr * min(1.0, (step + 1) / 50, 2 * max(1 - done, 0.0))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, steps)
+        if step % 50 == 0:
+            log.info("[%s filter] step %d, %.0f s, loss %.4f", kind, step, time.monotonic() - began, float(error.detach()))
+        if seconds is not None and time.monotonic() - began > seconds:
+            break
+    return network.eval()

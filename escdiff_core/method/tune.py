@@ -1,0 +1,338 @@
+"""Stage 3: attribute-aware tuning of a token and some UNet blocks on one reference, on a private copy.
+
+``L_LDM = E || eps - eps_theta(x_t, t, tau(prompt with the token)) ||^2`` (Rombach et al. 2022), weighted by the mask. Only
+the blocks of the recipe's preset get gradients. Each step draws from its own seed, so that a resumed run equals an unbroken one.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..attribute import Attribute
+from ..errors import ESCDiffError, lookup
+from ..reference import Reference
+from ..model.load import DiffusionModel
+from ..model.sample import image_to_latents
+from ..model.text import encode_prompts
+from .augment import AUGMENTATIONS
+from .blocks import find_preset
+from .delta import extract_delta
+from .features import ReferenceEncoder, ReferenceFeatures, reference_features
+from .filters import AttributeFilter, make_filter, merge, starting_word
+from .private import EncoderFeatures, decode, encode, private_copy, tensors_of
+from .recipes import TIMESTEP_LAWS, Recipe
+from .route import Route, derive_route, install, pack
+from .snapshots import load_snapshot, save_snapshot
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Views:
+    """The reference as the loss sees it: ``latents`` (v, 4, h, w), ``weights`` (v, 1, h, w) of mean 1, words per view."""
+
+    latents: torch.Tensor
+    weights: torch.Tensor
+    rest: tuple[str, ...]
+    behind: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is told after each step; ``attribute()`` builds what has been learned so far, for previews."""
+
+    step: int
+    steps: int
+    loss: float
+    attribute: Callable[[], Attribute] = field(repr=False)
+
+
+@dataclass
+class Report:
+    """Figures of one run: seconds, steps per second, trained parameters, bytes of trained state, and the losses."""
+
+    seconds: float = 0.0
+    steps_per_second: float = 0.0
+    trained_parameters: int = 0
+    trained_state_bytes: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
+                  describe: str = "") -> Views:
+    """Draw the recipe's views of the references and encode them once."""
+    make = lookup(AUGMENTATIONS, recipe.augmentation, "augmentation")
+    rng = np.random.default_rng((seed, 11))
+    count = recipe.views if recipe.augmentation != "none" else len(references)
+    drawn = []
+    for i in range(count):
+        reference = references[i % len(references)]
+        mask = reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
+        drawn.append(make(reference.image, mask, rng))
+    sizes = {view.image.shape for view in drawn}
+    if len(sizes) > 1:
+        raise ESCDiffError(f"the references have {len(sizes)} different sizes; give pictures of one aspect ratio")
+    images = np.stack([v.image for v in drawn])
+    latents = torch.cat([image_to_latents(model, images[i:i + 16]) for i in range(0, count, 16)])
+    masks = torch.from_numpy(np.stack([v.mask for v in drawn]))[:, None].to(latents)
+    masks = F.interpolate(masks, size=latents.shape[2:], mode="area")
+    weights = masks + recipe.background_weight * (1 - masks)
+    words = [(v.rest, v.behind) if v.rest or v.behind else ("", describe) for v in drawn]
+    return Views(latents, weights / weights.mean((2, 3), keepdim=True), tuple(w[0] for w in words), tuple(w[1] for w in words))
+
+
+class Tuner:
+    """One run of a recipe on one reference. ``step()`` takes one optimiser step; ``attribute()`` is what has been learned.
+
+    The caller's ``model`` stays bit-identical: trainable tensors are clones, frozen ones are shared and never written.
+    """
+
+    def __init__(self, model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0,
+                 describe: str = "", class_word: str = "", encoder: ReferenceEncoder | None = None,
+                 network: AttributeFilter | None = None, token: str | None = None):
+        self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
+        self.token = token or recipe.token
+        self.plain = class_word if class_word and recipe.kind == "shape" else recipe.word
+        self.done, self.report = 0, Report()
+        self.blocks = find_preset(recipe.preset).blocks(recipe.kind, model.unet.state_dict())
+        self.views = prepare_views(model, self.references, recipe, seed, describe)
+        self.features = self._read_features(encoder)
+        self.word = starting_word(model, class_word or recipe.init_word)                       # (dim,)
+        self.network = network if network is not None else make_filter(model, self.features, seed)
+        self.filter_trains = network is None
+        self.offset = nn.Parameter(torch.zeros_like(self.word))
+        self._build_unet()
+        self._build_optimizer()
+        self.plain_contexts: dict[str, torch.Tensor] = {}
+        self.pool: tuple | None = None
+
+    def _read_features(self, encoder: ReferenceEncoder | None) -> ReferenceFeatures:
+        latents = torch.cat([image_to_latents(self.model, r.image[None]) for r in self.references])
+        images = torch.from_numpy(np.stack([r.image for r in self.references]))
+        return reference_features(self.model, latents, images, self.recipe.feature_timestep, encoder, self.seed)
+
+    def _build_unet(self) -> None:
+        model, recipe = self.model, self.recipe
+        names = tensors_of(model.unet, self.blocks)
+        if recipe.form == "full":
+            self.unet = private_copy(model.unet, own=names)
+            self.weights = {n: p for n, p in self.unet.named_parameters() if p.requires_grad}
+        else:
+            from .lora import add_lora
+
+            self.unet = private_copy(model.unet)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                self.weights = add_lora(self.unet, names, recipe.rank)
+        # Shape is the main prompt; an appearance rides along on the blocks it trains, and the rest sees the plain word.
+        owners = [self.blocks] if recipe.kind != "appearance" else [(), self.blocks]
+        if recipe.kind == "shape" and recipe.plain_share > 0:
+            owners = [self.blocks, tuple(b for b in _all_blocks(self.unet) if b not in self.blocks)]
+        self.route, _ = derive_route(owners)
+        install(self.unet, self.route)
+        self.encoder_trains = any(not n.startswith(("up_blocks", "conv_norm_out", "conv_out")) for n in self.weights)
+        if recipe.cached and (self.encoder_trains or recipe.kind != "appearance"):
+            raise ESCDiffError(f"recipe {recipe.name!r} cannot cache encoder features: preset {recipe.preset!r} trains the "
+                               "encoder or gives it the token; use a decoder-only appearance preset such as paper")
+
+    def _build_optimizer(self) -> None:
+        recipe = self.recipe
+        groups = [{"params": list(self.weights.values()), "lr": recipe.lr_weights}] if self.weights else []
+        groups.append({"params": [self.offset], "lr": recipe.lr_token})
+        if self.filter_trains:
+            groups.append({"params": list(self.network.parameters()), "lr": recipe.lr_filter})
+        for group in groups:
+            group["peak"] = group["lr"]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
+        trained = [p for g in groups for p in g["params"]]
+        self.report.trained_parameters = sum(p.numel() for p in trained)
+        # weight, gradient and two moments, all fp32
+        self.report.trained_state_bytes = 16 * self.report.trained_parameters
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def vector(self) -> torch.Tensor:
+        """The token embedding as it stands, (1, dim), at the norm of its word."""
+        out = self.network(self.features.unet, self.features.clip)
+        return merge(self.word, self.recipe.filter_scale * out * self.word.norm() + self.offset)[None]
+
+    def _draw(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, ...]:
+        """Views, timesteps, noised latents and noise of ``count`` draws."""
+        recipe, device = self.recipe, self.views.latents.device
+        index = torch.from_numpy(rng.integers(0, len(self.views.latents), count)).to(device)
+        total = self.model.schedule.num_train_timesteps
+        u = (np.arange(count) + rng.random(count)) / count                  # one draw from each slice: less variance
+        t = torch.from_numpy((total * u ** TIMESTEP_LAWS[recipe.timesteps]).astype(np.int64)).to(device)
+        z = self.views.latents[index]
+        noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32)).to(device)
+        alpha = self.model.schedule.alphas_cumprod().to(device)[t].view(-1, 1, 1, 1)
+        target = noise if self.model.schedule.prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * z
+        return index, t, alpha.sqrt() * z + (1 - alpha).sqrt() * noise, target
+
+    def _prompts(self, rng: np.random.Generator, index: torch.Tensor) -> list[str]:
+        forms = rng.integers(0, len(self.recipe.templates), len(index))
+        prompts = []
+        for i, form in zip(index.tolist(), forms, strict=True):
+            text = self.recipe.templates[form].format(token=self.token, rest=self.views.rest[i], behind=self.views.behind[i])
+            prompts.append(" ".join(text.split()))
+        return prompts
+
+    def _plain_context(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Text states of prompts with the plain word in the token's place; they never change, so each is encoded once."""
+        texts = [p.replace(self.token, self.plain) for p in prompts]
+        new = [t for t in dict.fromkeys(texts) if t not in self.plain_contexts]
+        if new:
+            with torch.no_grad():
+                self.plain_contexts.update(zip(new, encode_prompts(self.model, new), strict=True))
+        return torch.stack([self.plain_contexts[t] for t in texts])
+
+    def _context(self, rng: np.random.Generator, prompts: list[str]) -> torch.Tensor:
+        """The packed text states of the route's slots, (b, slots * 77, dim)."""
+        unique = list(dict.fromkeys(prompts))
+        states = encode_prompts(self.model, unique, {self.token: self.vector()})
+        own = states[[unique.index(p) for p in prompts]]
+        if self.route.slots == 1:
+            return own
+        plain = self._plain_context(prompts)
+        if self.recipe.kind == "appearance":
+            return pack([plain, own])
+        hide = torch.from_numpy(rng.random(len(prompts)) < self.recipe.plain_share).to(own.device)[:, None, None]
+        return pack([own, torch.where(hide, plain, own)])
+
+    def _fill_pool(self) -> None:
+        """Encode a pool of draws once: exact while neither the encoder nor its prompt changes."""
+        rng = np.random.default_rng((self.seed, 13))
+        index, t, x, target = self._draw(rng, self.recipe.pool)
+        order = torch.from_numpy(rng.permutation(len(index)))
+        index, t, x, target = index[order], t[order], x[order], target[order]
+        prompts = self._prompts(rng, index)
+        parts = []
+        for start in range(0, len(index), 32):
+            rows = slice(start, start + 32)
+            parts.append(self._encode(x[rows], t[rows], pack([self._plain_context(prompts[rows])] * self.route.slots)))
+        features = EncoderFeatures(torch.cat([p.sample for p in parts]),
+                                   tuple(map(torch.cat, zip(*(p.skips for p in parts), strict=True))),
+                                   torch.cat([p.emb for p in parts]))
+        self.pool = (index, prompts, target, features)
+
+    def _encode(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> EncoderFeatures:
+        return encode(self.unet, x, t, context, grad=self.encoder_trains or self.recipe.kind != "appearance")
+
+    def _autocast(self):
+        if self.views.latents.device.type == "cuda" and torch.cuda.is_bf16_supported():
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+    def loss(self) -> torch.Tensor:
+        """The loss of the next step, with its graph."""
+        rng = np.random.default_rng((self.seed, 12, self.done))
+        if self.recipe.cached and self.pool is None:
+            with self._autocast():
+                self._fill_pool()
+        if self.pool is not None:
+            index, prompts, target, features = self.pool
+            rows = torch.from_numpy(rng.integers(0, len(index), self.recipe.batch_size))
+            index, target, features = index[rows], target[rows], features.pick(rows)
+            prompts = [prompts[i] for i in rows.tolist()]
+        else:
+            index, t, x, target = self._draw(rng, self.recipe.batch_size)
+            prompts, features = self._prompts(rng, index), None
+        with self._autocast():
+            context = self._context(rng, prompts)
+            if features is None:
+                features = self._encode(x, t, context)
+            error = (decode(self.unet, features, context).float() - target).square()        # (b, 4, h, w)
+        return (error * self.views.weights[index]).mean()
+
+    def step(self) -> float:
+        """Take one step; returns its loss. Raises ESCDiffError when memory runs out, with what to lower."""
+        recipe = self.recipe
+        warm = min(1.0, (self.done + 1) / max(recipe.warmup_steps, 1))
+        fall = min(1.0, 2.0 * (recipe.steps - self.done) / max(recipe.steps, 1))     # linear to zero over the last half
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * warm * fall
+        try:
+            loss = self.loss()
+            loss.backward()
+            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
+            self.optimizer.step()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise self._out_of_memory() from error
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):      # what torch's CPU allocator raises
+                raise self._out_of_memory() from error
+            raise
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        self.report.losses.append(float(loss.detach()))
+        return self.report.losses[-1]
+
+    def _out_of_memory(self) -> ESCDiffError:
+        need = self.report.trained_state_bytes / 2**30
+        return ESCDiffError(f"out of memory: the trained weights alone need {need:.1f} GiB and a batch of "
+                            f"{self.recipe.batch_size} its activations on top; lower the batch size or use a -lora recipe")
+
+    # -- the whole run ------------------------------------------------------------------------------------------------
+
+    def attribute(self) -> Attribute:
+        """What has been learned so far, as it would be saved."""
+        with torch.no_grad():
+            vector = self.vector().detach().cpu()
+        recent = self.report.losses[-20:]
+        return Attribute(
+            kind=self.recipe.kind, token=self.token, word=self.plain, embeddings={"clip_l": vector},
+            delta=extract_delta(self.model.unet, self.weights, self.recipe), blocks=self.blocks, recipe=self.recipe.name,
+            recipe_hash=self.recipe.hash(), preset=self.recipe.preset, base_fingerprint=self.model.fingerprint,
+            steps=self.done, seed=self.seed, losses={"final": float(np.mean(recent)) if recent else 0.0},
+            reference_hash=self.references[0].hash, thumbnail=self.references[0].thumbnail(),
+            extra={"init_word": self.recipe.init_word},
+        ).quantised()
+
+    def run(self, on_step: Callable[[Progress], None] | None = None, snapshots: Path | None = None,
+            snapshot_every: int = 50, resume: bool = False, seconds: float | None = None) -> Attribute:
+        """Take the remaining steps and return the attribute.
+
+        ``on_step`` may raise to cancel; what was learned up to then is in ``snapshots``, from where ``resume`` goes on.
+        ``seconds`` ends the run early (a benchmark's budget). Every ``snapshot_every`` steps the attribute so far is kept
+        as ``step-000050.safetensors``.
+        """
+        if resume and snapshots is not None:
+            load_snapshot(self, snapshots)
+        log.info("learning %s with %s: %s parameters in %d blocks (%s), about %.2f GiB of trained state",
+                 self.recipe.kind, self.recipe.name, f"{self.report.trained_parameters:,}", len(self.blocks),
+                 ", ".join(self.blocks), self.report.trained_state_bytes / 2**30)
+        start, first = time.monotonic(), self.done
+        try:
+            while self.done < self.recipe.steps:
+                loss = self.step()
+                if on_step is not None:
+                    on_step(Progress(self.done, self.recipe.steps, loss, self.attribute))
+                if snapshots is not None and self.done % snapshot_every == 0:
+                    save_snapshot(self, snapshots)
+                if seconds is not None and time.monotonic() - start > seconds:
+                    break
+        except BaseException:
+            if snapshots is not None and self.done > first:
+                save_snapshot(self, snapshots)
+            raise
+        self.report.seconds = time.monotonic() - start
+        self.report.steps_per_second = (self.done - first) / max(self.report.seconds, 1e-9)
+        log.info("learned in %.1f s, %.2f steps/s", self.report.seconds, self.report.steps_per_second)
+        return self.attribute()
+
+
+def _all_blocks(unet) -> list[str]:
+    from .blocks import block_of
+
+    return sorted({block_of(name) for name in unet.state_dict()})
+
+
+__all__ = ["Progress", "Report", "Route", "Tuner", "Views", "prepare_views"]
