@@ -16,7 +16,7 @@ from ..metrics.scores import Judge, harmonic_mean
 from ..model.load import DiffusionModel
 from ..pocket import colours, patterns, shapes
 from ..pocket.captions import appearance_phrase
-from ..pocket.world import Spec, draw_spec, render
+from ..pocket.world import SIZE, Spec, draw_spec, render
 
 PICTURES = 4      # per attribute or mix and seed
 
@@ -43,7 +43,7 @@ def _centred(spec: Spec) -> Spec:
 def as_reference(spec: Spec) -> Reference:
     """The picture of ``spec`` with its exact mask."""
     picture = render(spec)
-    return Reference.from_arrays(picture.image, picture.mask)
+    return Reference.from_arrays(picture.image, picture.mask, SIZE, f"the picture of a {spec.shape}")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..attribute import Attribute, export
+    from ..attribute import Attribute
+    from ..attribute.export import export_embedding, export_full, export_lora
 
     attribute = Attribute.load(options.file)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    print(export.write(attribute, options.format, options.out, options.rank))
+    if options.format == "lora":
+        report = export_lora(attribute, options.out, rank=options.rank)
+    else:
+        report = {"embedding": export_embedding, "full": export_full}[options.format](attribute, options.out)
+    print(f"{report.path}: {report.size / 1e6:.1f} MB" + (f", rank {report.rank}" if report.rank else "")
+          + (f", {report.error:.1%} of the change is lost" if report.error > 0.001 else "")
+          + (f", {len(report.dropped)} tensors cannot be held by the format" if report.dropped else ""))

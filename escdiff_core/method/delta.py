@@ -1,14 +1,15 @@
 """UNet deltas: taken from a tuned private copy under canonical names, and put back, scaled, onto a base."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from ..attribute import Attribute
+from ..attribute.tensors import differences
+from ..errors import lookup
 from ..model.names import unet_map
 from .blocks import block_of
-from .lora import product
 from .recipes import Recipe
 
 
@@ -27,21 +28,11 @@ def extract_delta(base: UNet2DConditionModel, weights: Mapping[str, torch.Tensor
     return delta
 
 
-def full_difference(attribute: Attribute, base: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    """The attribute's delta as full differences by diffusers name, fp32, whichever form it was learned in."""
+def named_differences(attribute: Attribute, base: UNet2DConditionModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the attribute's delta as (diffusers name, full difference in fp32), whichever form it was learned in."""
     names = {c: n for n, c in unet_map(base.config).items()}
-    shapes = {n: t.shape for n, t in base.state_dict().items()}
-    differences = {}
-    for name, tensor in attribute.delta.items():
-        if name.endswith(".lora_up.weight"):
-            module = name.removesuffix(".lora_up.weight")
-            down = attribute.delta[f"{module}.lora_down.weight"].float()
-            scale = float(attribute.delta.get(f"{module}.alpha", torch.tensor(float(len(down))))) / len(down)
-            target = names[f"{module}.weight"]
-            differences[target] = product(tensor.float(), down, scale).reshape(shapes[target])
-        elif name in names:
-            differences[names[name]] = tensor.float()
-    return differences
+    for name, difference in differences(attribute.delta):
+        yield lookup(names, name, "UNet tensor"), difference
 
 
 def changed_tensors(base: UNet2DConditionModel, parts: list[tuple[Attribute, float]],
@@ -56,9 +47,9 @@ def changed_tensors(base: UNet2DConditionModel, parts: list[tuple[Attribute, flo
     for attribute, strength in parts:
         if strength == 0:
             continue
-        for name, difference in full_difference(attribute, base).items():
+        for name, difference in named_differences(attribute, base):
             if block_of(name) == "mid_block" and middle_owner != "all" and attribute is not middle_owner:
                 continue
             before = changed.get(name, state[name].float())
-            changed[name] = before + strength * difference.to(before)
+            changed[name] = before + strength * difference.reshape(before.shape).to(before)
     return {name: tensor.to(state[name].dtype) for name, tensor in changed.items()}

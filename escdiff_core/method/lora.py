@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from torch import nn
@@ -22,8 +21,3 @@ def add_lora(unet: UNet2DConditionModel, names: Sequence[str], rank: int) -> dic
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     return factors
-
-
-def product(up: torch.Tensor, down: torch.Tensor, scale: float) -> torch.Tensor:
-    """The full difference of a pair: ``up`` (out, r[, 1, 1]) times ``down`` (r, in[, k, k]), in ``down``'s layout."""
-    return scale * (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])

@@ -1,0 +1,262 @@
+"""The attribute: what was learned from one reference, in memory and as one safetensors file."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..errors import ESCDiffError
+from .header import Header, read_header
+from .tensors import ALPHA, DOWN, check_delta, check_embeddings, differences, form_of
+from .write import write_safetensors
+
+METADATA_KEY = "escdiff.attribute"
+FORMAT_VERSION = 1
+KINDS = ("shape", "appearance", "concept")
+EMBEDDING_PREFIX, DELTA_PREFIX = "embedding.", "delta."
+STORED = {EMBEDDING_PREFIX: torch.float32, DELTA_PREFIX: torch.float16}
+DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16"}
+LARGEST_THUMBNAIL = 512 << 10  # bytes
+PNG = b"\x89PNG\r\n\x1a\n"
+LONGEST_TEXT = 200             # letters of token, word, recipe and the like
+
+
+@dataclass(frozen=True, eq=False)
+class Attribute:
+    """One learned attribute; see DESIGN §2 and §6. ``dataclasses.replace`` makes a variant.
+
+    ``kind``: shape, appearance or concept. ``token``: the placeholder in prompts (``*m``); ``word``: the plain words in
+    its place on a half that does not own it. ``embeddings``: text encoder (clip_l, clip_g, clip_h) → (n_tokens, dim).
+    ``delta``: the UNet's change under canonical names, in one of the two forms of :mod:`.tensors`. ``blocks``: ids of
+    the UNet blocks that trained. ``thumbnail``: a PNG, or empty. ``extra``: whatever else belongs to it, JSON data;
+    entries that this version does not know survive loading and saving.
+    """
+
+    kind: str
+    token: str
+    word: str
+    embeddings: Mapping[str, torch.Tensor]
+    delta: Mapping[str, torch.Tensor]
+    blocks: tuple[str, ...]
+    recipe: str
+    recipe_hash: str
+    preset: str
+    base_fingerprint: str
+    steps: int
+    seed: int
+    losses: Mapping[str, float] = field(default_factory=dict)
+    reference_hash: str = ""
+    thumbnail: bytes = b""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def form(self) -> Literal["full", "lora", "none"]:
+        """How the delta is kept; ``none`` when only the token was learned."""
+        return form_of(self.delta)
+
+    def quantised(self) -> "Attribute":
+        """Return the attribute as loading a saved one gives it, bit for bit: delta in fp16, the rest in fp32.
+
+        Raises ESCDiffError for contents that no file may hold: wrong names or shapes, numbers that are not finite or
+        too large for fp16, texts that are not JSON.
+        """
+        _check_fields(self)
+        check_embeddings({name: tuple(t.shape) for name, t in self.embeddings.items()})
+        check_delta({name: tuple(t.shape) for name, t in self.delta.items()})
+        if not self.embeddings and not self.delta:
+            raise ESCDiffError("the attribute holds neither a token embedding nor a delta; there is nothing to keep")
+        return replace(
+            self,
+            embeddings={name: _stored(EMBEDDING_PREFIX + name, t) for name, t in sorted(self.embeddings.items())},
+            delta={name: _stored(DELTA_PREFIX + name, t) for name, t in sorted(self.delta.items())},
+            losses={name: float(loss) for name, loss in self.losses.items()},
+            extra=json.loads(_as_json(dict(self.extra))),
+        )
+
+    def save(self, path: str | Path) -> int:
+        """Write the file and return its size in bytes; the path never holds half a file, equal content equal bytes.
+
+        Raises ESCDiffError as :meth:`quantised` does, and when the disk is full or the path cannot be written.
+        """
+        stored = self.quantised()
+        tensors = {EMBEDDING_PREFIX + name: t for name, t in stored.embeddings.items()}
+        tensors |= {DELTA_PREFIX + name: t for name, t in stored.delta.items()}
+        return write_safetensors(tensors, path, METADATA_KEY, _as_json(_metadata(stored)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Attribute":
+        """Read and check a file. Raises ESCDiffError with one sentence for anything that is not a sound attribute."""
+        path = Path(path)
+        header = read_header(path)
+        data = _read_metadata(header, path)
+        _check_entries(header, path)
+        known = {f.name for f in fields(cls)} - {"embeddings", "delta", "extra"}
+        try:
+            tensors = load_file(path)
+            attribute = cls(
+                embeddings=_with_prefix(tensors, EMBEDDING_PREFIX),
+                delta=_with_prefix(tensors, DELTA_PREFIX),
+                extra={key: value for key, value in data.items() if key not in known},
+                **{key: data[key] for key in known if key in data},
+            )
+            return attribute.quantised()
+        except (SafetensorError, OSError, TypeError) as error:  # TypeError: a field is missing
+            raise ESCDiffError(f"{path} cannot be read as an attribute ({error}); the file is damaged") from error
+        except ESCDiffError as error:
+            raise ESCDiffError(f"{path}: {error}") from error
+
+    def check_base(self, fingerprint: str) -> None:
+        """Raise ESCDiffError unless the attribute was learned on the base model with this fingerprint."""
+        if self.base_fingerprint != fingerprint:
+            raise ESCDiffError(
+                f"the {self.kind} attribute {self.token!r} was learned on another base model (fingerprint "
+                f"{self.base_fingerprint[:12]}, the loaded model has {fingerprint[:12]}); load the model it was "
+                "learned on, or learn it again on this one"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``info`` shows, as JSON data: all fields but tensors and picture; of those, sizes and norms."""
+        norm = sum(float(t.square().sum(dtype=torch.float64)) for _, t in differences(self.delta)) ** 0.5
+        tensors = (*self.embeddings.values(), *self.delta.values())
+        ranks = sorted({t.shape[0] for name, t in self.delta.items() if name.endswith(DOWN)})
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.type in (str, int)},
+            "form": self.form,
+            "ranks": ranks,
+            "blocks": list(self.blocks),
+            "token_vectors": {name: list(t.shape) for name, t in self.embeddings.items()},
+            "delta_tensors": len(self.delta),
+            "delta_norm": norm,
+            "parameters": sum(t.numel() for t in tensors),
+            "megabytes": round(sum(t.numel() * t.element_size() for t in tensors) / 1e6, 3),
+            "losses": dict(self.losses),
+            "extra": dict(self.extra),
+        }
+
+
+def _metadata(attribute: Attribute) -> dict[str, Any]:
+    """All fields but the tensors; ``extra`` stands beside them, so that fields of later versions survive as extras."""
+    own = {f.name: getattr(attribute, f.name) for f in fields(attribute)}
+    for name in ("embeddings", "delta", "extra"):
+        del own[name]
+    own |= {
+        "format_version": FORMAT_VERSION,
+        "blocks": list(attribute.blocks),
+        "thumbnail": base64.b64encode(attribute.thumbnail).decode("ascii"),
+    }
+    return {**attribute.extra, **own}
+
+
+def _read_metadata(header: Header, path: Path) -> dict[str, Any]:
+    """Return the metadata with blocks as a tuple and the thumbnail as bytes."""
+    if METADATA_KEY not in header.metadata:
+        from ..model.families import FOREIGN  # brings diffusers, which reading an attribute does without
+
+        marks = next((f.title for f in FOREIGN if any(m in name for name in header.entries for m in f.marks)), None)
+        what = f"looks like {marks}" if marks else "is a safetensors file of another kind"
+        raise ESCDiffError(f"{path} {what}, not an attribute; give a .safetensors file made by `learn`")
+    try:
+        data = json.loads(header.metadata[METADATA_KEY])
+        version = data.pop("format_version")
+        if type(version) is not int or version < 1:
+            raise ValueError("the format version is not a number")
+        if version > FORMAT_VERSION:
+            raise ESCDiffError(f"{path} was written by a newer ESCDiff (format {version}, this one reads up to "
+                               f"{FORMAT_VERSION}); update ESCDiff")
+        if not isinstance(data["blocks"], list):
+            raise ValueError("blocks is not a list")
+        data["blocks"] = tuple(data["blocks"])
+        data["thumbnail"] = base64.b64decode(data["thumbnail"], validate=True)
+        return data
+    except ESCDiffError:
+        raise
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError, binascii.Error) as error:
+        why = str(error)[:80]
+        raise ESCDiffError(f"{path}: the attribute's metadata is unusable ({why}); the file is damaged") from error
+
+
+def _check_entries(header: Header, path: Path) -> None:
+    """Check names, shapes and dtypes from the header alone, before any tensor is read."""
+    stray = next((name for name in header.entries if not name.startswith(tuple(STORED))), None)
+    if stray is not None:
+        raise ESCDiffError(f"{path}: tensor {stray[:80]!r} has no place in an attribute; the file is damaged or "
+                           "hostile")
+    try:
+        check_embeddings({name: e.shape for name, e in _with_prefix(header.entries, EMBEDDING_PREFIX).items()})
+        check_delta({name: e.shape for name, e in _with_prefix(header.entries, DELTA_PREFIX).items()})
+    except ESCDiffError as error:
+        raise ESCDiffError(f"{path}: {error}") from error
+    for name, entry in header.entries.items():
+        needed = DTYPE_NAMES[_stored_dtype(name)]
+        if entry.dtype != needed:
+            raise ESCDiffError(f"{path}: tensor {name[:80]!r} has dtype {entry.dtype}; needed: {needed}")
+
+
+def _check_fields(attribute: Attribute) -> None:
+    """Raise ESCDiffError unless every field is of its kind, so that a file cannot smuggle anything else in."""
+    texts = [f.name for f in fields(Attribute) if f.type is str]
+    wrong = next((n for n in texts if not _is_text(getattr(attribute, n))), None)
+    wrong = wrong or next((n for n in ("steps", "seed") if type(getattr(attribute, n)) is not int), None)
+    if wrong is None and not all(_is_text(block) for block in attribute.blocks):
+        wrong = "blocks"
+    losses = attribute.losses
+    if wrong is None and not (isinstance(losses, Mapping) and all(map(_is_number, losses.values()))):
+        wrong = "losses"
+    if wrong is not None:
+        raise ESCDiffError(f"the attribute's {wrong} is {str(getattr(attribute, wrong))[:80]!r}; needed: plain text of "
+                           f"at most {LONGEST_TEXT} letters, or a finite number")
+    if attribute.kind not in KINDS:
+        raise ESCDiffError(f"unknown attribute kind {attribute.kind!r}; known: {', '.join(KINDS)}")
+    if not attribute.token or len(attribute.token.split()) != 1:
+        raise ESCDiffError(f"the token is {attribute.token!r}; needed: one word without spaces, such as *m")
+    picture = attribute.thumbnail
+    if not isinstance(picture, bytes) or (picture and not picture.startswith(PNG)) or len(picture) > LARGEST_THUMBNAIL:
+        raise ESCDiffError(f"the thumbnail is not a PNG of at most {LARGEST_THUMBNAIL >> 10} KiB; make a smaller one")
+    own = {f.name for f in fields(Attribute)} | {"format_version"}
+    clash = next((key for key in attribute.extra if key in own), None)
+    if clash is not None:
+        raise ESCDiffError(f"the attribute's extra entry {clash!r} has the name of a field; choose another name")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT and (value.isprintable() or not value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # false for NaN too
+
+
+def _stored_dtype(name: str) -> torch.dtype:
+    prefix = next(prefix for prefix in STORED if name.startswith(prefix))
+    return torch.float32 if name.endswith(ALPHA) else STORED[prefix]
+
+
+def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a CPU copy in the dtype of the file. A copy, because tensors that share memory cannot be saved."""
+    stored = tensor.detach().to("cpu", _stored_dtype(name), copy=True).contiguous()
+    if not bool(stored.isfinite().all()):
+        if bool(tensor.isfinite().all()):
+            raise ESCDiffError(f"tensor {name} holds values up to {float(tensor.abs().max()):.3g}, fp16 ends "
+                               "at 65504; the learning ran away: lower the learning rate")
+        raise ESCDiffError(f"tensor {name} holds NaN or infinite values; the learning ran away (lower the learning "
+                           "rate) or the file is damaged")
+    return stored
+
+
+def _as_json(data: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ESCDiffError(f"the attribute's metadata is not plain JSON data ({error}); keep only texts, finite "
+                           "numbers, lists and tables in extra") from error
+
+
+def _with_prefix(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in table.items() if name.startswith(prefix)}

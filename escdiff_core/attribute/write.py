@@ -1,0 +1,65 @@
+"""Write safetensors so that the path holds the old file or the whole new one, and never half of it."""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from ..errors import ESCDiffError
+
+# What to tell the user for the error numbers that are theirs to mend.
+ADVICE = {
+    errno.ENOSPC: "no space left on the disk; free some or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EFBIG: "the file is larger than this disk or account allows; choose another folder",
+    errno.EACCES: "the folder may not be written to; choose another folder",
+    errno.EPERM: "the folder may not be written to; choose another folder",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+    errno.EISDIR: "the path is a folder; give a file name",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, metadata_key: str, metadata: str) -> int:
+    """Write CPU tensors and one metadata text; return the size in bytes. Equal content gives equal bytes.
+
+    One metadata entry, because safetensors writes several in random order. Raises ESCDiffError with one sentence when
+    the file cannot be written; nothing is left behind then, and a file that was at ``path`` stays as it was.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ESCDiffError(f"the file name {path.name!r} does not end in .safetensors; give one that does")
+    if path.is_dir():
+        raise ESCDiffError(f"cannot write {path}: {ADVICE[errno.EISDIR]}")
+    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:  # made here for the usual rights: safetensors makes private files
+            rights = os.fstat(file.fileno()).st_mode
+        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata={metadata_key: metadata})
+        os.chmod(temporary, rights)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # before the rename, or a power cut could leave the name with an empty file
+        os.replace(temporary, path)
+        return path.stat().st_size
+    except (OSError, SafetensorError) as error:
+        raise ESCDiffError(f"cannot write {path}: {_advice(error)}") from error
+    finally:
+        with suppress(OSError):  # the same broken disk must not hide the sentence above
+            temporary.unlink(missing_ok=True)
+
+
+def _advice(error: OSError | SafetensorError) -> str:
+    number = getattr(error, "errno", None)
+    if number is None:  # safetensors passes the system's error on as text
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found.group(1)) if found else None
+    return ADVICE.get(number, f"{error}; is the disk full or read-only?")
