@@ -162,7 +162,7 @@ So a leak is read off the mean of many pictures, never off one.
 ## Prompt check
 
 {result['pictures']} held-back pictures; *wrong accepted*: checked against another picture's words where they differ.
-The mask's one weak spot: a gradient that passes through the colour of its own background, such as yellow to blue on gray.
+The mask's weak spot: a gradient that passes through the colour of its own background, as yellow to blue on gray.
 
 {checks}
 """

@@ -104,23 +104,24 @@ class Loop:
             log_every: int = 50) -> None:
         """Train. ``step`` leaves gradients on the weights and returns the figures to log as tensors."""
         sums: dict[str, float] = {}
+        count = 0
         last_time, last_save, since = time.monotonic(), self.seconds, self.seconds
         while self.progress < 1:
             figures = step(self.steps)
             self.weights.step(self.rate)
             self.steps += 1
+            count += 1
             now = time.monotonic()
             self.seconds, last_time = self.seconds + now - last_time, now
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             if self.steps % log_every == 0 or self.progress >= 1:
-                count = (self.steps - 1) % log_every + 1
                 row = {"step": self.steps, "minutes": round(self.seconds / 60, 2),
                        "samples_per_second": round(count * self.batch_size / (self.seconds - since + 1e-9), 1),
                        **{k: round(v / count, 5) for k, v in sums.items()}}
                 self.log.append(row)
                 print(f"[{self.name}]", " ".join(f"{k}={v}" for k, v in row.items()), flush=True)
-                sums, since = {}, self.seconds
+                sums, since, count = {}, self.seconds, 0
             if self.seconds - last_save > self.save_every:
                 self.save()
                 last_save, last_time = self.seconds, time.monotonic()
