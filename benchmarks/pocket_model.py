@@ -41,19 +41,19 @@ def main() -> None:
     images = sample(model, [full_caption(s) for s in specs], steps=options.steps, guidance_scale=options.guidance)
     checks = [check(image, spec) for image, spec in zip(images, specs, strict=True)]
     right = {part: float(np.mean([getattr(c, part) for c in checks])) for part in PARTS}
-    right["all four"] = float(np.mean([c.passed for c in checks]))
+    right["all four"] = float(np.mean([c.passed() for c in checks]))
     drawn = np.stack([render(s).image for s in specs])
     upper = [check(image, spec) for image, spec in zip(latents_to_images(model, image_to_latents(model, drawn[:64])),
                                                        specs, strict=False)]
     ceiling = {part: float(np.mean([getattr(c, part) for c in upper])) for part in PARTS}
-    ceiling["all four"] = float(np.mean([c.passed for c in upper]))
+    ceiling["all four"] = float(np.mean([c.passed() for c in upper]))
 
     decoded = np.concatenate([latents_to_images(model, image_to_latents(model, drawn[i:i + 16]))
                               for i in range(0, min(128, options.count), 16)])
     errors = ((decoded - drawn[:len(decoded)]) ** 2).mean((1, 2, 3))
     start = time.monotonic()
     sample(model, [full_caption(s) for s in specs[:8]], steps=30, guidance_scale=options.guidance)
-    report = {"command": "python benchmarks/pocket_model.py", "date": datetime.date.today().isoformat(),
+    report = {"command": " ".join(["python benchmarks/pocket_model.py", *sys.argv[1:]]), "date": datetime.date.today().isoformat(),
               "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {model.device}",
               "count": options.count, "steps": options.steps, "guidance": options.guidance, "right": right,
               "judge_on_reconstructions": ceiling, "vae_psnr_db": float(-10 * np.log10(errors.mean())),

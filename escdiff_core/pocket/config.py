@@ -57,11 +57,13 @@ VISION = {  # open_clip's CLIPVisionCfg
     "head_width": 64,
     "layers": 4,
 }
-# SD's own end value 0.012 leaves so much signal at the last step that the mean of the noise decides the background.
+# SD's own end value 0.012 leaves so much signal at the last step that the mean of the noise decides the background. With
+# almost no signal left there an eps error is an error hundreds of times larger in the picture: v-prediction instead of
+# SD 1.x's eps (Lin et al. 2023, arXiv 2305.08891); docs/pocket.md has what was seen with both.
 SCHEDULER = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.03,
-    "prediction_type": "epsilon",
+    "prediction_type": "v_prediction",
 }

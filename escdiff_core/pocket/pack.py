@@ -6,10 +6,23 @@ from pathlib import Path
 
 from diffusers import UNet2DConditionModel
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from . import config, train_unet, train_vae
 from .tokenizer import build_vocabulary
+
+
+def unpack(directory: Path) -> None:
+    """Write the shipped checkpoint's parts to ``directory``, so that training can go on from them anywhere."""
+    from ..model.load import load_model
+
+    model = load_model("pocket", "cpu")
+    directory.mkdir(parents=True, exist_ok=True)
+    parts = {"unet": model.unet, "vae": model.vae, "text": model.text_encoder}
+    for name, module in parts.items():
+        state = {k: v.half().contiguous() for k, v in module.state_dict().items()}
+        save_file(state, directory / f"{name}.safetensors", {"scaling_factor": str(model.vae.config.scaling_factor)})
+    shutil.copyfile(config.VISION_CHECKPOINT, directory / "vision.safetensors")
 
 
 def pack(directory: Path) -> None:

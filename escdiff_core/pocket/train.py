@@ -1,7 +1,8 @@
 """Train the pocket model: ``python -m escdiff_core.pocket.train --stage all --minutes 110``.
 
 The stages write to ``--work`` and can be stopped and called again: a stage resumes where it was, and one that is done is
-skipped unless it is given more minutes. ``--stage pack`` puts the parts into the checkpoint that ships.
+skipped unless it is given more minutes. ``--stage pack`` puts the parts into the checkpoint that ships, ``--stage unpack``
+takes that checkpoint apart to go on from it where the training state is gone.
 """
 
 import argparse
@@ -18,7 +19,7 @@ STAGES = {"clip": train_clip.train, "vae": train_vae.train, "unet": train_unet.t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the pocket model.")
-    parser.add_argument("--stage", choices=[*STAGES, "pack", "all"], default="all")
+    parser.add_argument("--stage", choices=[*STAGES, "pack", "unpack", "all"], default="all")
     parser.add_argument("--minutes", type=float, default=110.0, help="wall clock for the stage, or for all of them")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="folder for pictures, states and logs")
@@ -27,6 +28,8 @@ def main() -> None:
     options = parser.parse_args()
     name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if options.stage == "unpack":
+        pack.unpack(options.work)
     for stage in STAGES if options.stage == "all" else [options.stage]:
         if stage in STAGES:
             minutes = options.minutes * (SHARES[stage] if options.stage == "all" else 1)
