@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, default=3)
     parser.add_argument("--appearances", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of learning per attribute, at most; the recipe's steps end it too")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of learning per attribute, at most")
     parser.add_argument("--recipe", nargs="*", default=[], help="recipes to use instead of the defaults")
     parser.add_argument("--set", nargs="*", default=[], metavar="KIND.FIELD=VALUE")
     parser.add_argument("--filters", choices=["pretrained", "fresh"], default="pretrained")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..reference import Reference
 from ..method.mix import Mix, Use
 from ..metrics.prompt_check import check
 from ..metrics.scores import Judge, harmonic_mean
@@ -17,6 +16,7 @@ from ..model.load import DiffusionModel
 from ..pocket import colours, patterns, shapes
 from ..pocket.captions import appearance_phrase
 from ..pocket.world import SIZE, Spec, draw_spec, render
+from ..reference import Reference
 
 PICTURES = 4      # per attribute or mix and seed
 
@@ -98,7 +98,7 @@ def draw_shape(model: DiffusionModel, use: Use | None, judge: Judge, reference: 
 
 def draw_appearance(model: DiffusionModel, use: Use | None, judge: Judge, reference: Spec, seed: int = 0, steps: int = 30,
                     guidance: float = 5.0, count: int = PICTURES) -> Drawn:
-    """Draw an appearance attribute on ``count`` other shapes. Fidelity A, leak = S against its own reference, P: shape and background."""
+    """Draw an appearance attribute on ``count`` other shapes. Fidelity A, leak = S, P: shape and background."""
     specs = [_other(seed + 50, i, reference) for i in range(count)]
     specs = [replace(s, background=_behind(i + seed, reference)) for i, s in enumerate(specs)]
     token = use.attribute.token if use else "plain"

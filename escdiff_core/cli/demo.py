@@ -5,8 +5,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from .common import output_folder, progress_bar, save_picture, save_report
 
 PROMPTS = (
@@ -86,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
     times["all"] = time.monotonic() - began
     titles = {"shape": "The shape, in other appearances", "appearance": "The appearance, on other shapes",
               "mix": "The shape of the first with the appearance of the second", "control": "Control: the plain model"}
-    rows = [("References", [(references["shape"].image, "shape from here"), (references["appearance"].image, "appearance from here")])]
+    rows = [("References", [(references[k].image, f"{k} from here") for k in specs])]
     rows += [(title, list(zip(drawn[k].images, drawn[k].prompts, strict=True))) for k, title in titles.items()]
     draw_sheet(rows, folder / "sheet.png")
     report = {
@@ -105,6 +103,6 @@ def run(options: argparse.Namespace) -> None:
 
 def _summary(report: dict) -> str:
     matrix, mix = report["leak_matrix"], report["scores"]["mix"]
-    cells = [f"{name}: shape {np.round(row['shape'], 2)}, appearance {np.round(row['appearance'], 2)}" for name, row in matrix.items()]
+    cells = [f"{name}: shape {row['shape']:.2f}, appearance {row['appearance']:.2f}" for name, row in matrix.items()]
     return "\n".join([*cells, f"mix: S {mix['shape']:.2f}, A {mix['appearance']:.2f}, P {mix['prompt']:.2f}, H "
                               f"{report['harmonic']['mix']:.2f} (plain model: {report['harmonic']['control']:.2f})"])

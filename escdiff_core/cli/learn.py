@@ -31,11 +31,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..reference import load_reference
     from ..method.encoders import choose_encoder, choose_filter
     from ..method.recipes import DEFAULTS, find_recipe
     from ..method.tune import Tuner
     from ..model.load import load_model
+    from ..reference import load_reference
 
     if options.out.suffix != ".safetensors":
         raise ESCDiffError(f"--out {options.out} must end in .safetensors")

@@ -17,6 +17,7 @@ from ..pocket.world import Spec, silhouette, surface
 # Words any Stable Diffusion knows, with outlines to cut an appearance into
 CUTS = ("circle", "square", "triangle", "star", "heart", "diamond", "hexagon", "cross", "oval", "flower", "drop", "semicircle")
 LOOKS = tuple(patterns.KNOWN)
+SMALLEST_CUT = 0.05   # radius of a cut by the picture's side, for subjects thin as a wire: latents show nothing of less
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,16 @@ def _moved(mask: np.ndarray, image: np.ndarray, rng: np.random.Generator, scales
            degrees: float) -> tuple[np.ndarray, np.ndarray]:
     """Move, scale and turn a masked picture; the mask stays inside the frame. Returns (mask, image)."""
     h, w = mask.shape
-    rows, columns = np.nonzero(mask > 0.5)
-    low, high = np.array([columns.min(), rows.min()]), np.array([columns.max() + 1, rows.max() + 1])
-    centre = (low + high) / 2
-    scale = rng.uniform(*scales)
-    scale = min(scale, 0.97 * float((np.array([w, h]) / (high - low)).min()))
-    slack = np.maximum(np.array([w, h]) - scale * (high - low), 0) / 2
-    target = np.array([w, h]) / 2 + rng.uniform(-0.8, 0.8, 2) * slack
-    inverse = _similarity(centre, target, scale, rng.uniform(-degrees, degrees)).inverse
+    frame = np.array([w, h])
+    scale, jitter, turn = rng.uniform(*scales), rng.uniform(-0.8, 0.8, 2), rng.uniform(-degrees, degrees)
+    points = np.argwhere(mask > 0.5)[:, ::-1] + 0.5                                         # (n, 2), (x, y)
+    centre = points.mean(0)
+    turned = _similarity(centre, np.zeros(2), 1, turn)(points)
+    low, high = turned.min(0) - 1, turned.max(0) + 1                # a pixel of margin for the interpolation
+    scale = min(scale, 0.97 * float((frame / (high - low)).min()))
+    slack = np.maximum(frame - scale * (high - low), 0) / 2
+    target = frame / 2 + jitter * slack - scale * (low + high) / 2
+    inverse = _similarity(centre, target, scale, turn).inverse
     return (warp(mask, inverse, order=1, mode="constant"), warp(image, inverse, order=1, mode="edge"))
 
 
@@ -83,7 +86,7 @@ def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> V
         names.append(str(rng.choice(colours.distinct_from(tuple(names)))))
     background, back = _background(rng, (h, w), tuple(names))
     side = max(h, w)
-    rows, columns = np.nonzero(moved > 0.5)
+    rows, columns = np.nonzero(moved > 0.5 * moved.max())
     spec = Spec(shape="circle", pattern=pattern, colours=tuple(names), background=background,
                 centre=(float(columns.mean()) * 128 / side, float(rows.mean()) * 128 / side),
                 period=float(rng.uniform(20, 28)), pattern_angle=float(rng.uniform(0, 180)),
@@ -99,17 +102,17 @@ def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Vi
     """A random named shape cut from inside the reference on a random named background: surface kept, outline new."""
     h, w = mask.shape
     side = max(h, w)
-    inside = ndimage.distance_transform_edt(np.pad(mask > 0.6, 1))[1:-1, 1:-1]
+    inside = ndimage.distance_transform_edt(np.pad(mask > 0.5, 1))[1:-1, 1:-1]
     word = str(rng.choice(CUTS))
     spots = np.argwhere(inside > 0.6 * inside.max())
     best, best_share = None, -1.0
     for _ in range(6):   # a cut that lies mostly inside: try a few places, shrinking
         y, x = spots[rng.integers(len(spots))]
-        radius = float(inside.max()) * rng.uniform(0.95, 1.35)
+        radius = max(float(inside.max()) * rng.uniform(0.95, 1.35), SMALLEST_CUT * side)
         spec = Spec(shape=word, pattern="solid", colours=("red",), background="white", radius=radius * 128 / side,
                     centre=(x * 128 / side, y * 128 / side), rotation=float(rng.uniform(-14, 14)))
         cut = silhouette(spec, side)[:h, :w]
-        share = float((cut * (mask > 0.6)).sum() / max(cut.sum(), 1))
+        share = float((cut * (mask > 0.5)).sum() / max(cut.sum(), 1))
         if share > best_share:
             best, best_share = cut, share
         if share > 0.97:

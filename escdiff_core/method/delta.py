@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 
 from ..attribute import Attribute
 from ..attribute.tensors import differences
-from ..errors import lookup
+from ..errors import ESCDiffError
 from ..model.names import unet_map
 from .blocks import block_of
 from .recipes import Recipe
@@ -29,14 +29,22 @@ def extract_delta(base: UNet2DConditionModel, weights: Mapping[str, torch.Tensor
 
 
 def named_differences(attribute: Attribute, base: UNet2DConditionModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the attribute's delta as (diffusers name, full difference in fp32), whichever form it was learned in."""
+    """Yield the attribute's delta as (diffusers name, full difference in fp32), whichever form it was learned in.
+
+    Raises ESCDiffError for a tensor that the base does not have in that size.
+    """
     names = {c: n for n, c in unet_map(base.config).items()}
-    for name, difference in differences(attribute.delta):
-        yield lookup(names, name, "UNet tensor"), difference
+    shapes = {n: t.shape for n, t in base.state_dict().items()}
+    for canonical, difference in differences(attribute.delta):
+        name = names.get(canonical)
+        if name is None or shapes[name].numel() != difference.numel():
+            raise ESCDiffError(f"the attribute {attribute.token!r} changes {canonical} {tuple(difference.shape)}, which "
+                               "this model does not have; the file is damaged or of another model: learn it again")
+        yield name, difference.reshape(shapes[name])
 
 
 def changed_tensors(base: UNet2DConditionModel, parts: list[tuple[Attribute, float]],
-                    middle_owner: Attribute | None | str = "all") -> dict[str, torch.Tensor]:
+                    middle_owner: Attribute | str | None = "all") -> dict[str, torch.Tensor]:
     """The base's tensors with every attribute's delta added at its strength, by diffusers name, in the base's dtype.
 
     ``middle_owner``: the one attribute whose delta of the middle block counts, None for nobody, ``"all"`` for every one.
@@ -51,5 +59,5 @@ def changed_tensors(base: UNet2DConditionModel, parts: list[tuple[Attribute, flo
             if block_of(name) == "mid_block" and middle_owner != "all" and attribute is not middle_owner:
                 continue
             before = changed.get(name, state[name].float())
-            changed[name] = before + strength * difference.reshape(before.shape).to(before)
+            changed[name] = before + strength * difference.to(before)
     return {name: tensor.to(state[name].dtype) for name, tensor in changed.items()}

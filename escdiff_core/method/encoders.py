@@ -22,7 +22,7 @@ def choose_filter(path: Path | None, kind: str, model: DiffusionModel,
     """The filter at ``path``; without one, the pocket's pre-trained filter for the pocket model; otherwise None (trains along)."""
     if path is None and (model.source != str(POCKET_PATH) or not POCKET_FILTERS.exists()):
         return None
-    network, _ = load_filter(path or POCKET_FILTERS, kind, model.fingerprint)
+    network = load_filter(path or POCKET_FILTERS, kind, model.fingerprint)
     if network.from_clip is not None and encoder is None:
         if path is None:
             return None

@@ -1,11 +1,13 @@
 """Stage 1: what the UNet's down path and OpenCLIP see in the reference, before anything is learned."""
 
 import logging
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 
 from ..errors import ESCDiffError
@@ -14,6 +16,8 @@ from ..model.text import encode_prompts
 from .private import encode
 
 log = logging.getLogger(__name__)
+# What torch, safetensors and open_clip raise for a file that is damaged or holds something else
+UNREADABLE = (RuntimeError, OSError, KeyError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError)
 NOISE_DRAWS = 4   # features are averaged over so many noises: one draw at t = 250 still moves them by a tenth
 
 
@@ -58,19 +62,20 @@ def load_encoder(source: str | Path = "pocket", device: torch.device | str = "cp
     if not path.is_file():
         raise ESCDiffError(f"no vision tower at {path}; put OpenCLIP's ViT-B-32 weights (open_clip_model.safetensors) "
                            "there, or go without: the UNet's features work alone")
-    if str(source) == "pocket":
-        from ..pocket.train_clip import build_vision
+    try:
+        if str(source) == "pocket":
+            from ..pocket.train_clip import build_vision
 
-        tower = build_vision()
-        tower.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-        size, mean, std = config.NATIVE_SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    else:
-        try:
+            tower = build_vision()
+            tower.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+            size, mean, std = config.NATIVE_SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        else:
             tower = open_clip.create_model("ViT-B-32", pretrained=str(path)).visual
-        except (RuntimeError, OSError, KeyError, ValueError) as error:
-            raise ESCDiffError(f"{path} does not hold OpenCLIP's ViT-B-32 ({type(error).__name__}); give "
-                               "open_clip_model.safetensors of a ViT-B-32 release") from error
-        size, mean, std = 224, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+            size, mean, std = 224, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+    except UNREADABLE as error:
+        what = "the pocket's tower" if str(source) == "pocket" else "OpenCLIP's ViT-B-32"
+        raise ESCDiffError(f"{path} does not hold {what} ({type(error).__name__}); give open_clip_model.safetensors of a "
+                           "ViT-B-32 release, or go without") from error
     return ReferenceEncoder(tower.to(device).eval().requires_grad_(False), size, mean, std)
 
 
@@ -103,5 +108,5 @@ def reference_features(model: DiffusionModel, latents: torch.Tensor, images: tor
     context = encode_prompts(model, [""]).expand(len(x), -1, -1).to(x)
     seen = encode(model.unet, x, torch.full((len(x),), timestep, device=x.device), context)
     pooled = torch.cat([f.float().mean((2, 3)) for f in (*seen.skips, seen.sample)], dim=1)     # (b * draws, n)
-    clip = encoder(images.to(model.device)).mean(0) if encoder is not None else None
+    clip = F.normalize(encoder(images.to(model.device)).mean(0), dim=0) if encoder is not None else None
     return ReferenceFeatures(pooled.mean(0), clip)

@@ -1,27 +1,32 @@
 """Stage 2: the shape filter and the appearance filter, two networks of one architecture, and the token they start."""
 
-import os
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from ..attribute.write import write_safetensors
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.text import word_embedding
 from .features import ReferenceFeatures
+
+METADATA_KEY = "escdiff.filters"
 
 
 class AttributeFilter(nn.Module):
     """Keeps of the fused reference features what belongs to one attribute: (n,), (m,) to a token offset (dim,).
 
     Linear maps fuse UNet and CLIP features; LeakyReLU, LayerNorm, Linear follow as in E4T (Gal et al. 2023). The last
-    layer starts at zero, so that an untrained filter leaves the token at its word.
+    layer starts at zero, so that an untrained filter leaves the token at its word. ``scale`` is the s of the run that
+    trained it, None before.
     """
+
+    scale: float | None = None
 
     def __init__(self, unet_width: int, clip_width: int, token_width: int, hidden: int = 256):
         super().__init__()
@@ -53,34 +58,33 @@ def make_filter(model: DiffusionModel, features: ReferenceFeatures, seed: int = 
 
 def save_filters(filters: Mapping[str, AttributeFilter], path: Path, fingerprint: str, scale: float) -> None:
     """Write the filters of both kinds to one file; widths, base model and scale s travel in the metadata."""
-    widths = next(iter(filters.values())).widths
-    metadata = {"escdiff.filters": ",".join(filters), "base_fingerprint": fingerprint, "scale": repr(scale),
-                **{k: str(v) for k, v in widths.items()}}
-    tensors = {f"{kind}.{name}": v.detach().cpu().half().contiguous() for kind, f in filters.items()
+    metadata = {"kinds": list(filters), "base_fingerprint": fingerprint, "scale": scale,
+                "widths": next(iter(filters.values())).widths}
+    tensors = {f"{kind}.{name}": v.detach().cpu().half() for kind, f in filters.items()
                for name, v in f.state_dict().items()}
-    unfinished = path.with_name(path.name + ".tmp")
-    save_file(tensors, unfinished, metadata)
-    os.replace(unfinished, path)
+    write_safetensors(tensors, path, METADATA_KEY, json.dumps(metadata))
 
 
-def load_filter(path: Path, kind: str, fingerprint: str) -> tuple[AttributeFilter, float]:
-    """Read the filter of ``kind`` and its scale s. Raises ESCDiffError if the file is none or was made for another model."""
+def load_filter(path: Path, kind: str, fingerprint: str) -> AttributeFilter:
+    """Read the filter of ``kind``. Raises ESCDiffError if the file is none or was made for another model."""
     if not Path(path).is_file():
         raise ESCDiffError(f"no filter file at {path}; train one with `python -m escdiff_core train-filters`")
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            found = metadata.get("escdiff.filters", "").split(",")
-            if kind not in found:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            if kind not in metadata.get("kinds", ()):
                 raise ESCDiffError(f"{path} holds no {kind} filter; give a file that `train-filters` wrote")
             if metadata["base_fingerprint"] != fingerprint:
                 raise ESCDiffError(f"{path} was trained on another base model; train filters for this one, or go without")
-            network = AttributeFilter(**{k: int(metadata[k]) for k in ("unet_width", "clip_width", "token_width", "hidden")})
+            network = AttributeFilter(**metadata["widths"])
             network.load_state_dict({n.removeprefix(f"{kind}."): file.get_tensor(n).float() for n in file.keys()  # noqa: SIM118
                                      if n.startswith(f"{kind}.")})
-    except (SafetensorError, KeyError, RuntimeError) as error:
+            network.scale = float(metadata["scale"])
+    except ESCDiffError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ESCDiffError(f"{path} is not a whole filter file ({type(error).__name__}); train it again") from error
-    return network, float(metadata["scale"])
+    return network
 
 
 def starting_word(model: DiffusionModel, word: str) -> torch.Tensor:

@@ -3,19 +3,21 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..attribute import Attribute
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import sample
-from ..model.text import encode_prompts, split_placeholders
+from ..model.text import encode_prompts
 from .delta import changed_tensors
-from .filters import merge, starting_word
+from .filters import starting_word
 from .private import private_copy
-from .route import Route, derive_route, install, pack
+from .route import Route, derive_route, install, pack, without_tokens
 
 log = logging.getLogger(__name__)
 MIDDLES = ("shape", "appearance", "none")
@@ -53,6 +55,8 @@ class Variant:
         middle_slot, middle_owner = 0, main.attribute if main else None
         if middle == "appearance" and rider:
             middle_slot, middle_owner = 1, rider.attribute
+        elif middle == "shape" and rider and not main:      # nobody to ask for: as it was learned, alone
+            middle_slot, middle_owner = None, rider.attribute
         elif middle == "none" and main:
             middle_slot, middle_owner = len(self.slots), None
             self.slots.append([])
@@ -71,12 +75,14 @@ class Variant:
     def _slot_states(self, prompt: str, own: list[Use]) -> torch.Tensor:
         tokens = {u.attribute.token: token_vectors(self.model, u) for u in own}
         words = {u.attribute.token: u.attribute.word for u in self.everyone if u.attribute.token not in tokens}
-        text = "".join(words[piece] if held else piece for piece, held in split_placeholders(prompt, list(words)))
-        return encode_prompts(self.model, [" ".join(text.split())], tokens)
+        return encode_prompts(self.model, [without_tokens(prompt, words)], tokens)
 
 
 def token_vectors(model: DiffusionModel, use: Use) -> torch.Tensor:
-    """The token's vectors (n, dim) at the attribute's strength: on the line from its plain word, at the plain word's norm."""
+    """The token's vectors (n, dim) at the attribute's strength: on the line from its plain word, which is strength 0.
+
+    The line is one of directions: on the straight way between two words the norm would sink (see filters.merge).
+    """
     vectors = use.attribute.embeddings["clip_l"].to(model.device).float()
     width = model.text_encoder.get_input_embeddings().weight.shape[1]
     if vectors.shape[-1] != width:
@@ -84,9 +90,10 @@ def token_vectors(model: DiffusionModel, use: Use) -> torch.Tensor:
                            "model it was learned on")
     if use.strength == 1:
         return vectors
-    word = starting_word(model, use.attribute.word)
-    return merge(word.expand_as(vectors) * (1 - use.strength), use.strength * vectors) \
-        if use.strength not in (0, 1) else vectors
+    word = starting_word(model, use.attribute.word).expand_as(vectors)
+    norms = (v.norm(dim=-1, keepdim=True) for v in (word, vectors))
+    norms = torch.lerp(*norms, min(max(use.strength, 0.0), 1.0))
+    return F.normalize(torch.lerp(word, vectors, use.strength), dim=-1) * norms
 
 
 class Mix:
@@ -101,6 +108,10 @@ class Mix:
         if middle not in MIDDLES:
             raise ESCDiffError(f"unknown owner of the middle block {middle!r}; known: {', '.join(MIDDLES)}")
         self.model, self.middle = model, middle
+        for use, kinds in ((shape, ("shape", "concept")), (appearance, ("appearance",))):
+            if use is not None and use.attribute.kind not in kinds:
+                raise ESCDiffError(f"an attribute of kind {use.attribute.kind!r} was given as {kinds[0]}; "
+                                   f"allowed there: {' or '.join(kinds)}")
         self.given = [u for u in (shape, appearance) if u is not None]
         for use in self.given:
             use.attribute.check_base(model.fingerprint)
@@ -124,7 +135,7 @@ class Mix:
         """Draw ``count`` pictures of ``prompt``, float32 (count, h, w, 3); picture i has seed ``seed + i``."""
         total = self.model.schedule.num_train_timesteps
         marks = sorted({0.0, 1.0, *(v for u in self.used for v in (u.start, u.end))})
-        middles = [*marks, *((a + b) / 2 for a, b in zip(marks, marks[1:], strict=False))]
+        middles = [*marks, *((a + b) / 2 for a, b in pairwise(marks))]
         needed = list(dict.fromkeys(self.variant(p) for p in middles))
         lengths = [v.route.slots for v in needed]
         offsets = dict(zip(needed, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))

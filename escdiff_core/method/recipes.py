@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ..errors import ESCDiffError, lookup
-from .blocks import PRESETS
+from .blocks import KINDS, PRESETS
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Recipe:
     pool: int = 256                             # draws in that pool
 
     def __post_init__(self):
+        if self.kind not in (*KINDS, "concept"):
+            raise ESCDiffError(f"unknown kind {self.kind!r}; known: {', '.join(KINDS)}, concept")
         lookup(PRESETS, self.preset, "preset")
         lookup(TIMESTEP_LAWS, self.timesteps, "timestep law")
         if self.form not in ("full", "lora"):

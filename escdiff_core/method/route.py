@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import UNet2DConditionModel
 
+from ..model.text import split_placeholders
 from .blocks import block_of
 
 CROSS = ".attn2.processor"
@@ -31,18 +32,24 @@ def derive_route(owners: Sequence[Sequence[str]], middle: int | None = 0) -> tup
 
     A block trained by one sees that one's prompt; by none, the main prompt; by several, the prompt of the one with the
     smallest set. ``middle`` overrides the owner of ``mid_block`` (a slot, or None for the rule). Returns the route and
-    the blocks that were claimed more than once.
+    the blocks that were claimed more than once and that ``middle`` does not settle.
     """
     layers: dict[str, int] = {}
     contested: list[str] = []
     for block in sorted({b for blocks in owners for b in blocks}):
         claims = [i for i, blocks in enumerate(owners) if block in blocks]
-        if len(claims) > 1:
+        if len(claims) > 1 and (middle is None or block != "mid_block"):
             contested.append(block)
         layers[block] = min(claims, key=lambda i: (len(owners[i]), i))
     if middle is not None:
         layers["mid_block"] = middle
     return Route(len(owners), {b: s for b, s in layers.items() if s}), contested
+
+
+def without_tokens(prompt: str, words: Mapping[str, str]) -> str:
+    """``prompt`` with each placeholder of ``words`` replaced by its plain word; other text that contains it stays."""
+    pieces = split_placeholders(prompt, list(words))
+    return " ".join("".join(words[piece] if held else piece for piece, held in pieces).split())
 
 
 def pack(contexts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -1,20 +1,20 @@
 """A run's state on disk: the attribute so far for the user to pick, and what a resumed run needs to equal an unbroken one."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from ..attribute.write import write_safetensors
 from ..errors import ESCDiffError
 
 if TYPE_CHECKING:
     from .tune import Tuner
 
 STATE = "resume.safetensors"
+METADATA_KEY = "escdiff.run"
 
 
 def _trained(tuner: "Tuner") -> list[torch.Tensor]:
@@ -30,10 +30,8 @@ def save_snapshot(tuner: "Tuner", directory: Path) -> None:
         tensors[f"{i}.value"] = parameter.detach()
         for key, value in tuner.optimizer.state[parameter].items():
             tensors[f"{i}.{key}"] = value
-    metadata = {"done": str(tuner.done), "losses": json.dumps(tuner.report.losses), "run": run_identity(tuner)}
-    unfinished = directory / (STATE + ".tmp")
-    save_file({k: v.cpu().contiguous().clone() for k, v in tensors.items()}, unfinished, metadata)
-    os.replace(unfinished, directory / STATE)
+    metadata = {"done": tuner.done, "losses": tuner.report.losses, "run": run_identity(tuner)}
+    write_safetensors({k: v.cpu() for k, v in tensors.items()}, directory / STATE, METADATA_KEY, json.dumps(metadata))
 
 
 def load_snapshot(tuner: "Tuner", directory: Path) -> None:
@@ -43,22 +41,24 @@ def load_snapshot(tuner: "Tuner", directory: Path) -> None:
         return
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             if metadata.get("run") != run_identity(tuner):
                 raise ESCDiffError(f"{directory} holds a run with another model, reference, recipe or seed; give the same "
                                    "settings as before, or start afresh without --resume")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ESCDiffError(f"{path} is damaged; delete it and start afresh") from error
     for i, parameter in enumerate(_trained(tuner)):
         parameter.data.copy_(tensors[f"{i}.value"])
         tuner.optimizer.state[parameter] = {
-            k.split(".", 1)[1]: v.to(parameter.device if v.ndim else "cpu") for k, v in tensors.items()
+            # a copy: what safetensors hands out is a window into the file; and fused AdamW keeps its step on the device
+            k.split(".", 1)[1]: v.to(parameter.device, copy=True) for k, v in tensors.items()
             if k.startswith(f"{i}.") and not k.endswith(".value")}
-    tuner.done, tuner.report.losses = int(metadata["done"]), json.loads(metadata["losses"])
+    tuner.done, tuner.report.losses = metadata["done"], metadata["losses"]
 
 
-def run_identity(tuner: "Tuner") -> str:
-    """What must agree between a run and its continuation."""
-    hashes = [r.hash for r in tuner.references]
-    return json.dumps([tuner.model.fingerprint, tuner.recipe.hash(), tuner.seed, tuner.token, tuner.plain, hashes])
+def run_identity(tuner: "Tuner") -> list:
+    """What must agree between a run and its continuation, as JSON data."""
+    words = [tuner.token, tuner.plain, tuner.init_word, tuner.describe]
+    network = [tuner.filter_trains, list(tuner.network.widths.values())]
+    return [tuner.model.fingerprint, tuner.recipe.hash(), tuner.seed, words, [r.hash for r in tuner.references], network]

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from ..errors import ESCDiffError
-from ..reference import load_reference
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
 from ..model.text import encode_prompts
 from ..pocket.captions import appearance_phrase
 from ..pocket.world import render, training_spec
+from ..reference import load_reference
 from .features import ReferenceEncoder, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
 from .recipes import Recipe

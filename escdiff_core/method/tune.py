@@ -18,10 +18,10 @@ from torch import nn
 
 from ..attribute import Attribute
 from ..errors import ESCDiffError, lookup
-from ..reference import Reference
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
 from ..model.text import encode_prompts
+from ..reference import Reference
 from .augment import AUGMENTATIONS
 from .blocks import find_preset
 from .delta import extract_delta
@@ -29,7 +29,7 @@ from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
 from .private import EncoderFeatures, decode, encode, private_copy, tensors_of
 from .recipes import TIMESTEP_LAWS, Recipe
-from .route import Route, derive_route, install, pack
+from .route import Route, derive_route, install, pack, without_tokens
 from .snapshots import load_snapshot, save_snapshot
 
 log = logging.getLogger(__name__)
@@ -69,17 +69,18 @@ class Report:
 def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
                   describe: str = "") -> Views:
     """Draw the recipe's views of the references and encode them once."""
+    sizes = {r.image.shape[:2] for r in references}
+    if len(sizes) != 1:
+        raise ESCDiffError(f"{len(references)} references of {len(sizes)} different sizes were given; give one picture, "
+                           "or several of one aspect ratio")
     make = lookup(AUGMENTATIONS, recipe.augmentation, "augmentation")
     rng = np.random.default_rng((seed, 11))
-    count = recipe.views if recipe.augmentation != "none" else len(references)
+    count = max(recipe.views, len(references)) if recipe.augmentation != "none" else len(references)
     drawn = []
     for i in range(count):
         reference = references[i % len(references)]
         mask = reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
         drawn.append(make(reference.image, mask, rng))
-    sizes = {view.image.shape for view in drawn}
-    if len(sizes) > 1:
-        raise ESCDiffError(f"the references have {len(sizes)} different sizes; give pictures of one aspect ratio")
     images = np.stack([v.image for v in drawn])
     latents = torch.cat([image_to_latents(model, images[i:i + 16]) for i in range(0, count, 16)])
     masks = torch.from_numpy(np.stack([v.mask for v in drawn]))[:, None].to(latents)
@@ -99,20 +100,33 @@ class Tuner:
                  describe: str = "", class_word: str = "", encoder: ReferenceEncoder | None = None,
                  network: AttributeFilter | None = None, token: str | None = None):
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
-        self.token = token or recipe.token
+        self.token, self.describe, self.init_word = token or recipe.token, describe, class_word or recipe.init_word
+        if len(self.token.split()) != 1:
+            raise ESCDiffError(f"the token is {self.token!r}; needed: one word without spaces, such as {recipe.token}")
+        if not 0 <= seed < 2**63:
+            raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**63 - 1")
         self.plain = class_word if class_word and recipe.kind == "shape" else recipe.word
         self.done, self.report = 0, Report()
         self.blocks = find_preset(recipe.preset).blocks(recipe.kind, model.unet.state_dict())
         self.views = prepare_views(model, self.references, recipe, seed, describe)
         self.features = self._read_features(encoder)
-        self.word = starting_word(model, class_word or recipe.init_word)                       # (dim,)
+        self.word = starting_word(model, self.init_word)                                       # (dim,)
         self.network = network if network is not None else make_filter(model, self.features, seed)
+        self._check_filter()
         self.filter_trains = network is None
         self.offset = nn.Parameter(torch.zeros_like(self.word))
         self._build_unet()
         self._build_optimizer()
         self.plain_contexts: dict[str, torch.Tensor] = {}
         self.pool: tuple | None = None
+
+    def _check_filter(self) -> None:
+        clip = 0 if self.features.clip is None else len(self.features.clip)
+        needed = self.network.widths["clip_width"]
+        if needed not in (0, clip):
+            raise ESCDiffError(f"the filter was trained with an encoder of width {needed}, this one's is {clip}; give "
+                               "the same encoder, or train filters for this one")
+        self.filter_scale = self.recipe.filter_scale if self.network.scale is None else self.network.scale
 
     def _read_features(self, encoder: ReferenceEncoder | None) -> ReferenceFeatures:
         latents = torch.cat([image_to_latents(self.model, r.image[None]) for r in self.references])
@@ -136,7 +150,7 @@ class Tuner:
         owners = [self.blocks] if recipe.kind != "appearance" else [(), self.blocks]
         if recipe.kind == "shape" and recipe.plain_share > 0:
             owners = [self.blocks, tuple(b for b in _all_blocks(self.unet) if b not in self.blocks)]
-        self.route, _ = derive_route(owners)
+        self.route, _ = derive_route(owners, None if recipe.kind == "appearance" else 0)
         install(self.unet, self.route)
         self.encoder_trains = any(not n.startswith(("up_blocks", "conv_norm_out", "conv_out")) for n in self.weights)
         if recipe.cached and (self.encoder_trains or recipe.kind != "appearance"):
@@ -162,7 +176,7 @@ class Tuner:
     def vector(self) -> torch.Tensor:
         """The token embedding as it stands, (1, dim), at the norm of its word."""
         out = self.network(self.features.unet, self.features.clip)
-        return merge(self.word, self.recipe.filter_scale * out * self.word.norm() + self.offset)[None]
+        return merge(self.word, self.filter_scale * out * self.word.norm() + self.offset)[None]
 
     def _draw(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, ...]:
         """Views, timesteps, noised latents and noise of ``count`` draws."""
@@ -187,7 +201,7 @@ class Tuner:
 
     def _plain_context(self, prompts: Sequence[str]) -> torch.Tensor:
         """Text states of prompts with the plain word in the token's place; they never change, so each is encoded once."""
-        texts = [p.replace(self.token, self.plain) for p in prompts]
+        texts = [without_tokens(p, {self.token: self.plain}) for p in prompts]
         new = [t for t in dict.fromkeys(texts) if t not in self.plain_contexts]
         if new:
             with torch.no_grad():
@@ -270,7 +284,8 @@ class Tuner:
             if "can't allocate memory" in str(error):      # what torch's CPU allocator raises
                 raise self._out_of_memory() from error
             raise
-        self.optimizer.zero_grad(set_to_none=True)
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)    # a step that failed leaves nothing for the next one to add to
         self.done += 1
         self.report.losses.append(float(loss.detach()))
         return self.report.losses[-1]
@@ -293,7 +308,7 @@ class Tuner:
             recipe_hash=self.recipe.hash(), preset=self.recipe.preset, base_fingerprint=self.model.fingerprint,
             steps=self.done, seed=self.seed, losses={"final": float(np.mean(recent)) if recent else 0.0},
             reference_hash=self.references[0].hash, thumbnail=self.references[0].thumbnail(),
-            extra={"init_word": self.recipe.init_word},
+            extra={"init_word": self.init_word},
         ).quantised()
 
     def run(self, on_step: Callable[[Progress], None] | None = None, snapshots: Path | None = None,

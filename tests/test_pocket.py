@@ -1,0 +1,129 @@
+"""The shipped pocket model: it loads through the common path, draws what it is asked for, and carries the whole story."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from escdiff_core.attribute import Attribute
+from escdiff_core.cli import main
+from escdiff_core.metrics.prompt_check import check
+from escdiff_core.model.load import POCKET_PATH, load_model
+from escdiff_core.model.sample import image_to_latents, latents_to_images, sample
+from escdiff_core.pocket import config
+from escdiff_core.pocket.captions import full_caption
+from escdiff_core.pocket.loop import Loop, MasterWeights
+from escdiff_core.pocket.world import render, reserved_spec
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return load_model("pocket", "cpu")
+
+
+def test_the_files_are_small_and_of_one_make(pocket):
+    assert POCKET_PATH == config.CHECKPOINT and POCKET_PATH.stat().st_size <= 48e6
+    assert config.VISION_CHECKPOINT.stat().st_size <= 8e6
+    assert pocket.native_size == 128 and pocket.schedule.beta_end == 0.03
+    assert float(pocket.schedule.alphas_cumprod()[-1]) < 1e-5, "the last step must hold no picture"
+    crossing = [n for n in pocket.unet.attn_processors if n.endswith("attn2.processor")]
+    assert [sum(n.startswith(p) for n in crossing) for p in ("down", "mid", "up")] == [6, 1, 9]
+
+
+def test_backgrounds_and_colours_are_as_prompted(pocket):
+    """Floors that hold for the checkpoint that ships; benchmarks/pocket_model.md says how far shape and pattern have got."""
+    specs = [reserved_spec(11, i) for i in range(16)]
+    images = sample(pocket, [full_caption(s) for s in specs], steps=20)
+    right = {part: sum(getattr(check(image, spec, (part,)), part) for image, spec in zip(images, specs, strict=True))
+             for part in ("background", "colours")}
+    assert right["background"] >= 11 and right["colours"] >= 8, right
+
+
+def test_the_prompt_decides_and_not_the_noise(pocket):
+    spec = reserved_spec(11, 3)
+    images = sample(pocket, ["a photo of a red star on a white background", "a photo of a red star on a black background"],
+                    steps=12, seed=5)
+    corners = images[:, :8, :8].mean((1, 2, 3))
+    assert corners[0] > 0.8 and corners[1] < 0.3, (corners, spec)
+
+
+def test_the_autoencoder_keeps_unseen_pictures(pocket):
+    pictures = np.stack([render(reserved_spec(12, i)).image for i in range(16)])
+    error = ((latents_to_images(pocket, image_to_latents(pocket, pictures)) - pictures) ** 2).mean()
+    assert -10 * np.log10(error) >= 24.0
+
+
+@pytest.mark.slow
+def test_eight_pictures_do_not_take_long(pocket):
+    start = time.monotonic()
+    sample(pocket, ["a red star on a blue background"] * 8, steps=30)
+    assert time.monotonic() - start < 40
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("story")
+    assert main(["demo", "--out", str(folder / "demo"), "--steps", "4", "--device", "cpu"]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_the_demo_writes_pictures_and_figures(story):
+    report = json.loads((story / "demo" / "report.json").read_text())
+    assert set(report["leak_matrix"]) == {"shape attribute", "appearance attribute"}
+    assert all(0 <= v <= 1 for row in report["leak_matrix"].values() for v in row.values())
+    assert set(report["scores"]) == {"shape", "appearance", "mix", "control"}
+    assert report["seconds"]["learn_shape"] > 0
+    for name in ("sheet.png", "prompts.png", "shape_reference.png"):
+        assert Image.open(story / "demo" / name).size[0] > 100
+
+
+@pytest.mark.slow
+def test_mix_writes_pictures_and_a_report_and_nothing_else(story, capsys):
+    files = [str(story / "demo" / f"{kind}.safetensors") for kind in ("shape", "appearance")]
+    out = story / "mixed"
+    assert main(["mix", "--shape", files[0], "--appearance", files[1], "--prompt", "a *m with *a appearance on a red background",
+                 "--count", "2", "--sampling-steps", "4", "--out", str(out), "--device", "cpu"]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["000.png", "001.png", "report.json"]
+    assert Image.open(out / "000.png").size == (128, 128)
+    assert main(["info", files[0]]) == 0
+    assert "shape" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_learn_from_a_file_finds_the_subject(story, capsys):
+    out = story / "cat.safetensors"
+    assert main(["learn", "--kind", "appearance", "--out", str(out), "--reference",
+                 str(story / "demo" / "appearance_reference.png"), "--steps", "2", "--token", "*look", "--device", "cpu"]) == 0
+    attribute = Attribute.load(out)
+    assert attribute.kind == "appearance" and attribute.token == "*look" and attribute.steps == 2
+    assert main(["export", str(out), "--format", "embedding", "--out", str(story / "look.safetensors")]) == 0
+    assert main(["export", str(out), "--format", "lora", "--out", str(story / "look_lora.safetensors")]) == 0
+
+
+def test_a_stage_of_training_resumes_where_it_was(tmp_path):
+    def loop(minutes):
+        torch.manual_seed(0)
+        module = nn.Linear(3, 1)
+        made = Loop("toy", tmp_path, minutes, 1, MasterWeights(module, lr=1e-2), warmup_steps=1)
+        x = torch.eye(3)
+
+        def step(_index):
+            loss = (module(x) - 1).square().mean()
+            loss.backward()
+            return {"loss": loss}
+
+        return made, step, module
+
+    first, step, module = loop(0.003)
+    assert not first.resume()
+    first.run(step)
+    second, step, again = loop(0.006)
+    assert second.resume() and second.steps == first.steps and 0.4 < second.progress < 0.7
+    assert torch.equal(again.weight, module.weight)
+    second.run(step)
+    assert second.steps > first.steps and second.log[-1]["loss"] < first.log[0]["loss"]

@@ -1,0 +1,317 @@
+"""Tuning: what trains and what stays, whatever happens; the same run twice, broken or cached, is the same run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from method_zoo import disc, hash_of, tiny_model
+
+from escdiff_core.attribute import Attribute
+from escdiff_core.errors import ESCDiffError
+from escdiff_core.method import snapshots, tune
+from escdiff_core.method.blocks import PRESETS, block_of
+from escdiff_core.method.private import decode, encode
+from escdiff_core.method.recipes import RECIPES, find_recipe
+from escdiff_core.method.tune import Tuner, prepare_views
+from escdiff_core.reference import Reference
+
+QUICK = {"steps": 2, "batch_size": 2, "views": 2, "warmup_steps": 0, "rank": 2, "pool": 4}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def quick(name, **changes):
+    return find_recipe(name, **{**QUICK, **changes})
+
+
+def saved(attribute: Attribute, folder, name="a"):
+    attribute.save(folder / f"{name}.safetensors")
+    return (folder / f"{name}.safetensors").read_bytes()
+
+
+COMBINATIONS = [
+    *(("escdiff-shape", name) for name, preset in PRESETS.items() if preset.shape),
+    *(("escdiff-appearance", name) for name, preset in PRESETS.items() if preset.appearance),
+    ("escdiff-shape-lora", "coarse-fine"), ("escdiff-shape-lora", "paper"),
+    ("escdiff-appearance-lora", "fine-decoder+"), ("escdiff-appearance-lora", "whole"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, preset", COMBINATIONS)
+def test_only_the_preset_s_blocks_train(name, preset, model):
+    before = hash_of(model)
+    tuner = Tuner(model, [disc()], quick(name, preset=preset, augmentation="none"))
+    tuner.loss().backward()
+    trained = {n.split(".lora_")[0] for n in tuner.weights}
+    assert {block_of(f"{n}.") for n in trained} == set(tuner.blocks)
+    parameters = {n.replace(".default", ""): p for n, p in tuner.unet.named_parameters()}
+    assert all((p.grad is not None) == (n in tuner.weights) == p.requires_grad for n, p in parameters.items())
+    assert tuner.offset.grad.abs().sum() > 0
+    tuner.optimizer.zero_grad()
+    started = {n: p.detach().clone() for n, p in tuner.weights.items()}
+    tuner.step()
+    moved = [n for n, p in tuner.weights.items() if not torch.equal(p, started[n])]
+    assert len(moved) >= 0.45 * len(started)          # of LoRA factors, only the zero ones can move in the first step
+    original = model.unet.state_dict()
+    frozen = {n.replace(".base_layer", ""): p for n, p in parameters.items() if n not in tuner.weights}
+    assert frozen.keys() >= original.keys() - tuner.weights.keys()
+    assert all(torch.equal(p, original[n]) for n, p in frozen.items())
+    assert hash_of(model) == before and not any(p.requires_grad for p in model.text_encoder.parameters())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_learns_an_attribute_of_its_kind(name, model, tmp_path):
+    tuner = Tuner(model, [disc()], quick(name, steps=1))
+    made = tuner.run()
+    recipe = RECIPES[name]
+    assert (made.kind, made.preset, made.recipe, made.steps) == (recipe.kind, recipe.preset, name, 1)
+    assert made.form == recipe.form and made.base_fingerprint == model.fingerprint and made.blocks == tuner.blocks
+    assert any(t.abs().sum() > 0 for t in made.delta.values()) and np.isfinite(tuner.report.losses).all()
+    assert made.thumbnail and made.reference_hash == disc().hash
+    made.save(tmp_path / "a.safetensors")
+    assert saved(Attribute.load(tmp_path / "a.safetensors"), tmp_path, "b") == (tmp_path / "a.safetensors").read_bytes()
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(step, error=Stop):
+    def on_step(progress):
+        if progress.step == step:
+            raise error
+    return on_step
+
+
+def failing(monkeypatch, error, after):
+    """Let the decoder fail with ``error`` from its call number ``after`` on."""
+    calls = []
+
+    def decode_or_fail(*args):
+        calls.append(1)
+        if len(calls) > after:
+            raise error
+        return decode(*args)
+
+    monkeypatch.setattr(tune, "decode", decode_or_fail)
+
+
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-lora"])
+def test_the_model_is_untouched_after_learning_cancel_and_error(name, model, monkeypatch):
+    before, rng = hash_of(model), torch.get_rng_state()
+    Tuner(model, [disc()], quick(name)).run()
+    assert hash_of(model) == before
+    with pytest.raises(KeyboardInterrupt):
+        Tuner(model, [disc()], quick(name)).run(stop_after(1, KeyboardInterrupt))
+    assert hash_of(model) == before
+    failing(monkeypatch, RuntimeError("something broke"), after=1)
+    with pytest.raises(RuntimeError, match="something broke"):
+        Tuner(model, [disc()], quick(name)).run()
+    assert hash_of(model) == before
+    assert torch.equal(torch.get_rng_state(), rng), "the caller's random numbers go on as if nothing had happened"
+
+
+def test_a_failed_step_leaves_nothing_for_the_next(model, monkeypatch):
+    unbroken, broken = (Tuner(model, [disc()], quick("escdiff-appearance")) for _ in range(2))
+    unbroken.step()
+    monkeypatch.setattr(broken.optimizer, "step", lambda: (_ for _ in ()).throw(RuntimeError("late")))
+    with pytest.raises(RuntimeError, match="late"):
+        broken.step()
+    monkeypatch.undo()
+    assert broken.done == 0 and all(p.grad is None for p in broken.weights.values())
+    broken.step()
+    assert all(torch.equal(p, broken.weights[n]) for n, p in unbroken.weights.items())
+
+
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-lora"])
+def test_a_seed_decides_the_file(name, model, tmp_path):
+    files = [saved(Tuner(model, [disc()], quick(name), seed=seed).run(), tmp_path) for seed in (5, 5, 6)]
+    assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize("name, cached", [
+    ("escdiff-shape", False), ("escdiff-shape-lora", False), ("escdiff-appearance", True),
+])  # fmt: skip
+def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path):
+    recipe = quick(name, steps=4, cached=cached)
+    unbroken = Tuner(model, [disc()], recipe)
+    whole = saved(unbroken.run(snapshots=tmp_path / "whole", snapshot_every=2), tmp_path, "whole")
+    with pytest.raises(Stop):
+        Tuner(model, [disc()], recipe).run(stop_after(3), tmp_path / "broken", 2)
+    assert sorted(p.name for p in (tmp_path / "broken").iterdir()) == [
+        "resume.safetensors", "step-000002.safetensors", "step-000003.safetensors"]
+    again = Tuner(model, [disc()], recipe)
+    told = []
+    resumed = again.run(lambda p: told.append(p.step), tmp_path / "broken", 2, resume=True)
+    assert told == [4] and again.report.losses == unbroken.report.losses
+    assert saved(resumed, tmp_path, "resumed") == whole
+    middle = "step-000002.safetensors"
+    assert (tmp_path / "broken" / middle).read_bytes() == (tmp_path / "whole" / middle).read_bytes()
+    assert Attribute.load(tmp_path / "broken" / middle).steps == 2
+
+
+@pytest.mark.parametrize("other", [
+    {"seed": 1}, {"describe": "on a table"}, {"class_word": "star"}, {"token": "*x"}, {"references": "another"},
+    {"recipe": {"steps": 3}},
+], ids=lambda o: next(iter(o)))  # fmt: skip
+def test_the_state_of_another_run_is_refused(other, model, tmp_path):
+    snapshots.save_snapshot(Tuner(model, [disc()], quick("escdiff-appearance")), tmp_path)
+    references = [disc(colour=0.5) if "references" in other else disc()]
+    words = {k: v for k, v in other.items() if k not in ("references", "recipe")}
+    tuner = Tuner(model, references, quick("escdiff-appearance", **other.get("recipe", {})), **words)
+    with pytest.raises(ESCDiffError, match="another model, reference, recipe or seed"):
+        tuner.run(snapshots=tmp_path, resume=True)
+
+
+def test_resuming_without_a_state_starts_afresh_and_with_a_damaged_one_says_so(model, tmp_path):
+    tuner = Tuner(model, [disc()], quick("escdiff-appearance", steps=1))
+    assert tuner.run(snapshots=tmp_path / "none", resume=True).steps == 1
+    (tmp_path / snapshots.STATE).write_bytes(b"half a file")
+    with pytest.raises(ESCDiffError, match="damaged"):
+        tuner.run(snapshots=tmp_path, resume=True)
+
+
+def test_progress_offers_what_has_been_learned_so_far(model):
+    seen = []
+    tuner = Tuner(model, [disc()], quick("escdiff-appearance"))
+    tuner.run(lambda p: seen.append((p.step, p.steps, p.loss, p.attribute().steps)))
+    assert [(s, n, a) for s, n, _, a in seen] == [(1, 2, 1), (2, 2, 2)]
+    assert [loss for _, _, loss, _ in seen] == tuner.report.losses
+    assert Tuner(model, [disc()], quick("escdiff-appearance", steps=50)).run(seconds=0.0).steps == 1
+
+
+@pytest.mark.parametrize("name", ["escdiff-appearance", "escdiff-appearance-lora"])
+def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, model, monkeypatch):
+    tuner = Tuner(model, [disc()], quick(name, preset="paper", cached=True, steps=9))
+    drawn = []
+    monkeypatch.setattr(tuner, "_encode", lambda x, t, context: (
+        drawn.append((x, t)), encode(tuner.unet, x, t, context, grad=False))[1])
+    for _ in range(3):
+        cached = float(tuner.loss().detach())
+        x, t = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        index, prompts, target, _ = tuner.pool
+        rng = np.random.default_rng((tuner.seed, 12, tuner.done))
+        rows = torch.from_numpy(rng.integers(0, len(index), tuner.recipe.batch_size))
+        context = tuner._context(rng, [prompts[i] for i in rows.tolist()])
+        error = (tuner.unet(x[rows], t[rows], context).sample - target[rows]).square()
+        uncached = (error * tuner.views.weights[index[rows]]).mean()
+        assert cached == pytest.approx(float(uncached.detach()), rel=1e-5)
+        tuner.step()
+    assert len(drawn) == 1, "the encoder ran for the pool and never again"
+
+
+@pytest.mark.parametrize("name, preset", [
+    ("escdiff-shape", "paper"), ("escdiff-shape-lora", "coarse-fine"), ("escdiff-appearance", "resolution"),
+    ("escdiff-appearance", "whole"),
+])  # fmt: skip
+def test_caching_is_refused_where_it_is_not_exact(name, preset, model):
+    with pytest.raises(ESCDiffError, match="cannot cache"):
+        Tuner(model, [disc()], quick(name, preset=preset, cached=True, augmentation="none"))
+
+
+def test_the_loss_counts_the_subject_more_and_has_mean_weight_one(model):
+    recipe = quick("escdiff-shape", augmentation="none", background_weight=0.25)
+    views = prepare_views(model, [disc()], recipe, 0, "on a table")
+    assert views.latents.shape == (1, 4, 8, 8) and views.behind == ("on a table",)
+    weights = views.weights[0, 0]
+    assert weights.mean() == pytest.approx(1) and weights[4, 4] / weights[0, 0] == pytest.approx(4)
+    plain = prepare_views(model, [disc(masked=False)], recipe, 0)
+    assert torch.equal(plain.weights, torch.ones_like(plain.weights))
+
+
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance"])
+def test_views_are_drawn_from_the_seed_and_say_what_they_show(name, model):
+    first, same, other = (prepare_views(model, [disc()], quick(name, views=3), seed) for seed in (0, 0, 1))
+    assert torch.equal(first.latents, same.latents) and not torch.equal(first.latents, other.latents)
+    assert len(set(first.rest)) > 1 and all(b.startswith("on a ") for b in first.behind)
+    assert not torch.equal(first.latents[0], first.latents[1])
+
+
+def test_several_references_all_count(model):
+    pictures = [disc(), disc(colour=0.3)]
+    plain = prepare_views(model, pictures, quick("escdiff-shape", augmentation="none"), 0)
+    assert len(plain.latents) == 2 and not torch.equal(plain.latents[0], plain.latents[1])
+    assert len(prepare_views(model, [*pictures, disc()], quick("escdiff-shape", views=1), 0).latents) == 3
+    one, two = (Tuner(model, r, quick("escdiff-appearance", steps=1)) for r in (pictures[:1], pictures))
+    assert not torch.equal(one.features.unet, two.features.unet) and two.run().reference_hash == pictures[0].hash
+
+
+def test_references_of_other_sizes_train_if_they_are_alike(model):
+    tall = disc((128, 64))
+    assert Tuner(model, [tall], quick("escdiff-appearance", steps=1)).run().steps == 1
+    for bad in ([disc(), tall], []):
+        with pytest.raises(ESCDiffError, match="aspect ratio"):
+            Tuner(model, bad, quick("escdiff-appearance"))
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+], ids=["gpu", "python", "cpu allocator"])  # fmt: skip
+def test_out_of_memory_is_one_sentence_and_saves_what_was_learned(error, model, monkeypatch, tmp_path):
+    failing(monkeypatch, error, after=1)
+    tuner = Tuner(model, [disc()], quick("escdiff-appearance"))
+    with pytest.raises(ESCDiffError, match=r"out of memory: .* GiB .* batch of 2 .* lower the batch size") as caught:
+        tuner.run(snapshots=tmp_path)
+    assert "\n" not in str(caught.value) and all(p.grad is None for p in tuner.weights.values())
+    assert Attribute.load(tmp_path / "step-000001.safetensors").steps == 1
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"token": "two words"}, "one word"), ({"token": "  "}, "one word"), ({"seed": -1}, "seed"),
+    ({"class_word": " "}, "no tokens"), ({"recipe": {"preset": "fine-decoder"}}, "trains nothing for shape"),
+    ({"recipe": {"augmentation": "flips"}}, "unknown augmentation"), ({"recipe": {"feature_timestep": 1000}}, "999"),
+])  # fmt: skip
+def test_senseless_arguments_are_refused_before_anything_is_learned(arguments, words, model):
+    with pytest.raises(ESCDiffError, match=words):
+        Tuner(model, [disc()], quick("escdiff-shape", **arguments.get("recipe", {})),
+              **{k: v for k, v in arguments.items() if k != "recipe"})
+
+
+def test_the_words_an_attribute_stands_for(model):
+    shape = Tuner(model, [disc()], quick("escdiff-shape", steps=0), class_word="star").run()
+    assert (shape.word, shape.extra["init_word"]) == ("star", "star")
+    appearance = Tuner(model, [disc()], quick("escdiff-appearance", steps=0)).run()
+    assert [appearance.word, appearance.extra["init_word"]] == ["plain", "appearance"]
+
+
+def test_a_token_that_is_part_of_a_word_replaces_no_part_of_a_word(model):
+    tuner = Tuner(model, [disc()], quick("escdiff-appearance"), token="ph")
+    assert tuner._plain_context(["a photo of a ph star"]).shape[1] == 77
+    assert list(tuner.plain_contexts) == ["a photo of a plain star"]
+
+
+def test_v_prediction_learns_towards_its_own_target(model):
+    v = replace(model, schedule=replace(model.schedule, prediction_type="v_prediction"))
+    eps, other = (Tuner(m, [disc()], quick("escdiff-appearance")) for m in (model, v))
+    rngs = (np.random.default_rng(3) for _ in range(2))
+    (_, t, x, noise), (_, _, same, target) = (tuner._draw(r, 2) for tuner, r in zip((eps, other), rngs, strict=True))
+    assert torch.equal(x, same)
+    alpha = model.schedule.alphas_cumprod()[t].view(-1, 1, 1, 1)
+    # x = a z + s eps and v = a eps - s z, so that eps = s x + a v
+    torch.testing.assert_close((1 - alpha).sqrt() * x + alpha.sqrt() * target, noise, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("subject", ["disc", "wire", "speck", "square", "frame", "whole"])
+@pytest.mark.parametrize("augmentation", ["recolour", "reshape"])
+def test_views_of_any_subject_stay_inside_the_picture(augmentation, subject):
+    from escdiff_core.method.augment import AUGMENTATIONS
+
+    y, x = np.mgrid[:96, :64]
+    mask = {"disc": (y - 40) ** 2 + (x - 30) ** 2 < 300, "wire": abs(y - x) < 1, "speck": (y == 7) & (x == 9),
+            "square": (abs(y - 48) < 31) & (abs(x - 32) < 31), "frame": (x < 3) | (x > 60) | (y < 3) | (y > 92),
+            "whole": x >= 0}[subject].astype(np.float32)
+    image = np.stack([x / 64, y / 96, 0 * x], -1).astype(np.float32)
+    reference = Reference(image, mask)
+    for seed in range(6):
+        view = AUGMENTATIONS[augmentation](reference.image, reference.mask, np.random.default_rng(seed))
+        assert view.image.shape == image.shape and view.mask.shape == mask.shape and view.image.dtype == np.float32
+        assert np.isfinite(view.image).all() and view.image.min() >= 0 and view.image.max() <= 1
+        assert view.mask.sum() > 0 and view.rest and view.behind
+        if subject != "whole" and augmentation == "recolour":
+            rim = np.concatenate([view.mask[0], view.mask[-1], view.mask[:, 0], view.mask[:, -1]])
+            assert rim.max() < 0.6, "a subject that is cut off has lost its shape"
