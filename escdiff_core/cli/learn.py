@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> None:
     from ..model.load import load_model
     from ..reference import load_reference
 
-    if options.out.suffix != ".safetensors":
-        raise ESCDiffError(f"--out {options.out} must end in .safetensors")
+    if options.out.suffix != ".safetensors" or options.out.is_dir():
+        raise ESCDiffError(f"--out {options.out} must end in .safetensors and be no folder")
     recipe = find_recipe(options.recipe or DEFAULTS[options.kind], preset=options.preset, steps=options.steps)
     if recipe.kind != options.kind:
         raise ESCDiffError(f"recipe {recipe.name!r} learns {recipe.kind}, not {options.kind}; choose another --recipe or --kind")
@@ -55,5 +55,6 @@ def run(options: argparse.Namespace) -> None:
     snapshots = options.out.with_suffix(".snapshots")
     attribute = tuner.run(lambda p: bar(p.step, p.steps), snapshots, resume=options.resume)
     attribute.save(options.out)
+    earlier = f"; earlier steps in {snapshots}" if snapshots.exists() else ""
     print(f"{options.out}: {options.kind} as {attribute.token}, {attribute.steps} steps in {tuner.report.seconds:.1f} s "
-          f"({tuner.report.steps_per_second:.1f}/s), {options.out.stat().st_size / 1e6:.1f} MB; earlier steps in {snapshots}")
+          f"({tuner.report.steps_per_second:.1f}/s), {options.out.stat().st_size / 1e6:.1f} MB{earlier}")
