@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..words import with_articles
 from . import colours, patterns, shapes
 from .world import Spec
 
@@ -39,19 +40,18 @@ def appearance_phrase(spec: Spec, drop: str = "") -> str:
 
 def full_caption(spec: Spec) -> str:
     """The caption that names everything, the form used for checks."""
-    return FULL[0].format(app=appearance_phrase(spec), shape=spec.shape, bg=spec.background)
+    return with_articles(FULL[0].format(app=appearance_phrase(spec), shape=spec.shape, bg=spec.background))
 
 
-def caption(spec: Spec, rng: np.random.Generator) -> str:
-    """Draw one caption for ``spec``."""
-    form = str(rng.choice(FULL if rng.random() < FULL_SHARE else PARTIAL))
+def caption(spec: Spec, rng: np.random.Generator, full_share: float = FULL_SHARE) -> str:
+    """Draw one caption for ``spec``, with the chance ``full_share`` in a form that names every part."""
+    form = str(rng.choice(FULL if rng.random() < full_share else PARTIAL))
     chance = rng.random()
     drop = "colours" if chance < 0.05 else "second" if chance < 0.10 else "pattern" if chance < 0.20 else ""
     if spec.pattern == "solid":
         drop = "pattern" if rng.random() < 0.5 else ""
     text = form.format(app=appearance_phrase(spec, drop), shape=spec.shape, bg=spec.background)
-    return text.replace("a orange", "an orange").replace("a oval", "an oval").replace("a umbrella", "an umbrella") \
-               .replace("a arrow", "an arrow").replace("a hourglass", "an hourglass")
+    return with_articles(text)
 
 
 def vocabulary() -> list[str]:

@@ -44,4 +44,5 @@ def pack(directory: Path) -> None:
     write_checkpoint(config.CHECKPOINT, unet, train_vae.load(directory, cpu),
                      train_unet.load_text(directory, cpu, torch.float32), configuration)
     shutil.copyfile(directory / "vision.safetensors", config.VISION_CHECKPOINT)
+    config.VISION_CHECKPOINT.chmod(config.CHECKPOINT.stat().st_mode)   # safetensors makes private files
     print(json.dumps({p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in (config.CHECKPOINT, config.VISION_CHECKPOINT)}))
