@@ -105,8 +105,32 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")
     draw_sheet(sheet, options.out / f"{options.name}.png", columns=6)
-    for what, m in means.items():
-        print(f"| {what} | {m['S']:.2f} | {m['A']:.2f} | {m['P']:.2f} | {m['H']:.2f} |")
+    (options.out / f"{options.name}.md").write_text(as_markdown(report))
+    print(as_markdown(report))
+
+
+AIMS = {"shape": "S 0.75, A (leak) at most 0.15", "appearance": "A 0.70, S (leak) at most 0.15", "mix": "H 0.75, P 0.90",
+        "plain": "the floor: the prompt with plain words"}
+
+
+def as_markdown(report: dict) -> str:
+    """The report as a page: means with their aims, every run, floors and ceilings."""
+    lines = ["# What one reference teaches: scores of METHODS on held-out shapes and patterns", "",
+             f"`{report['command']}`, {report['date']}, {report['machine']}.", "",
+             "| what | S | A | P | H of the means | aim |", "|---|---|---|---|---|---|"]
+    for what, m in report["means"].items():
+        h = f"{m['H']:.2f}" if what in ("mix", "plain") else ""
+        lines.append(f"| {what} | {m['S']:.2f} | {m['A']:.2f} | {m['P']:.2f} | {h} | {AIMS[what]} |")
+    lines += ["", "| run | seed | S | A | P | steps | seconds |", "|---|---|---|---|---|---|---|"]
+    for r in report["rows"]:
+        learned = f"{r['steps']} | {r['seconds']:.0f}" if "steps" in r else " | "
+        scores = " | ".join(f"{r[k]:.2f}" for k in ("S", "A", "P"))
+        lines.append(f"| {r['what']}: {r['reference']} | {r['seed']} | {scores} | {learned} |")
+    lines += ["", "Floors (other shapes, other appearances) and ceilings (the reference drawn again) behind S and A:", ""]
+    for kind, scales in report["scales"].items():
+        told = ["; ".join(f"{k} {v:.3f}" for k, v in scale.items() if isinstance(v, float)) for scale in scales]
+        lines += [f"- {kind} {i + 1}: {text}" for i, text in enumerate(told)]
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -187,6 +187,11 @@ def test_learn_info_mix_and_export_in_turn(capsys, quick_recipes, tmp_path, room
     assert report["warnings"] == ["the prompt does not use *a"] and "does not use *a" in told
     assert report["attributes"]["shape"]["token"] == "*m"
 
+    status, told, _ = run(capsys, *mix("--shape", shape, **{"--out": pictures, "--prompt": "a *mask", "--count": 1}))
+    assert status == 0 and "does not use *m" in told, "a longer word that begins like the token is no token"
+    foreign = tmp_path / "never"
+    assert run(capsys, *mix("--shape", out, **{"--out": foreign}))[0] == 2 and not foreign.exists()
+
     for form in ("lora", "embedding", "full"):
         path = tmp_path / "exports" / f"{form}.safetensors"
         assert run(capsys, "export", shape, "--format", form, "--out", path, "--rank", "2")[0] == 0 and load_file(path)

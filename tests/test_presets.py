@@ -106,3 +106,10 @@ def test_a_recipe_s_hash_changes_with_any_field():
     same, other = (find_recipe("escdiff-shape", steps=steps).hash() for steps in (None, 7))
     assert recipe.hash() == same != other
     assert len({r.hash() for r in RECIPES.values()}) == len(RECIPES)
+
+
+def test_prompts_make_sense_when_nothing_is_known_of_the_rest():
+    shape, appearance = RECIPES["escdiff-shape-paper"], RECIPES["escdiff-appearance-paper"]
+    assert {shape.prompt(i, "*m", "", "") for i in range(9)} == {"a photo of a *m", "a *m"}
+    assert "a *m with red appearance on a blue table" in {shape.prompt(i, "*m", "red", "on a blue table") for i in range(9)}
+    assert "an object with *a appearance" in {appearance.prompt(i, "*a", "", "") for i in range(9)}

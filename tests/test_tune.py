@@ -9,11 +9,12 @@ from method_zoo import disc, hash_of, tiny_model
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method import snapshots, tune
+from escdiff_core.method import precision, snapshots, tune
 from escdiff_core.method.blocks import PRESETS, block_of
 from escdiff_core.method.private import decode, encode
 from escdiff_core.method.recipes import RECIPES, find_recipe
-from escdiff_core.method.tune import Tuner, prepare_views
+from escdiff_core.method.tune import Tuner
+from escdiff_core.method.views import prepare_views
 from escdiff_core.reference import Reference
 
 QUICK = {"steps": 2, "batch_size": 2, "views": 2, "warmup_steps": 0, "rank": 2, "pool": 4}
@@ -22,6 +23,12 @@ QUICK = {"steps": 2, "batch_size": 2, "views": 2, "warmup_steps": 0, "rank": 2, 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def in_fp32(monkeypatch):
+    """The tests compare numbers exactly, so they all run in the precision that every machine has."""
+    monkeypatch.setattr(precision, "is_fast_in_bf16", lambda device: False)
 
 
 def quick(name, **changes):
@@ -118,10 +125,10 @@ def test_the_model_is_untouched_after_learning_cancel_and_error(name, model, mon
 def test_a_failed_step_leaves_nothing_for_the_next(model, monkeypatch):
     unbroken, broken = (Tuner(model, [disc()], quick("escdiff-appearance")) for _ in range(2))
     unbroken.step()
-    monkeypatch.setattr(broken.optimizer, "step", lambda: (_ for _ in ()).throw(RuntimeError("late")))
-    with pytest.raises(RuntimeError, match="late"):
-        broken.step()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(broken.optimizer, "step", lambda: (_ for _ in ()).throw(RuntimeError("late")))
+        with pytest.raises(RuntimeError, match="late"):
+            broken.step()
     assert broken.done == 0 and all(p.grad is None for p in broken.weights.values())
     broken.step()
     assert all(torch.equal(p, broken.weights[n]) for n, p in unbroken.weights.items())
@@ -315,3 +322,33 @@ def test_views_of_any_subject_stay_inside_the_picture(augmentation, subject):
         if subject != "whole" and augmentation == "recolour":
             rim = np.concatenate([view.mask[0], view.mask[-1], view.mask[:, 0], view.mask[:, -1]])
             assert rim.max() < 0.6, "a subject that is cut off has lost its shape"
+
+
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-appearance-lora"])
+def test_checkpointing_changes_memory_and_nothing_else(name, model):
+    plain, lean = (Tuner(model, [disc()], quick(name), checkpointing=on) for on in (False, True))
+    kept = {}
+    for tuner in (plain, lean):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
+            tuner.loss().backward()
+        kept[tuner] = sum(sizes)
+    assert kept[lean] < 0.8 * kept[plain]
+    for n, p in plain.weights.items():
+        assert torch.allclose(p.grad, lean.weights[n].grad, rtol=1e-4, atol=1e-7), n
+    assert not any(getattr(m, "gradient_checkpointing", False) for m in model.unet.modules())
+
+
+def test_a_fresh_run_replaces_the_snapshots_of_the_one_before(model, tmp_path):
+    Tuner(model, [disc()], quick("escdiff-appearance", steps=4)).run(snapshots=tmp_path, snapshot_every=2)
+    Tuner(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["resume.safetensors", "step-000003.safetensors"]
+
+
+def test_bf16_computes_the_same_step_roughly_and_keeps_fp32_weights(model):
+    plain, quick_one = (Tuner(model, [disc()], quick("escdiff-shape"), precision=p) for p in ("fp32", "bf16"))
+    losses = [t.step() for t in (plain, quick_one)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.03)
+    assert all(p.dtype == torch.float32 for p in quick_one.weights.values())
+    with pytest.raises(ESCDiffError, match="unknown precision 'int8'; known: auto, bf16, fp32"):
+        Tuner(model, [disc()], quick("escdiff-shape"), precision="int8").step()

@@ -17,6 +17,7 @@ from ..pocket import colours, patterns, shapes
 from ..pocket.captions import appearance_phrase
 from ..pocket.world import SIZE, Spec, draw_spec, render
 from ..reference import Reference
+from ..words import with_articles
 
 PICTURES = 4      # per attribute or mix and seed
 
@@ -89,7 +90,7 @@ def draw_shape(model: DiffusionModel, use: Use | None, judge: Judge, reference: 
     """Draw a shape attribute in ``count`` other looks. Fidelity S, leak = A against its own reference, P: look and background."""
     specs = [_other(seed, i, reference) for i in range(count)]
     token = use.attribute.token if use else "object"
-    prompts = tuple(f"a photo of a {appearance_phrase(s)} {token} on a {s.background} background" for s in specs)
+    prompts = tuple(with_articles(f"a photo of a {appearance_phrase(s)} {token} on a {s.background} background") for s in specs)
     images = _draw(model, Mix(model, shape=use), prompts, seed, steps, guidance)
     right = np.mean([check(im, s, ("background", "colours")).passed() for im, s in zip(images, specs, strict=True)])
     return Drawn(images, prompts, Scores(shape=judge.shape(images).mean, prompt=float(right),
@@ -102,7 +103,7 @@ def draw_appearance(model: DiffusionModel, use: Use | None, judge: Judge, refere
     specs = [_other(seed + 50, i, reference) for i in range(count)]
     specs = [replace(s, background=_behind(i + seed, reference)) for i, s in enumerate(specs)]
     token = use.attribute.token if use else "plain"
-    prompts = tuple(f"a {s.shape} with {token} appearance on a {s.background} background" for s in specs)
+    prompts = tuple(with_articles(f"a {s.shape} with {token} appearance on a {s.background} background") for s in specs)
     images = _draw(model, Mix(model, appearance=use), prompts, seed, steps, guidance)
     right = np.mean([check(im, s, ("background", "shape")).passed() for im, s in zip(images, specs, strict=True)])
     return Drawn(images, prompts, Scores(appearance=judge.appearance(images).mean, prompt=float(right),
@@ -116,7 +117,7 @@ def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, s
     backgrounds = [_behind(i + seed, reference) for i in range(count)]
     first = shape.attribute.token if shape else "object"
     second = appearance.attribute.token if appearance else "plain"
-    prompts = tuple(f"a {first} with {second} appearance on a {b} background" for b in backgrounds)
+    prompts = tuple(with_articles(f"a {first} with {second} appearance on a {b} background") for b in backgrounds)
     images = _draw(model, Mix(model, shape, appearance, middle), prompts, seed, steps, guidance)
     right = np.mean([check(im, replace(reference, background=b), ("background",)).passed()
                      for im, b in zip(images, backgrounds, strict=True)])

@@ -27,6 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", default="auto", metavar="auto|none|PATH",
                         help="OpenCLIP ViT-B-32 weights; auto: the pocket's own tower with the pocket model, else none")
     parser.add_argument("--filter", type=Path, metavar="FILE", help="a filter from train-filters")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="draws per step; default: the recipe's")
+    parser.add_argument("--checkpointing", action="store_true", help="less memory, more time, the same result")
     parser.add_argument("--resume", action="store_true", help="go on from the snapshots beside --out")
 
 
@@ -39,7 +41,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.out.suffix != ".safetensors" or options.out.is_dir():
         raise ESCDiffError(f"--out {options.out} must end in .safetensors and be no folder")
-    recipe = find_recipe(options.recipe or DEFAULTS[options.kind], preset=options.preset, steps=options.steps)
+    recipe = find_recipe(options.recipe or DEFAULTS[options.kind], preset=options.preset, steps=options.steps,
+                         batch_size=options.batch_size)
     if recipe.kind != options.kind:
         raise ESCDiffError(f"recipe {recipe.name!r} learns {recipe.kind}, not {options.kind}; choose another --recipe or --kind")
     model = load_model(options.model, options.device)
@@ -49,7 +52,8 @@ def run(options: argparse.Namespace) -> None:
             log.info("%s: %s", path, reference.note)
     encoder = choose_encoder(options.encoder, model)
     tuner = Tuner(model, references, recipe, options.seed, options.describe, options.class_word, encoder,
-                  choose_filter(options.filter, recipe.kind, model, encoder), options.token)
+                  choose_filter(options.filter, recipe.kind, model, encoder), options.token,
+                  options.checkpointing)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     bar = progress_bar(f"learning {options.kind}")
     snapshots = options.out.with_suffix(".snapshots")

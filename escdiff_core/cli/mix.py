@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from ..attribute import Attribute
     from ..method.mix import Mix, Use
     from ..model.load import load_model
+    from ..model.text import split_placeholders
 
     if options.count < 1:
         raise ESCDiffError(f"--count must be at least 1, not {options.count}")
@@ -43,9 +44,11 @@ def run(options: argparse.Namespace) -> None:
             raise ESCDiffError(f"{path} holds {attribute.kind}, not {kind}; give it as --{attribute.kind}")
         uses[kind] = Use(attribute, *(getattr(options, f"{kind}_{part}") for part in ("strength", "start", "end")))
     model = load_model(options.model, options.device)
-    folder = output_folder(options.out)
     mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle)
-    missing = [u.attribute.token for u in uses.values() if u.attribute.token not in options.prompt]
+    folder = output_folder(options.out)
+    tokens = [u.attribute.token for u in uses.values()]
+    used = {piece for piece, is_token in split_placeholders(options.prompt, tokens) if is_token}
+    missing = [t for t in tokens if t not in used]
     start = time.monotonic()
     images = mix.draw(options.prompt, options.negative, options.count, options.sampling_steps, options.guidance,
                       options.seed, progress=progress_bar("drawing"))

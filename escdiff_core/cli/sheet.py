@@ -11,8 +11,17 @@ from .common import to_bytes
 MARGIN, LINE = 10, 16
 
 
-def draw_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], path: Path, columns: int = 8) -> None:
-    """Write rows of ``(title, [(picture, label), …])`` as one PNG; long rows wrap after ``columns`` pictures."""
+Rows = Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]]     # (title, [(picture, label), …])
+
+
+def draw_sheet(rows: Rows, path: Path, columns: int = 8) -> None:
+    """Write ``rows`` as one PNG; see :func:`compose_sheet`."""
+    compose_sheet(rows, columns).save(path)
+
+
+def compose_sheet(rows: Rows, columns: int = 8) -> Image.Image:
+    """Lay ``rows`` out under each other; long rows wrap after ``columns`` pictures."""
+    columns = min(columns, max(len(items) for _, items in rows))
     side = max(p.shape[0] for _, items in rows for p, _ in items)
     wide = max(p.shape[1] for _, items in rows for p, _ in items)
     lines = [(title if start == 0 else "", items[start:start + columns])
@@ -32,7 +41,7 @@ def draw_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], pat
             for number, text in enumerate(_wrap(label, font, wide)[:3]):
                 draw.text((x, y + picture.shape[0] + 1 + number * 13), text, fill="#333333", font=font)
         y += cell_h
-    sheet.save(path)
+    return sheet
 
 
 def _wrap(text: str, font: ImageFont.ImageFont, width: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Stage 5: the shape of one attribute and the appearance of another in one UNet evaluation per step."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,43 +39,92 @@ class Use:
             raise ESCDiffError(f"the schedule range {self.start} to {self.end} makes no sense; needed: 0 <= start <= end <= 1")
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How attributes share one UNet evaluation: ``slots[i]`` are the uses whose tokens prompt i knows, prompt 0 is the main one.
+
+    ``middle_owner`` is the attribute whose delta of the middle block counts, None for nobody.
+    """
+
+    slots: tuple[tuple[Use, ...], ...]
+    route: Route
+    middle_owner: Attribute | None
+
+
+def plan_mix(active: Sequence[Use], middle: str = "shape") -> Plan:
+    """Derive slots and route from the attributes in use; ``middle`` owns the middle block if it is there to ask for."""
+    by_kind = {use.attribute.kind: use for use in active}
+    main = by_kind.get("shape") or by_kind.get("concept")
+    rider = by_kind.get("appearance")
+    slots: list[tuple[Use, ...]] = [(main,) if main else ()]
+    owners: list[tuple[str, ...]] = [main.attribute.blocks if main else ()]
+    if rider:
+        slots.append((rider,))
+        owners.append(rider.attribute.blocks)
+    middle_slot, middle_owner = 0, main.attribute if main else None
+    if middle == "appearance" and rider:
+        middle_slot, middle_owner = 1, rider.attribute
+    elif middle == "shape" and rider and not main:      # nobody to ask for: as it was learned, alone
+        middle_slot, middle_owner = None, rider.attribute
+    elif middle == "none" and main:
+        middle_slot, middle_owner = len(slots), None
+        slots.append(())
+        owners.append(())
+    route, contested = derive_route(owners, middle_slot)
+    if contested:
+        log.info("both attributes trained %s: both deltas add, the prompt is the smaller set's", ", ".join(contested))
+    return Plan(tuple(slots), route, middle_owner)
+
+
+def plain_words(everyone: Sequence[Use], own: Sequence[Use]) -> dict[str, str]:
+    """Token to plain word for the attributes that a slot does not own."""
+    tokens = {u.attribute.token for u in own}
+    return {u.attribute.token: u.attribute.word for u in everyone if u.attribute.token not in tokens}
+
+
+def check_uses(shape: Use | None, appearance: Use | None, middle: str, fingerprint: str) -> list[Use]:
+    """The uses that were given. Raises ESCDiffError for a wrong kind, another base model, one token for two, or a bad owner."""
+    if middle not in MIDDLES:
+        raise ESCDiffError(f"unknown owner of the middle block {middle!r}; known: {', '.join(MIDDLES)}")
+    for use, kinds in ((shape, ("shape", "concept")), (appearance, ("appearance",))):
+        if use is not None and use.attribute.kind not in kinds:
+            raise ESCDiffError(f"an attribute of kind {use.attribute.kind!r} was given as {kinds[0]}; "
+                               f"allowed there: {' or '.join(kinds)}")
+    given = [u for u in (shape, appearance) if u is not None]
+    for use in given:
+        use.attribute.check_base(fingerprint)
+    tokens = [u.attribute.token for u in given]
+    if len(set(tokens)) < len(tokens):
+        raise ESCDiffError(f"both attributes answer to the token {tokens[0]!r}; learn one of them with another --token")
+    return given
+
+
 class Variant:
     """The UNet, route and prompts for one set of active attributes. Shares all unchanged tensors with the base."""
 
     def __init__(self, model: DiffusionModel, active: list[Use], everyone: list[Use], middle: str):
-        self.model, self.active, self.everyone = model, active, everyone
-        by_kind = {use.attribute.kind: use for use in active}
-        main = by_kind.get("shape") or by_kind.get("concept")
-        rider = by_kind.get("appearance")
-        self.slots: list[list[Use]] = [[main] if main else []]      # slot 0 is the main prompt
-        owners: list[tuple[str, ...]] = [main.attribute.blocks if main else ()]
-        if rider:
-            self.slots.append([rider])
-            owners.append(rider.attribute.blocks)
-        middle_slot, middle_owner = 0, main.attribute if main else None
-        if middle == "appearance" and rider:
-            middle_slot, middle_owner = 1, rider.attribute
-        elif middle == "shape" and rider and not main:      # nobody to ask for: as it was learned, alone
-            middle_slot, middle_owner = None, rider.attribute
-        elif middle == "none" and main:
-            middle_slot, middle_owner = len(self.slots), None
-            self.slots.append([])
-            owners.append(())
-        self.route, contested = derive_route(owners, middle_slot)
-        if contested:
-            log.info("both attributes trained %s: both deltas add, the prompt is the smaller set's", ", ".join(contested))
-        changed = changed_tensors(model.unet, [(u.attribute, u.strength) for u in active], middle_owner)
+        self.model, self.active, self.everyone, self.plan = model, active, everyone, plan_mix(active, middle)
+        self.route = self.plan.route
+        changed = changed_tensors(model.unet, [(u.attribute, u.strength) for u in active], self.plan.middle_owner)
         self.unet = private_copy(model.unet, changed=changed) if changed or self.route.slots > 1 else model.unet
         install(self.unet, self.route)
 
-    def states(self, prompt: str) -> torch.Tensor:
-        """The packed text states of ``prompt``, (1, slots * 77, dim): each slot sees its own tokens, plain words for the rest."""
-        return pack([self._slot_states(prompt, own) for own in self.slots])
+    def texts(self, prompt: str) -> list[str]:
+        """``prompt`` as each slot reads it: its own tokens stay, the others are their plain words."""
+        return [without_tokens(prompt, plain_words(self.everyone, own)) for own in self.plan.slots]
 
-    def _slot_states(self, prompt: str, own: list[Use]) -> torch.Tensor:
-        tokens = {u.attribute.token: token_vectors(self.model, u) for u in own}
-        words = {u.attribute.token: u.attribute.word for u in self.everyone if u.attribute.token not in tokens}
-        return encode_prompts(self.model, [without_tokens(prompt, words)], tokens)
+    def states(self, prompt: str) -> torch.Tensor:
+        """The packed text states of ``prompt``, (1, slots * 77, dim)."""
+        return packed_states([self], prompt)
+
+
+def packed_states(variants: Sequence[Variant], prompt: str) -> torch.Tensor:
+    """The text states of ``prompt`` for every slot of ``variants`` side by side, (1, n * 77, dim), encoded in one batch."""
+    tokens = {u.attribute.token: token_vectors(v.model, u) for v in variants for u in v.active}
+    texts = [text for v in variants for text in v.texts(prompt)]
+    unique = list(dict.fromkeys(texts))
+    states = encode_prompts(variants[0].model, unique, tokens)
+    return pack([states[unique.index(text)][None] for text in texts])
 
 
 def token_vectors(model: DiffusionModel, use: Use) -> torch.Tensor:
@@ -105,19 +154,8 @@ class Mix:
 
     def __init__(self, model: DiffusionModel, shape: Use | None = None, appearance: Use | None = None,
                  middle: str = "shape"):
-        if middle not in MIDDLES:
-            raise ESCDiffError(f"unknown owner of the middle block {middle!r}; known: {', '.join(MIDDLES)}")
         self.model, self.middle = model, middle
-        for use, kinds in ((shape, ("shape", "concept")), (appearance, ("appearance",))):
-            if use is not None and use.attribute.kind not in kinds:
-                raise ESCDiffError(f"an attribute of kind {use.attribute.kind!r} was given as {kinds[0]}; "
-                                   f"allowed there: {' or '.join(kinds)}")
-        self.given = [u for u in (shape, appearance) if u is not None]
-        for use in self.given:
-            use.attribute.check_base(model.fingerprint)
-        tokens = [u.attribute.token for u in self.given]
-        if len(set(tokens)) < len(tokens):
-            raise ESCDiffError(f"both attributes answer to the token {tokens[0]!r}; learn one of them with another --token")
+        self.given = check_uses(shape, appearance, middle, model.fingerprint)
         self.used = [u for u in self.given if u.strength != 0]
         self.variants: dict[tuple[bool, ...], Variant] = {}
 
@@ -139,8 +177,7 @@ class Mix:
         needed = list(dict.fromkeys(self.variant(p) for p in middles))
         lengths = [v.route.slots for v in needed]
         offsets = dict(zip(needed, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))
-        positive = pack([v.states(prompt) for v in needed])
-        negatives = pack([v.states(negative) for v in needed])
+        positive, negatives = packed_states(needed, prompt), packed_states(needed, negative)
         length = positive.shape[1] // sum(lengths)
 
         def unet_call(x: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -153,5 +190,3 @@ class Mix:
                       progress=progress, encoder_hidden_states=positive.expand(count, -1, -1),
                       negative_hidden_states=negatives, unet_call=unet_call)
 
-
-__all__ = ["MIDDLES", "Mix", "Route", "Use", "Variant", "token_vectors"]

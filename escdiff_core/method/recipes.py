@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ..errors import ESCDiffError, lookup
+from ..words import with_articles
 from .blocks import KINDS, PRESETS
 
 
@@ -19,7 +20,8 @@ class Recipe:
     token: str                                  # placeholder in prompts
     init_word: str                              # the word whose embedding the token starts from and whose norm it keeps
     word: str                                   # what stands for the token on a half that does not own it
-    templates: tuple[str, ...]                  # {token}, {rest}; {rest} is the description of everything else
+    templates: tuple[str, ...]                  # of {token}, {rest} (the other attribute in words), {behind} (the background)
+    rest: str = ""                              # what stands for {rest} where nothing is known of it
     form: str = "full"                          # full weights, or "lora" (Hu et al. 2021, through peft)
     rank: int = 16                              # of the LoRA form
     steps: int = 150
@@ -51,6 +53,13 @@ class Recipe:
             if not isinstance(value, int) or value < low:
                 raise ESCDiffError(f"{name} must be a whole number of at least {low}, not {value!r}")
 
+    def prompt(self, form: int, token: str, rest: str, behind: str) -> str:
+        """The training prompt of template number ``form``; templates that need a ``rest`` make room when there is none."""
+        rest = rest or self.rest
+        usable = [t for t in self.templates if rest or "with {rest}" not in t]
+        text = usable[form % len(usable)].format(token=token, rest=rest, behind=behind)
+        return with_articles(" ".join(text.split()))
+
     def hash(self) -> str:
         """Sixteen hex digits that change with any field."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
@@ -66,6 +75,7 @@ _SHAPE = Recipe(
 )
 _APPEARANCE = Recipe(
     name="escdiff-appearance", kind="appearance", preset="fine-decoder+", token="*a", init_word="appearance", word="plain",
+    rest="object",
     templates=("a photo of a {token} {rest} {behind}", "a {token} {rest} {behind}", "a {rest} with {token} appearance {behind}"),
     augmentation="reshape", lr_weights=1e-3,
 )

@@ -24,6 +24,10 @@ def _trained(tuner: "Tuner") -> list[torch.Tensor]:
 def save_snapshot(tuner: "Tuner", directory: Path) -> None:
     """Keep ``step-000050.safetensors`` (an attribute file) and the state to resume from, each whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
+    if tuner.fresh:
+        for earlier in (*directory.glob("step-*.safetensors"), directory / STATE):   # of a run that this one replaces
+            earlier.unlink(missing_ok=True)
+        tuner.fresh = False
     tuner.attribute().save(directory / f"step-{tuner.done:06d}.safetensors")
     tensors = {}
     for i, parameter in enumerate(_trained(tuner)):
@@ -54,7 +58,7 @@ def load_snapshot(tuner: "Tuner", directory: Path) -> None:
             # a copy: what safetensors hands out is a window into the file; and fused AdamW keeps its step on the device
             k.split(".", 1)[1]: v.to(parameter.device, copy=True) for k, v in tensors.items()
             if k.startswith(f"{i}.") and not k.endswith(".value")}
-    tuner.done, tuner.report.losses = metadata["done"], metadata["losses"]
+    tuner.done, tuner.report.losses, tuner.fresh = metadata["done"], metadata["losses"], False
 
 
 def run_identity(tuner: "Tuner") -> list:

@@ -22,6 +22,7 @@ from ..pocket.world import render, training_spec
 from ..reference import load_reference
 from .features import ReferenceEncoder, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
+from .precision import autocast
 from .recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -87,17 +88,17 @@ def train_filter(model: DiffusionModel, examples: Sequence[Example], recipe: Rec
         offset = recipe.filter_scale * network(unet, clip) * word.norm()                        # (b, dim)
         vectors = merge(word, offset)
         names = [f"{recipe.token}{n}" for n in range(batch_size)]
-        prompts = [" ".join(recipe.templates[rng.integers(len(recipe.templates))].format(
-            token=name, rest=examples[i].rest.get(kind, ""), behind=examples[i].behind).split())
-            for name, i in zip(names, chosen, strict=True)]
-        context = encode_prompts(model, prompts, dict(zip(names, vectors, strict=True)))
+        prompts = [recipe.prompt(rng.integers(len(recipe.templates)), name, examples[i].rest.get(kind, ""), examples[i].behind)
+                   for name, i in zip(names, chosen, strict=True)]
+        tokens = dict(zip(names, vectors, strict=True))
         z = torch.stack([latents[i] for i in chosen])
         t = torch.from_numpy((len(alphas) * (np.arange(batch_size) + rng.random(batch_size)) / batch_size).astype(np.int64))
         noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32)).to(z)
         alpha = alphas[t.to(z.device)].view(-1, 1, 1, 1)
         x = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
         target = noise if model.schedule.prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * z
-        error = (model.unet(x, t.to(z.device), context).sample - target).square().mean()
+        with autocast(model.device):
+            error = (model.unet(x, t.to(z.device), encode_prompts(model, prompts, tokens)).sample.float() - target).square().mean()
         loss = error + REGULARISER * (offset / word.norm()).square().sum(1).mean()
         done = max(step / steps, (time.monotonic() - began) / seconds if seconds else 0.0)
         for pg in optimizer.param_groups:

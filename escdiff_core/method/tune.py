@@ -7,42 +7,32 @@ the blocks of the recipe's preset get gradients. Each step draws from its own se
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from ..attribute import Attribute
-from ..errors import ESCDiffError, lookup
+from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
 from ..model.text import encode_prompts
 from ..reference import Reference
-from .augment import AUGMENTATIONS
-from .blocks import find_preset
+from .blocks import block_of, find_preset
 from .delta import extract_delta
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
+from .precision import autocast
 from .private import EncoderFeatures, decode, encode, private_copy, tensors_of
 from .recipes import TIMESTEP_LAWS, Recipe
-from .route import Route, derive_route, install, pack, without_tokens
+from .route import derive_route, install, pack, without_tokens
 from .snapshots import load_snapshot, save_snapshot
+from .views import prepare_views
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Views:
-    """The reference as the loss sees it: ``latents`` (v, 4, h, w), ``weights`` (v, 1, h, w) of mean 1, words per view."""
-
-    latents: torch.Tensor
-    weights: torch.Tensor
-    rest: tuple[str, ...]
-    behind: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -66,39 +56,18 @@ class Report:
     losses: list[float] = field(default_factory=list)
 
 
-def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
-                  describe: str = "") -> Views:
-    """Draw the recipe's views of the references and encode them once."""
-    sizes = {r.image.shape[:2] for r in references}
-    if len(sizes) != 1:
-        raise ESCDiffError(f"{len(references)} references of {len(sizes)} different sizes were given; give one picture, "
-                           "or several of one aspect ratio")
-    make = lookup(AUGMENTATIONS, recipe.augmentation, "augmentation")
-    rng = np.random.default_rng((seed, 11))
-    count = max(recipe.views, len(references)) if recipe.augmentation != "none" else len(references)
-    drawn = []
-    for i in range(count):
-        reference = references[i % len(references)]
-        mask = reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
-        drawn.append(make(reference.image, mask, rng))
-    images = np.stack([v.image for v in drawn])
-    latents = torch.cat([image_to_latents(model, images[i:i + 16]) for i in range(0, count, 16)])
-    masks = torch.from_numpy(np.stack([v.mask for v in drawn]))[:, None].to(latents)
-    masks = F.interpolate(masks, size=latents.shape[2:], mode="area")
-    weights = masks + recipe.background_weight * (1 - masks)
-    words = [(v.rest, v.behind) if v.rest or v.behind else ("", describe) for v in drawn]
-    return Views(latents, weights / weights.mean((2, 3), keepdim=True), tuple(w[0] for w in words), tuple(w[1] for w in words))
-
-
 class Tuner:
     """One run of a recipe on one reference. ``step()`` takes one optimiser step; ``attribute()`` is what has been learned.
 
     The caller's ``model`` stays bit-identical: trainable tensors are clones, frozen ones are shared and never written.
+    ``checkpointing`` keeps fewer activations and computes them again going back (Chen et al. 2016): same gradients, less
+    memory, more time. ``precision``: see precision.autocast. ``features``: those of the references, if they were read before.
     """
 
     def __init__(self, model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0,
                  describe: str = "", class_word: str = "", encoder: ReferenceEncoder | None = None,
-                 network: AttributeFilter | None = None, token: str | None = None):
+                 network: AttributeFilter | None = None, token: str | None = None, checkpointing: bool = False,
+                 precision: str = "auto", features: ReferenceFeatures | None = None):
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
         self.token, self.describe, self.init_word = token or recipe.token, describe, class_word or recipe.init_word
         if len(self.token.split()) != 1:
@@ -106,10 +75,11 @@ class Tuner:
         if not 0 <= seed < 2**63:
             raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**63 - 1")
         self.plain = class_word if class_word and recipe.kind == "shape" else recipe.word
-        self.done, self.report = 0, Report()
+        self.done, self.report, self.checkpointing, self.precision = 0, Report(), checkpointing, precision
+        self.fresh = True           # nothing of this run is on disk yet
         self.blocks = find_preset(recipe.preset).blocks(recipe.kind, model.unet.state_dict())
         self.views = prepare_views(model, self.references, recipe, seed, describe)
-        self.features = self._read_features(encoder)
+        self.features = features if features is not None else self._read_features(encoder)
         self.word = starting_word(model, self.init_word)                                       # (dim,)
         self.network = network if network is not None else make_filter(model, self.features, seed)
         self._check_filter()
@@ -149,9 +119,13 @@ class Tuner:
         # Shape is the main prompt; an appearance rides along on the blocks it trains, and the rest sees the plain word.
         owners = [self.blocks] if recipe.kind != "appearance" else [(), self.blocks]
         if recipe.kind == "shape" and recipe.plain_share > 0:
-            owners = [self.blocks, tuple(b for b in _all_blocks(self.unet) if b not in self.blocks)]
+            owners = [self.blocks, tuple({block_of(n) for n in self.unet.state_dict()} - set(self.blocks))]
         self.route, _ = derive_route(owners, None if recipe.kind == "appearance" else 0)
+        if model.device.type == "cpu":
+            self.unet.set_attn_processor(AttnProcessor())      # plain bmm: its backward is faster there than the fused kernel's
         install(self.unet, self.route)
+        if self.checkpointing:
+            self.unet.enable_gradient_checkpointing()
         self.encoder_trains = any(not n.startswith(("up_blocks", "conv_norm_out", "conv_out")) for n in self.weights)
         if recipe.cached and (self.encoder_trains or recipe.kind != "appearance"):
             raise ESCDiffError(f"recipe {recipe.name!r} cannot cache encoder features: preset {recipe.preset!r} trains the "
@@ -193,11 +167,8 @@ class Tuner:
 
     def _prompts(self, rng: np.random.Generator, index: torch.Tensor) -> list[str]:
         forms = rng.integers(0, len(self.recipe.templates), len(index))
-        prompts = []
-        for i, form in zip(index.tolist(), forms, strict=True):
-            text = self.recipe.templates[form].format(token=self.token, rest=self.views.rest[i], behind=self.views.behind[i])
-            prompts.append(" ".join(text.split()))
-        return prompts
+        return [self.recipe.prompt(form, self.token, self.views.rest[i], self.views.behind[i])
+                for i, form in zip(index.tolist(), forms, strict=True)]
 
     def _plain_context(self, prompts: Sequence[str]) -> torch.Tensor:
         """Text states of prompts with the plain word in the token's place; they never change, so each is encoded once."""
@@ -240,16 +211,11 @@ class Tuner:
     def _encode(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> EncoderFeatures:
         return encode(self.unet, x, t, context, grad=self.encoder_trains or self.recipe.kind != "appearance")
 
-    def _autocast(self):
-        if self.views.latents.device.type == "cuda" and torch.cuda.is_bf16_supported():
-            return torch.autocast("cuda", torch.bfloat16)
-        return nullcontext()
-
     def loss(self) -> torch.Tensor:
         """The loss of the next step, with its graph."""
         rng = np.random.default_rng((self.seed, 12, self.done))
         if self.recipe.cached and self.pool is None:
-            with self._autocast():
+            with autocast(self.model.device, self.precision):
                 self._fill_pool()
         if self.pool is not None:
             index, prompts, target, features = self.pool
@@ -259,7 +225,7 @@ class Tuner:
         else:
             index, t, x, target = self._draw(rng, self.recipe.batch_size)
             prompts, features = self._prompts(rng, index), None
-        with self._autocast():
+        with autocast(self.model.device, self.precision):
             context = self._context(rng, prompts)
             if features is None:
                 features = self._encode(x, t, context)
@@ -293,7 +259,8 @@ class Tuner:
     def _out_of_memory(self) -> ESCDiffError:
         need = self.report.trained_state_bytes / 2**30
         return ESCDiffError(f"out of memory: the trained weights alone need {need:.1f} GiB and a batch of "
-                            f"{self.recipe.batch_size} its activations on top; lower the batch size or use a -lora recipe")
+                            f"{self.recipe.batch_size} its activations on top; lower the batch size, switch checkpointing "
+                            "on or use a -lora recipe")
 
     # -- the whole run ------------------------------------------------------------------------------------------------
 
@@ -342,12 +309,3 @@ class Tuner:
         self.report.steps_per_second = (self.done - first) / max(self.report.seconds, 1e-9)
         log.info("learned in %.1f s, %.2f steps/s", self.report.seconds, self.report.steps_per_second)
         return self.attribute()
-
-
-def _all_blocks(unet) -> list[str]:
-    from .blocks import block_of
-
-    return sorted({block_of(name) for name in unet.state_dict()})
-
-
-__all__ = ["Progress", "Report", "Route", "Tuner", "Views", "prepare_views"]

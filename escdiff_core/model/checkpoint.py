@@ -82,7 +82,10 @@ def write_checkpoint(
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:  # made here for the usual rights: safetensors makes private files
+            rights = os.fstat(file.fileno()).st_mode
         save_file(tensors, temporary, metadata=metadata)
+        os.chmod(temporary, rights)
         os.replace(temporary, path)
     except (SafetensorError, OSError) as error:
         raise ESCDiffError(f"cannot write the model to {path} ({error}); is the disk full or read-only?") from error

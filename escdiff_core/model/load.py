@@ -1,7 +1,7 @@
 """Load any SD 1.x model, single file or diffusers folder, without ever asking a hub."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,26 @@ def load_model(
         )
     load = load_folder if path.is_dir() else _load_single_file
     unet, vae, text_encoder, tokenizer, config = load(path, dtype)
+    return _finish(unet, vae, text_encoder, tokenizer, config, place, str(path))
+
+
+def model_from_tensors(tensors: Mapping[str, torch.Tensor], config: ModelConfig, device: torch.device,
+                       dtype: torch.dtype = torch.float32, source: str = "the model",
+                       tokenizer: CLIPTokenizer | None = None) -> DiffusionModel:
+    """Build a model from tensors under the names of the original SD layout, as a host exports them.
+
+    The tensors are copied, so that the host's stay its own. ``tokenizer`` replaces the configuration's. Raises ESCDiffError
+    when one is missing or has another shape than ``config`` says.
+    """
+    def read(prefix: str) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    modules = _assemble(read, config, dtype, source)
+    tokenizer = tokenizer or _tokenizer(config, modules[2], source)
+    return _finish(*modules, tokenizer, config, device, source)
+
+
+def _finish(unet, vae, text_encoder, tokenizer, config: ModelConfig, place: torch.device, source: str) -> DiffusionModel:
     base = fingerprint(unet.state_dict(), unet.config)
     for module in (unet, vae, text_encoder):
         module.to(place).eval().requires_grad_(False)
@@ -88,7 +108,7 @@ def load_model(
         fingerprint=base,
         device=place,
         family=config.family,
-        source=str(path),
+        source=source,
     )
 
 
@@ -121,19 +141,28 @@ def fingerprint(unet_state: Mapping[str, torch.Tensor], unet_config: Mapping[str
 def _load_single_file(path: Path, dtype: torch.dtype):
     file, source = open_checkpoint(path), str(path)
     config = recognise(file.shapes, file.metadata, source)
+    modules = _assemble(file.read, config, dtype, source)
+    return *modules, _tokenizer(config, modules[2], source), config
+
+
+def _assemble(read: Callable[[str], dict[str, torch.Tensor]], config: ModelConfig, dtype: torch.dtype, source: str):
+    """Build the three modules and fill them with the tensors that ``read(prefix)`` gives, names of the original layout."""
     unet, vae, text_encoder = build_modules(config, source)
     inner = "text_model." if any(n.startswith("text_model.") for n in text_encoder.state_dict()) else ""
 
-    state = convert_ldm_unet_checkpoint(file.read(UNET_PREFIX), dict(unet.config))
+    state = convert_ldm_unet_checkpoint(read(UNET_PREFIX), dict(unet.config))
     _fill(unet, state, dtype, source)
-    state = convert_ldm_vae_checkpoint(file.read(VAE_PREFIX), dict(vae.config))
+    state = convert_ldm_vae_checkpoint(read(VAE_PREFIX), dict(vae.config))
     _fill(vae, state, torch.float32, source)
-    state = convert_ldm_clip_checkpoint(file.read(TEXT_PREFIX))
+    state = convert_ldm_clip_checkpoint(read(TEXT_PREFIX))
     _fill(text_encoder, {inner + n.removeprefix("text_model."): t for n, t in state.items()}, dtype, source)
+    return unet, vae, text_encoder
 
+
+def _tokenizer(config: ModelConfig, text_encoder: CLIPTextModel, source: str) -> CLIPTokenizer:
     tokenizer = build_tokenizer(config.tokenizer, text_encoder.config.max_position_embeddings, source)
     check_tokenizer(tokenizer, text_encoder.config.vocab_size, source)
-    return unet, vae, text_encoder, tokenizer, config
+    return tokenizer
 
 
 def build_modules(config: ModelConfig, source: str = "the model"):

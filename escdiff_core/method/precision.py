@@ -1,0 +1,29 @@
+"""In which precision tuning computes: bf16 autocast where the device is fast in it; trainable weights stay fp32 always."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from ..errors import lookup
+
+PRECISIONS = {"auto": None, "bf16": True, "fp32": False}
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:
+    """A context for forward passes on ``device``; ``precision`` is a row of :data:`PRECISIONS`.
+
+    ``auto`` is bf16 on GPUs that have it and on CPUs with matrix units for it (AMX: a step of the pocket model takes 0.48 s
+    instead of 0.74 s on two cores), fp32 elsewhere. Raises ESCDiffError for an unknown name.
+    """
+    wanted = lookup(PRECISIONS, precision, "precision")
+    if wanted if wanted is not None else is_fast_in_bf16(device):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def is_fast_in_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products run on hardware made for them."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and has_tiles is not None and has_tiles()

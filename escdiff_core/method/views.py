@@ -1,0 +1,49 @@
+"""The reference as the loss sees it: augmented views, encoded once, with the mask as weights and words for the rest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import ESCDiffError, lookup
+from ..model.load import DiffusionModel
+from ..model.sample import image_to_latents
+from ..reference import Reference
+from .augment import AUGMENTATIONS
+from .recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Views:
+    """The reference as the loss sees it: ``latents`` (v, 4, h, w), ``weights`` (v, 1, h, w) of mean 1, words per view."""
+
+    latents: torch.Tensor
+    weights: torch.Tensor
+    rest: tuple[str, ...]
+    behind: tuple[str, ...]
+
+
+def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
+                  describe: str = "") -> Views:
+    """Draw the recipe's views of the references and encode them once."""
+    sizes = {r.image.shape[:2] for r in references}
+    if len(sizes) != 1:
+        raise ESCDiffError(f"{len(references)} references of {len(sizes)} different sizes were given; give one picture, "
+                           "or several of one aspect ratio")
+    make = lookup(AUGMENTATIONS, recipe.augmentation, "augmentation")
+    rng = np.random.default_rng((seed, 11))
+    count = max(recipe.views, len(references)) if recipe.augmentation != "none" else len(references)
+    drawn = []
+    for i in range(count):
+        reference = references[i % len(references)]
+        mask = reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
+        drawn.append(make(reference.image, mask, rng))
+    images = np.stack([v.image for v in drawn])
+    latents = torch.cat([image_to_latents(model, images[i:i + 16]) for i in range(0, count, 16)])
+    masks = torch.from_numpy(np.stack([v.mask for v in drawn]))[:, None].to(latents)
+    masks = F.interpolate(masks, size=latents.shape[2:], mode="area")
+    weights = masks + recipe.background_weight * (1 - masks)
+    words = [(v.rest, v.behind) if v.rest or v.behind else ("", describe) for v in drawn]
+    return Views(latents, weights / weights.mean((2, 3), keepdim=True), tuple(w[0] for w in words), tuple(w[1] for w in words))
