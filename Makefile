@@ -9,7 +9,9 @@ STAMP  := $(VENV)/.installed
 demo: $(STAMP)
 	$(PY) -m escdiff_core demo --out out/demo
 
+# Real ComfyUIs, where there are any (see tests/hosts.py), get an environment each.
 test: $(STAMP)
+	$(PY) tests/hosts.py
 	$(PY) -m pytest
 
 lint: $(STAMP)
@@ -24,4 +26,4 @@ $(STAMP): requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) .venv-hosts out

@@ -1,0 +1,113 @@
+"""Stage 4 as nodes: attributes as files, what is in them, and exports that work without this pack."""
+
+import json
+
+from comfy_api.latest import io, ui
+
+from .schema import Attribute, schema
+
+
+def files() -> list[str]:
+    import folder_paths
+
+    from .host.folders import ATTRIBUTES
+
+    return folder_paths.get_filename_list(ATTRIBUTES)
+
+
+class SaveAttribute(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffSaveAttribute", "ESCDiff Save Attribute",
+                      "Writes the attribute to models/escdiff. A file of that name is kept: the new one gets a number.",
+                      [Attribute.Input("attribute", tooltip="From ESCDiff Tune or Learn Attribute."),
+                       io.String.Input("name", default="attribute", tooltip="Of the file; folders below models/escdiff are made."),
+                       io.Boolean.Input("overwrite", default=False, optional=True, tooltip="Write over a file of that name.")],
+                      [Attribute.Output("saved", tooltip="The same attribute."), io.String.Output("file", tooltip="Where it is.")],
+                      group="4 attribute", output_node=True)
+
+    @classmethod
+    def execute(cls, attribute, name, overwrite=False):
+        from .host.folders import attribute_path
+
+        path = attribute_path(name)
+        number = 1
+        while path.exists() and not overwrite:
+            number += 1
+            path = attribute_path(f"{name.removesuffix('.safetensors')}_{number:02d}")
+        attribute.save(path)
+        return io.NodeOutput(attribute, str(path), ui=ui.PreviewText(str(path)))
+
+
+class LoadAttribute(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffLoadAttribute", "ESCDiff Load Attribute", "Reads an attribute from models/escdiff. Press R for "
+                                                                        "new files.",
+                      [io.Combo.Input("file", options=files(), tooltip="A file that ESCDiff Save Attribute wrote.")],
+                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")], group="4 attribute")
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        from .host.folders import attribute_path
+
+        path = attribute_path(file)
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    @classmethod
+    def execute(cls, file):
+        from ..escdiff_core.attribute import Attribute as File
+        from .host.folders import attribute_path
+
+        return io.NodeOutput(File.load(attribute_path(file)))
+
+
+class AttributeInfo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffAttributeInfo", "ESCDiff Attribute Info", "What was learned, from what, how, and on which model.",
+                      [Attribute.Input("attribute", tooltip="Any attribute.")],
+                      [io.String.Output("text", tooltip="All of it, readable."), io.Image.Output("picture",
+                                                                                                 tooltip="The reference, small.")],
+                      group="4 attribute", output_node=True)
+
+    @classmethod
+    def execute(cls, attribute):
+        import io as bytes_io
+
+        from PIL import Image
+
+        from .pictures import from_pil
+
+        text = json.dumps(attribute.describe(), indent=1)
+        shown = Image.open(bytes_io.BytesIO(attribute.thumbnail)) if attribute.thumbnail else Image.new("RGB", (64, 64))
+        return io.NodeOutput(text, from_pil(shown), ui=ui.PreviewText(text))
+
+
+class Export(io.ComfyNode):
+    FORMS = ("lora", "embedding", "full")
+
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffExport", "ESCDiff Export",
+                      "Writes files for people without this pack: a LoRA (models/loras), an embedding (models/embeddings), or "
+                      "the whole "
+                      "difference as a LoRA file for ComfyUI only.",
+                      [Attribute.Input("attribute", tooltip="Any attribute."),
+                       io.Combo.Input("form", options=list(cls.FORMS), default="lora", tooltip="lora and embedding also load in "
+                                      "diffusers; full is exact, and only for ComfyUI."),
+                       io.String.Input("name", default="escdiff", tooltip="Of the file."),
+                       io.Int.Input("rank", default=32, min=1, max=256, optional=True, tooltip="Of the LoRA, when full "
+                                                                                               "weights were "
+                                                                                             "learned.")],
+                      [io.String.Output("file", tooltip="Where it is.")], group="4 attribute", output_node=True)
+
+    @classmethod
+    def execute(cls, attribute, form, name, rank=32):
+        from .host.files import export
+
+        path, note = export(attribute, form, name, rank)
+        return io.NodeOutput(path, ui=ui.PreviewText(note))
+
+
+NODES = [SaveAttribute, LoadAttribute, AttributeInfo, Export]

@@ -1,0 +1,15 @@
+"""The list of nodes that ComfyUI gets to see."""
+
+from comfy_api.latest import ComfyExtension
+
+from . import attribute_file, judge, learn, mix, reference
+
+NODES = [*reference.NODES, *learn.NODES, *attribute_file.NODES, *mix.NODES, *judge.NODES]
+
+
+class ESCDiffExtension(ComfyExtension):
+    async def get_node_list(self):
+        from .host.folders import register_folders
+
+        register_folders()      # here, because 0.3.64 never calls on_load
+        return NODES

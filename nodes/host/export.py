@@ -1,0 +1,134 @@
+"""From the host's loaded model to a private copy in the core's classes, LoRAs baked in; the host's tensors stay its own."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_sampling
+import torch
+
+from ...escdiff_core.errors import ESCDiffError
+from ...escdiff_core.model.families import ModelConfig, recognise
+from ...escdiff_core.model.infer import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from ...escdiff_core.model.load import DiffusionModel, fingerprint, model_from_tensors
+from ...escdiff_core.model.names import to_diffusers, unet_map
+
+HOST_UNET, HOST_TEXT = "diffusion_model.", "clip_l.transformer."
+NOT_TEXT = ("text_projection.weight", "position_ids")
+
+
+def private_model(model, clip, vae) -> DiffusionModel:
+    """Copy the host's MODEL, CLIP and VAE into a DiffusionModel, with every LoRA that is on them baked in, fp32.
+
+    Its ``fingerprint`` is that of the base without LoRAs: an attribute belongs to a checkpoint. Raises ESCDiffError in one
+    sentence for a model that is no Stable Diffusion 1.x, and for a missing CLIP or VAE.
+    """
+    check_model(model)
+    check_clip(clip)
+    if vae is None or not hasattr(vae, "first_stage_model") or "quant_conv.weight" not in vae.first_stage_model.state_dict():
+        raise ESCDiffError("the VAE is missing or none of Stable Diffusion's; connect the VAE that came with the model")
+    tensors = {UNET_PREFIX + n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()}
+    tensors |= {TEXT_PREFIX + n.removeprefix(HOST_TEXT): t for n, t in baked(clip.patcher, HOST_TEXT).items()
+                if not n.endswith(NOT_TEXT)}
+    tensors |= {VAE_PREFIX + n: t.detach().float().cpu() for n, t in vae.first_stage_model.state_dict().items()}
+    config = model_config(model, {n: tuple(t.shape) for n, t in tensors.items()})
+    config = _without_skipped_layers(config, clip.layer_idx)
+    made = model_from_tensors(tensors, config, comfy.model_management.get_torch_device(), source="the loaded model")
+    return replace(made, fingerprint=base_fingerprint(model)) if model.patches else made
+
+
+def check_model(model) -> None:
+    """Raise ESCDiffError unless ``model`` is a Stable Diffusion 1.x UNet."""
+    inner = getattr(model, "model", None)
+    unet = getattr(inner, "diffusion_model", None)
+    config = getattr(getattr(inner, "model_config", None), "unet_config", {})
+    if unet is None or not hasattr(unet, "input_blocks") or config.get("adm_in_channels") or config.get("in_channels") != 4 \
+            or config.get("use_linear_in_transformer"):
+        raise ESCDiffError(f"this MODEL is {type(inner).__name__}; ESCDiff works with Stable Diffusion 1.x text-to-image models: "
+                           "load such a checkpoint, or use the ESCDiff pocket model")
+
+
+def check_clip(clip) -> None:
+    """Raise ESCDiffError unless ``clip`` is the text encoder of Stable Diffusion 1.x."""
+    if clip is None or not hasattr(clip.cond_stage_model, "clip_l") or hasattr(clip.cond_stage_model, "clip_g"):
+        raise ESCDiffError("the CLIP is missing or not that of Stable Diffusion 1.x; connect the CLIP that came with the model")
+
+
+def baked(patcher, prefix: str) -> dict[str, torch.Tensor]:
+    """The weights under ``prefix`` with the patches that are on ``patcher``, fp32 copies on the CPU.
+
+    Read through the patch list, because the module itself may hold another clone's patches at the moment.
+    """
+    weights = {}
+    for name, (first, *patches) in patcher.get_key_patches(prefix).items():
+        weight, convert = first
+        if weight.device.type == "meta":
+            raise ESCDiffError(f"the host keeps {name} unloaded; restart ComfyUI without its experimental memory options")
+        weight = convert(weight.detach().to(comfy.model_management.get_torch_device(), copy=True), inplace=False).float()
+        if patches:
+            weight = comfy.lora.calculate_weight(patches, weight, name)
+        weights[name] = weight.float().cpu()
+    return weights
+
+
+def unpatched(model) -> Mapping[str, torch.Tensor]:
+    """The UNet's weights by original names without any patch, as the checkpoint has them."""
+    return {n.removeprefix(HOST_UNET): first[0] for n, (first, *_) in model.get_key_patches(HOST_UNET).items()}
+
+
+def base_fingerprint(model) -> str:
+    """The fingerprint of the checkpoint under ``model``, LoRAs left out; computed once per loaded checkpoint."""
+    check_model(model)
+    known = getattr(model.model, "escdiff_fingerprint", None)
+    if known is None:
+        weights = unpatched(model)
+        config = unet_config(model)
+        known = fingerprint(to_diffusers(weights, unet_map(config)), config)
+        model.model.escdiff_fingerprint = known
+    return known
+
+
+def unet_config(model) -> dict:
+    """The UNet's configuration in diffusers' words."""
+    return model_config(model, {UNET_PREFIX + n: tuple(t.shape) for n, t in unpatched(model).items()}, unet_only=True).unet
+
+
+def model_config(model, shapes: Mapping[str, tuple[int, ...]], unet_only: bool = False) -> ModelConfig:
+    """The core's configuration of the host's model: shapes say most, the host says heads and noise schedule."""
+    own = getattr(model.model, "escdiff_config", None)      # the pocket model carries its own
+    if own is None and unet_only:
+        from ...escdiff_core.model.families import FAMILIES
+        from ...escdiff_core.model.infer import infer_unet
+
+        own = FAMILIES["sd15"]
+        own = replace(own, unet={**own.unet, **infer_unet(shapes, "the loaded model")})
+    elif own is None:
+        own = recognise(shapes, {}, "the loaded model")
+    return replace(own, unet={**own.unet, "attention_head_dim": _heads(model, own.unet["block_out_channels"])},
+                   vae={**own.vae, "scaling_factor": model.model.latent_format.scale_factor}, scheduler=_schedule(model))
+
+
+def _heads(model, widths) -> int | list[int]:
+    config = model.model.model_config.unet_config
+    number, width = config.get("num_heads", -1), config.get("num_head_channels", -1)
+    return number if number and number > 0 else [w // width for w in widths]
+
+
+def _schedule(model) -> dict:
+    """The noise schedule on the MODEL, patched ones included. Raises ESCDiffError for what the core cannot express."""
+    sampling = model.get_model_object("model_sampling")
+    if getattr(sampling, "zsnr", False) or not hasattr(sampling, "linear_end"):
+        raise ESCDiffError("the model's noise schedule was replaced (zero terminal SNR or a continuous one); take the "
+                           "ModelSampling node out before ESCDiff")
+    kind = "v_prediction" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
+    return {"num_train_timesteps": sampling.num_timesteps, "beta_start": sampling.linear_start,
+            "beta_end": sampling.linear_end, "beta_schedule": "scaled_linear", "prediction_type": kind}
+
+
+def _without_skipped_layers(config: ModelConfig, layer: int | None) -> ModelConfig:
+    """CLIP skip: the private copy ends where the user's does, since its final norm follows whichever layer is last."""
+    layers = config.text_encoder["num_hidden_layers"]
+    if layer is None or abs(layer) > layers:
+        return config
+    return replace(config, text_encoder={**config.text_encoder, "num_hidden_layers": layer % layers + 1})

@@ -1,0 +1,25 @@
+"""Exports into the host's own folders."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ...escdiff_core.attribute import Attribute
+from ...escdiff_core.attribute.export import export_embedding, export_full, export_lora
+from ...escdiff_core.errors import ESCDiffError, lookup
+
+FOLDERS = {"lora": "loras", "full": "loras", "embedding": "embeddings"}
+
+
+def export(attribute: Attribute, form: str, name: str, rank: int) -> tuple[str, str]:
+    """Write the file where the host's loaders look; returns its path and a line about it."""
+    root = Path(folder_paths.get_folder_paths(lookup(FOLDERS, form, "form"))[0])
+    path = (root / f"{name.strip().removesuffix('.safetensors')}.safetensors").resolve()
+    if not name.strip() or root.resolve() not in path.parents:
+        raise ESCDiffError(f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most")
+    if form == "lora":
+        report = export_lora(attribute, path, rank=rank)
+    else:
+        report = {"embedding": export_embedding, "full": export_full}[form](attribute, path)
+    note = f"{path}: {report.size / 1e6:.1f} MB" + (f", {report.error:.1%} of the change is lost" if report.error > 0.001 else "")
+    return str(path), note

@@ -1,0 +1,30 @@
+"""Where the pack keeps its files in the host; light, because nodes ask for it while ComfyUI starts."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ...escdiff_core.errors import ESCDiffError
+
+ATTRIBUTES = "escdiff"          # the host's model folder for attributes and filters
+POCKET = "pocket"               # the encoder that comes with the pack
+
+
+def register_folders() -> None:
+    """Give the host a model folder ``escdiff`` for attributes and filters."""
+    folder_paths.add_model_folder_path(ATTRIBUTES, str(Path(folder_paths.models_dir) / ATTRIBUTES))
+    paths, _ = folder_paths.folder_names_and_paths[ATTRIBUTES]
+    folder_paths.folder_names_and_paths[ATTRIBUTES] = (paths, {".safetensors"})
+
+
+def encoder_files() -> list[str]:
+    return [POCKET, *folder_paths.get_filename_list("clip_vision")]
+
+
+def attribute_path(name: str) -> Path:
+    """Where the file ``name`` lies or shall lie in the host's folder for attributes. Raises ESCDiffError if a name leads out."""
+    root = Path(folder_paths.get_folder_paths(ATTRIBUTES)[0])
+    path = (root / f"{name.strip().removesuffix('.safetensors')}.safetensors").resolve()
+    if not name.strip() or root.resolve() not in path.parents:
+        raise ESCDiffError(f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most")
+    return path

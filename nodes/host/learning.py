@@ -1,0 +1,170 @@
+"""Learning inside the host: on a private copy, outside inference mode, with progress, preview, cancel and the cache."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import numpy as np
+import torch
+from PIL import Image
+
+from ...escdiff_core.attribute import Attribute
+from ...escdiff_core.attribute.cache import AttributeCache, cache_key
+from ...escdiff_core.errors import ESCDiffError
+from ...escdiff_core.method.encoders import POCKET_FILTERS
+from ...escdiff_core.method.features import ReferenceEncoder, reference_features
+from ...escdiff_core.method.features import ReferenceFeatures as Vectors
+from ...escdiff_core.method.features import load_encoder as load_tower
+from ...escdiff_core.method.filters import load_filter
+from ...escdiff_core.method.mix import Mix, Use
+from ...escdiff_core.method.recipes import Recipe
+from ...escdiff_core.method.tune import Tuner
+from ...escdiff_core.model.load import POCKET_PATH, DiffusionModel
+from ...escdiff_core.model.sample import image_to_latents
+from ...escdiff_core.reference import Reference
+from ..pictures import references
+from .export import private_model
+from .folders import POCKET, attribute_path
+from .progress import make_room, reporter
+
+
+@dataclass(frozen=True)
+class Features:
+    """What stage 1 hands on: the references, their feature vectors, and the encoder's name."""
+
+    references: tuple[Reference, ...]
+    vectors: Vectors
+    timestep: int
+
+
+@dataclass(frozen=True)
+class Token:
+    """What stage 2 hands on: the kind of attribute, the words it starts from, and the pre-trained filter's file if any."""
+
+    kind: str
+    features: Features
+    class_word: str = ""
+    filter_file: str = ""
+
+
+def load_encoder(name: str) -> ReferenceEncoder:
+    """The pocket's tower, or ViT-B/32 from the host's clip_vision folder."""
+    source = POCKET if name == POCKET else folder_paths.get_full_path("clip_vision", name)
+    if source is None:
+        looked = ", ".join(folder_paths.get_folder_paths("clip_vision"))
+        raise ESCDiffError(f"no encoder file {name!r} in {looked}; put OpenCLIP's ViT-B-32 weights there and press R")
+    with torch.inference_mode(False):
+        return load_tower(source, comfy.model_management.get_torch_device())
+
+
+def read_reference(model, clip, vae, image, mask, encoder: ReferenceEncoder | None, timestep: int, seed: int) -> Features:
+    """Stage 1 on the host's model: references and their features."""
+    with torch.inference_mode(False):
+        copy = private_model(model, clip, vae)
+        found = references(image, mask, copy.native_size)
+        latents = torch.cat([image_to_latents(copy, r.image[None]) for r in found])
+        pictures = torch.from_numpy(np.stack([r.image for r in found]))
+        vectors = reference_features(copy, latents, pictures, timestep, encoder, seed)
+        return Features(tuple(found), vectors, timestep)
+
+
+def learn(model, clip, vae, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "",
+          preview_every: int = 0, checkpointing: bool = False) -> tuple[Attribute, list[float]]:
+    """Stage 3 on the host's model. Found in the cache when the same was learned before, on any day, in any process.
+
+    Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is.
+    """
+    if recipe.kind != token.kind:
+        raise ESCDiffError(f"recipe {recipe.name!r} learns {recipe.kind}, the filter before it was for {token.kind}; choose a "
+                           f"recipe "
+                           f"for {token.kind} or the other filter")
+    with torch.inference_mode(False), torch.enable_grad():
+        copy = private_model(model, clip, vae)
+        losses: list[float] = []
+
+        def work() -> Attribute:
+            network = _filter(token, copy)
+            tuner = Tuner(copy, token.features.references, replace(recipe, feature_timestep=token.features.timestep), seed,
+                          describe, token.class_word, network=network, token=name or None, checkpointing=checkpointing,
+                          features=token.features.vectors)
+            make_room(tuner.report.trained_state_bytes * 1.5)
+            report = reporter(recipe.steps, lambda: _preview(copy, tuner), preview_every)
+            made = tuner.run(lambda p: report(p.step))
+            losses.extend(tuner.report.losses)
+            return made
+
+        key = cache_key({"unet": _hash_of(copy.unet), "text": _hash_of(copy.text_encoder), "recipe": recipe.hash(), "seed": seed,
+                         "references": [r.hash for r in token.features.references], "describe": describe, "name": name,
+                         "class_word": token.class_word, "filter": token.filter_file, "timestep": token.features.timestep,
+                         "encoder": None if token.features.vectors.clip is None else len(token.features.vectors.clip)})
+        return cache().get_or_learn(key, work, _interrupted), losses
+
+
+def cache() -> AttributeCache:
+    """The cache of learned attributes, in the host's user folder."""
+    return AttributeCache(Path(folder_paths.get_user_directory()) / "escdiff" / "cache")
+
+
+def _interrupted() -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _hash_of(module: torch.nn.Module) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    for tensor_name, tensor in sorted(module.state_dict().items()):
+        digest.update(tensor_name.encode())
+        digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _filter(token: Token, copy: DiffusionModel):
+    """The pre-trained filter the user chose; the pocket's own where it fits; None to train one along."""
+    path = Path(token.filter_file) if token.filter_file else POCKET_FILTERS
+    if not token.filter_file and (not path.exists() or token.features.vectors.clip is None or not _is_pocket(copy)):
+        return None
+    return load_filter(path, token.kind, copy.fingerprint).to(copy.device).eval().requires_grad_(False)
+
+
+def _is_pocket(copy: DiffusionModel) -> bool:
+    import json
+
+    from safetensors import safe_open
+
+    from ...escdiff_core.method.filters import METADATA_KEY
+
+    with safe_open(POCKET_FILTERS, "pt") as file:
+        own = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    return POCKET_PATH.exists() and own.get("base_fingerprint") == copy.fingerprint
+
+
+def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image:
+    """What the token draws at this moment, a few steps, with the user's random numbers left alone."""
+    made = tuner.attribute()
+    use = {"appearance": None, "shape": None}
+    use["appearance" if made.kind == "appearance" else "shape"] = Use(made)
+    with torch.no_grad():
+        drawn = Mix(copy, use["shape"], use["appearance"]).draw(f"a photo of a {made.token}", steps=8, seed=0)
+    return Image.fromarray((drawn[0] * 255).round().astype(np.uint8))
+
+
+
+def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: int, encoder: ReferenceEncoder | None) -> str:
+    """Pre-train both filters on a folder of pictures; returns the file."""
+    from ...escdiff_core.method.filters import save_filters
+    from ...escdiff_core.method.recipes import DEFAULTS, find_recipe
+    from ...escdiff_core.method.train_filters import examples_from_folder, train_filter
+
+    target = attribute_path(name)
+    with torch.inference_mode(False), torch.enable_grad():
+        copy = private_model(model, clip, vae)
+        examples = examples_from_folder(Path(folder), copy.native_size)
+        report = reporter(2 * steps)
+        rows = {kind: find_recipe(recipe) for kind, recipe in DEFAULTS.items()}
+        made = {kind: train_filter(copy, examples, row, encoder, steps, seed=seed,
+                                   progress=lambda done, _n, before=i * steps: report(before + done))
+                for i, (kind, row) in enumerate(rows.items())}
+    save_filters(made, target, copy.fingerprint, rows["shape"].filter_scale)
+    return str(target)

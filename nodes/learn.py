@@ -1,0 +1,168 @@
+"""Stages 2 and 3 as nodes: the filters, tuning, and both in one box; pre-training of filters."""
+
+from comfy_api.latest import io, ui
+
+from ..escdiff_core.method.blocks import PRESETS
+from ..escdiff_core.method.recipes import DEFAULTS, RECIPES
+from .schema import Attribute, Encoder, Features, Token, advanced, model_inputs, schema, seed_input
+
+AUTO = "recipe's own"
+CLASS_WORD = "What the subject is, in a word of the model: vase, cat. A good word helps much; empty is 'shape' or 'appearance'."
+
+
+def filter_files() -> list[str]:
+    import folder_paths
+
+    from .host.folders import ATTRIBUTES
+
+    return [AUTO, *(f for f in folder_paths.get_filename_list(ATTRIBUTES) if "filter" in f)]
+
+
+class _Filter(io.ComfyNode):
+    """What both filters share; ``KIND`` makes the difference."""
+
+    KIND = ""
+
+    @classmethod
+    def define_schema(cls):
+        kind = cls.KIND
+        return schema(f"ESCDiff{kind.capitalize()}Filter", f"ESCDiff {kind.capitalize()} Filter",
+                      f"Keeps what belongs to the {kind} and starts a token from it.",
+                      [Features.Input("features", tooltip="From ESCDiff Reference Features."),
+                       io.String.Input("class_word", default="", tooltip=CLASS_WORD),
+                       advanced(io.Combo.Input("filter", options=filter_files(), default=AUTO, optional=True,
+                                               tooltip="A pre-trained filter file from models/escdiff; the pocket model has "
+                                                       "its own; "
+                                                       "otherwise the filter is trained along with the token."))],
+                      [Token.Output("token", tooltip="For ESCDiff Tune.")], group="2 token")
+
+    @classmethod
+    def execute(cls, features, class_word="", filter=AUTO):
+        import folder_paths
+
+        from .host.folders import ATTRIBUTES
+        from .host.learning import Token as Start
+
+        path = "" if filter == AUTO else folder_paths.get_full_path_or_raise(ATTRIBUTES, filter)
+        return io.NodeOutput(Start(cls.KIND, features, class_word.strip(), path))
+
+
+class ShapeFilter(_Filter):
+    KIND = "shape"
+
+
+class AppearanceFilter(_Filter):
+    KIND = "appearance"
+
+
+def tuning_inputs(recipes: list[str], default: str) -> list:
+    """The inputs of tuning: three in front, the rest for experts. Zero and 'recipe's own' leave a choice to the recipe."""
+    return [
+        io.Combo.Input("recipe", options=recipes, default=default, tooltip="How the attribute is learned. -lora makes small files, "
+                                                                           "-paper is the published split in halves."),
+        io.Int.Input("steps", default=0, min=0, max=20000, tooltip="0 takes the recipe's own number."),
+        seed_input(),
+        io.String.Input("describe", default="", multiline=True, tooltip="The rest of the picture in words: 'on a yellow "
+                                                                        "table'. What the "
+                                                                        "prompt explains, the token need not learn."),
+        advanced(io.Combo.Input("preset", options=[AUTO, *PRESETS], default=AUTO, optional=True,
+                                tooltip="Which UNet blocks train.")),
+        advanced(io.Int.Input("batch_size", default=0, min=0, max=256, optional=True,
+                              tooltip="Draws of noise per step; 0 takes the recipe's own. Lower it when memory runs out.")),
+        advanced(io.Int.Input("lora_rank", default=0, min=0, max=256, optional=True, tooltip="For -lora recipes; 0 takes the "
+                                                                                             "recipe's own.")),
+        advanced(io.Boolean.Input("checkpointing", default=False, optional=True, tooltip="Less memory, more time, the same "
+                                                                                         "result.")),
+        advanced(io.Int.Input("preview_every", default=50, min=0, max=20000, optional=True,
+                              tooltip="Show what the token draws every so many steps; 0 shows nothing and is quickest.")),
+        advanced(io.String.Input("token_name", default="", optional=True, tooltip="The placeholder in prompts; empty is *m or "
+                                                                                  "*a.")),
+    ]
+
+
+def tune(model, clip, vae, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=0, lora_rank=0, checkpointing=False,
+         preview_every=50, token_name=""):
+    """Run stage 3 and return (attribute, loss plot)."""
+    from ..escdiff_core.method.recipes import find_recipe
+    from .host.learning import learn
+    from .pictures import loss_plot
+
+    row = find_recipe(recipe, steps=steps or None, preset=None if preset == AUTO else preset, batch_size=batch_size or None,
+                      rank=lora_rank or None)
+    made, losses = learn(model, clip, vae, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every,
+                         checkpointing)
+    title = f"{made.kind} as {made.token}, {made.steps} steps" + ("" if losses else ", found in the cache")
+    return made, loss_plot(losses or [made.losses.get("final", 0.0)], title)
+
+
+class Tune(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffTune", "ESCDiff Tune",
+                      "Learns the attribute: the token and a few blocks of the UNet train on the one reference, on a private "
+                      "copy. Your "
+                      "model stays as it is. What was learned once is found again in the cache.",
+                      [*model_inputs(), Token.Input("token", tooltip="From a shape or an appearance filter."),
+                       *tuning_inputs(list(RECIPES), DEFAULTS["shape"])],
+                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix and ESCDiff Save Attribute."),
+                       io.Image.Output("loss", tooltip="The loss over the steps.")],
+                      aliases=["train attribute", "dreambooth", "textual inversion"], group="3 learn")
+
+    @classmethod
+    def execute(cls, **given):
+        made, plot = tune(**given)
+        return io.NodeOutput(made, plot)
+
+
+class LearnAttribute(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffLearnAttribute", "ESCDiff Learn Attribute",
+                      "The shape or the appearance of one picture, in one box: reference features, filter and tuning together.",
+                      [*model_inputs(), io.Image.Input("image", tooltip="One picture, or up to 16 of the same thing."),
+                       io.Combo.Input("kind", options=list(DEFAULTS), default="shape", tooltip="What to learn from the picture."),
+                       io.String.Input("class_word", default="", tooltip=CLASS_WORD),
+                       *tuning_inputs([AUTO, *RECIPES], AUTO),
+                       io.Mask.Input("mask", optional=True, tooltip="1 = subject. Without one, the subject is looked for on a "
+                                                                    "plain "
+                                                                    "background."),
+                       Encoder.Input("encoder", optional=True, tooltip="Optional reference encoder.")],
+                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix and ESCDiff Save Attribute."),
+                       io.Image.Output("loss", tooltip="The loss over the steps.")],
+                      aliases=["learn shape", "learn appearance", "style transfer"], group="3 learn")
+
+    @classmethod
+    def execute(cls, model, clip, vae, image, kind, class_word="", recipe=AUTO, mask=None, encoder=None, **rest):
+        from .host.learning import Token as Start
+        from .host.learning import read_reference
+
+        features = read_reference(model, clip, vae, image, mask, encoder, 250, 0)
+        made, plot = tune(model, clip, vae, Start(kind, features, class_word.strip()), DEFAULTS[kind] if recipe == AUTO else recipe,
+                          **rest)
+        return io.NodeOutput(made, plot)
+
+
+class TrainFilters(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffTrainFilters", "ESCDiff Train Filters",
+                      "Pre-trains both filters for this model on a folder of pictures, so that a new reference starts closer.",
+                      [*model_inputs(), io.String.Input("folder", default="", tooltip="A folder of pictures on the server, "
+                                                                                      "hundreds "
+                                                                                      "are better than tens."),
+                       io.String.Input("name", default="filters", tooltip="The file in models/escdiff."),
+                       io.Int.Input("steps", default=1000, min=1, max=100000, tooltip="Of training, for each filter."),
+        seed_input(),
+                       Encoder.Input("encoder", optional=True, tooltip="Optional; the filters then always want it.")],
+                      [io.String.Output("file", tooltip="Where the filters are; press R to see them in the filter nodes.")],
+                      group="2 token", output_node=True)
+
+    @classmethod
+    def execute(cls, model, clip, vae, folder, name, steps, seed, encoder=None):
+        from .host.learning import train_filters
+
+        path = train_filters(model, clip, vae, folder, name, steps, seed, encoder)
+        return io.NodeOutput(path, ui=ui.PreviewText(path))
+
+
+NODES = [ShapeFilter, AppearanceFilter, Tune, LearnAttribute, TrainFilters]

@@ -1,0 +1,133 @@
+"""Stage 5 as nodes: attributes onto the loaded model, prompts with tokens, and everything in one box."""
+
+from comfy_api.latest import io
+
+from .schema import Attribute, advanced, model_inputs, schema, seed_input
+
+MIDDLES = ["shape", "appearance", "none"]
+Mixed = io.Custom("ESCDIFF_MIXED")
+PROMPT = "a photo of a *m with *a appearance on a white background"
+
+
+def attribute_inputs() -> list:
+    strength = {"default": 1.0, "min": -4.0, "max": 4.0, "step": 0.05}
+    return [
+        Attribute.Input("shape", optional=True, tooltip="A shape attribute; its token is *m unless named otherwise."),
+        Attribute.Input("appearance", optional=True, tooltip="An appearance attribute; its token is *a unless named otherwise."),
+        io.Float.Input("shape_strength", **strength, optional=True, tooltip="1 as learned, 0 off."),
+        io.Float.Input("appearance_strength", **strength, optional=True, tooltip="1 as learned, 0 off."),
+        advanced(io.Combo.Input("middle", options=MIDDLES, default="shape", optional=True,
+                                tooltip="Which attribute owns the middle block of the UNet.")),
+    ]
+
+
+def prompt_inputs() -> list:
+    return [io.String.Input("prompt", default=PROMPT, multiline=True, dynamic_prompts=True,
+                            tooltip="*m stands for the shape, *a for the appearance; weights such as (*m:1.2) work."),
+            io.String.Input("negative", default="", multiline=True, dynamic_prompts=True, tooltip="What should not be there.")]
+
+
+def put_together(model, shape, appearance, shape_strength, appearance_strength, middle):
+    from .host.mixing import mix, uses
+
+    return mix(model, *uses([(shape, shape_strength), (appearance, appearance_strength)]), middle)
+
+
+class Mix(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffMix", "ESCDiff Mix",
+                      "The shape of one picture with the appearance of another, in any prompt, for the stock KSampler. Costs "
+                      "no more than "
+                      "plain sampling; ControlNet and LoRA work before and after it.",
+                      [*model_inputs(vae=False), *prompt_inputs(), *attribute_inputs()],
+                      [io.Model.Output(tooltip="For the KSampler."),
+                       io.Conditioning.Output("positive", tooltip="For the KSampler, with the model from this node."),
+                       io.Conditioning.Output("negative_out", display_name="negative", tooltip="For the KSampler, as positive.")],
+                      aliases=["apply attribute", "shape and appearance", "ipadapter"], group="5 mix")
+
+    @classmethod
+    def execute(cls, model, clip, prompt, negative, shape=None, appearance=None, shape_strength=1.0, appearance_strength=1.0,
+                middle="shape"):
+        from .host.mixing import conditioning
+
+        mixed = put_together(model, shape, appearance, shape_strength, appearance_strength, middle)
+        return io.NodeOutput(mixed.model, conditioning(mixed, clip, prompt), conditioning(mixed, clip, negative))
+
+
+class Apply(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffApply", "ESCDiff Apply",
+                      "Puts attributes onto the model; ESCDiff Prompt makes the prompts for it. For those who wire it themselves.",
+                      [model_inputs(vae=False)[0], *attribute_inputs()],
+                      [io.Model.Output(tooltip="For the KSampler."), Mixed.Output("mixed",
+                                                                                  tooltip="For ESCDiff Prompt.")], group="5 mix")
+
+    @classmethod
+    def execute(cls, model, shape=None, appearance=None, shape_strength=1.0, appearance_strength=1.0, middle="shape"):
+        mixed = put_together(model, shape, appearance, shape_strength, appearance_strength, middle)
+        return io.NodeOutput(mixed.model, mixed)
+
+
+class Prompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffPrompt", "ESCDiff Prompt", "A prompt for a model from ESCDiff Apply; positive and negative both "
+                                                         "come from here.",
+                      [Mixed.Input("mixed", tooltip="From ESCDiff Apply."), model_inputs(vae=False)[1], prompt_inputs()[0]],
+                      [io.Conditioning.Output("conditioning", tooltip="For the KSampler, with the model from ESCDiff Apply.")],
+                      group="5 mix")
+
+    @classmethod
+    def execute(cls, mixed, clip, prompt):
+        from .host.mixing import conditioning
+
+        return io.NodeOutput(conditioning(mixed, clip, prompt))
+
+
+class Clear(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffClear", "ESCDiff Clear",
+                      "Takes the attributes' prompts out of a conditioning: what is left is the main prompt. Use it after "
+                      "ConditioningZeroOut, which leaves them in.",
+                      [io.Conditioning.Input("conditioning", tooltip="From ESCDiff Mix or Prompt.")],
+                      [io.Conditioning.Output("cleared", tooltip="A plain conditioning.")], group="5 mix")
+
+    @classmethod
+    def execute(cls, conditioning):
+        from .host.mixing import cleared
+
+        return io.NodeOutput(cleared(conditioning))
+
+
+class MixedSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        from .host.sampling import samplers, schedulers
+
+        return schema("ESCDiffMixedSampler", "ESCDiff Mixed Sampler", "From attributes and prompt to a latent in one box.",
+                      [*model_inputs(vae=False), *prompt_inputs(),
+                       io.Latent.Input("latent", tooltip="An empty latent of the size you want."),
+        seed_input(tooltip="Of the noise."),
+                       io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Of sampling."),
+                       io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+                       io.Combo.Input("sampler", options=samplers(), default="dpmpp_2m", tooltip="As in the KSampler."),
+                       io.Combo.Input("scheduler", options=schedulers(), default="normal", tooltip="As in the KSampler."),
+                       io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="As in the KSampler."),
+                       *attribute_inputs()],
+                      [io.Latent.Output("samples", tooltip="For VAE Decode.")], group="5 mix")
+
+    @classmethod
+    def execute(cls, model, clip, prompt, negative, latent, seed, steps, cfg, sampler, scheduler, denoise, shape=None,
+                appearance=None, shape_strength=1.0, appearance_strength=1.0, middle="shape"):
+        from .host.mixing import conditioning
+        from .host.sampling import sample
+
+        mixed = put_together(model, shape, appearance, shape_strength, appearance_strength, middle)
+        return io.NodeOutput(sample(mixed.model, seed, steps, cfg, sampler, scheduler, conditioning(mixed, clip, prompt),
+                                    conditioning(mixed, clip, negative), latent, denoise))
+
+
+NODES = [Mix, Apply, Prompt, Clear, MixedSampler]

@@ -1,0 +1,209 @@
+"""Runs inside one real ComfyUI's environment: loads the pack as ComfyUI does and prints what it finds as JSON.
+
+``python host_probe.py HOST BASE PACK``; called by test_host.py.
+"""
+
+import asyncio
+import hashlib
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+HOST, BASE, PACK = (Path(a) for a in sys.argv[1:4])
+sys.path.insert(0, str(HOST))
+os.chdir(HOST)
+sys.argv = ["main.py", "--cpu", "--base-directory", str(BASE)]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import torch  # noqa: E402
+import utils.extra_config  # noqa: E402,F401  (before nodes: comfy/utils.py shadows it otherwise)
+
+import nodes as host_nodes  # noqa: E402
+
+found: dict = {}
+
+
+def node(name: str, **inputs):
+    """Run a node of the pack as the executor does, and return its outputs."""
+    made = host_nodes.NODE_CLASS_MAPPINGS[name].EXECUTE_NORMALIZED(**inputs)
+    return made.result
+
+
+def stock(name: str, method: str, **inputs):
+    return getattr(host_nodes.NODE_CLASS_MAPPINGS[name](), method)(**inputs)
+
+
+def core(name: str):
+    """A module of the pack, under the name the host gave it."""
+    pack = next(m for m in sys.modules if m.endswith(".nodes.extension")).removesuffix(".nodes.extension")
+    return importlib.import_module(f"{pack}.{name}")
+
+
+def hash_of(*modules) -> str:
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def draw(model, positive, negative, cfg=5.0, batch=1, seed=1):
+    latent = {"samples": torch.zeros(batch, 4, 16, 16)}
+    return stock("KSampler", "sample", model=model, seed=seed, steps=3, cfg=cfg, sampler_name="euler", scheduler="normal",
+                 positive=positive, negative=negative, latent_image=latent, denoise=1.0)[0]["samples"]
+
+
+def largest(a, b) -> float:
+    return float((a - b).abs().max())
+
+
+def load_pack() -> None:
+    import comfy_api.latest  # noqa: F401 - ComfyUI itself has it by then
+
+    began = time.monotonic()
+    found["loaded"] = asyncio.run(host_nodes.load_custom_node(str(PACK)))
+    found["import_seconds"] = time.monotonic() - began
+    own = {n: c for n, c in host_nodes.NODE_CLASS_MAPPINGS.items() if n.startswith("ESCDiff")}
+    found["nodes"] = sorted(own)
+    untold = []
+    for name, cls in own.items():
+        made = cls.GET_SCHEMA()
+        untold += [f"{name}.{i.id}" for i in [*made.inputs, *made.outputs] if not i.tooltip]
+        untold += [] if made.description else [name]
+        cls.INPUT_TYPES()
+    found["without_tooltip"] = untold
+
+
+def parity(model, clip, vae):
+    copy = core("nodes.host.export").private_model(model, clip, vae)
+    direct = core("escdiff_core.model.load").load_model("pocket", "cpu")
+    x, t = torch.randn(2, 4, 16, 16), torch.tensor([100.0, 700.0])
+    text = "a photo of a red and white striped star on a blue background"
+    mine = core("escdiff_core.model.text").encode_prompts(direct, [text])
+    found["text_difference"] = largest(clip.encode_from_tokens(clip.tokenize(text)), mine)
+    context = mine.expand(2, -1, -1)
+    theirs = model.model.diffusion_model(x, t, context=context)
+    found["unet_difference"] = max(largest(theirs, m.unet(x, t, encoder_hidden_states=context).sample) for m in (copy, direct))
+    picture = torch.rand(1, 128, 128, 3)
+    latents = core("escdiff_core.model.sample").image_to_latents(direct, picture)
+    found["vae_difference"] = largest(vae.encode(picture) * direct.vae.config.scaling_factor, latents)
+    found["fingerprints"] = [copy.fingerprint, direct.fingerprint, core("nodes.host.export").base_fingerprint(model)]
+    return direct
+
+
+def with_lora(model, clip, vae):
+    """A stock-style LoRA baked into the private copy computes what the host computes with it."""
+    name = "diffusion_model.input_blocks.1.1.proj_in.weight"
+    shape = dict(model.model.named_parameters())[name].shape
+    patched = model.clone()
+    patched.add_patches({name: ("diff", (0.1 * torch.randn(shape),))}, 0.7)
+    copy = core("nodes.host.export").private_model(patched, clip, vae)
+    x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500.0]), torch.randn(1, 77, 192)
+    mine = copy.unet(x, t, encoder_hidden_states=context).sample
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([patched], force_patch_weights=True)
+    theirs = patched.model.diffusion_model(x, t, context=context)
+    found["lora_difference"] = largest(mine, theirs)
+    found["lora_changes"] = largest(mine, core("nodes.host.export").private_model(model, clip, vae).unet(
+        x, t, encoder_hidden_states=context).sample)
+    found["lora_fingerprint_is_the_base_s"] = copy.fingerprint == core("nodes.host.export").base_fingerprint(model)
+
+
+def learning(model, clip, vae, encoder, before):
+    modules = (model.model, clip.cond_stage_model, vae.first_stage_model)
+    plain = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+    draw(model, plain, plain)       # lets the host take the LoRA of the test before out of the shared module
+    made = {}
+    for kind, example in (("shape", 0), ("appearance", -1)):
+        names = core("nodes.reference").example_names()
+        image, mask = node("ESCDiffExampleReference", example=names[example])
+        features = node("ESCDiffReferenceFeatures", model=model, clip=clip, vae=vae, image=image, mask=mask, encoder=encoder)[0]
+        token = node(f"ESCDiff{kind.capitalize()}Filter", features=features, class_word="")[0]
+        made[kind], plot = node("ESCDiffTune", model=model, clip=clip, vae=vae, token=token, recipe=f"escdiff-{kind}", steps=4,
+                                seed=0, describe="", batch_size=2, preview_every=2)
+        found[f"{kind}_plot"] = list(plot.shape)
+    found["model_unchanged"] = hash_of(*modules) == before
+    again, plot = node("ESCDiffTune", model=model, clip=clip, vae=vae, token=token, recipe="escdiff-appearance", steps=4, seed=0,
+                       describe="", batch_size=2)
+    found["cache_gives_the_same"] = all(torch.equal(t, again.delta[n]) for n, t in made["appearance"].delta.items())
+    try:
+        node("ESCDiffTune", model=model, clip=clip, vae=vae, token=token, recipe="escdiff-shape", steps=1, seed=0, describe="")
+    except Exception as error:      # whatever comes out is what the user reads
+        found["wrong_kind"] = f"{type(error).__name__}: {error}"
+    found["model_unchanged_after_an_error"] = hash_of(*modules) == before
+    return made
+
+
+def routing(model, clip, vae, direct, made, before):
+    prompt = "a photo of a *m with *a appearance on a white background"
+    mixed, positive, negative = node("ESCDiffMix", model=model, clip=clip, prompt=prompt, negative="", **made)
+    seen = []
+
+    def keep(call, given):
+        out = call(given["input"], given["timestep"], **given["c"])
+        seen.append((given["input"], given["timestep"], given["c"], out))
+        return out
+
+    watched = mixed.clone()
+    watched.set_model_unet_function_wrapper(keep)
+    plain_out = draw(mixed, positive, negative)
+    found["wrapper_sees_the_same"] = largest(plain_out, draw(watched, positive, negative))
+    x, sigma, given, out = seen[0]
+    found["cfg_in_one_batch"] = len(x) == 2 and len(seen) == 3
+    method = core("escdiff_core.method.mix")
+    variant = method.Mix(direct, method.Use(made["shape"]), method.Use(made["appearance"])).variant(0.5)
+    sampling = model.get_model_object("model_sampling")
+    order = [prompt, ""] if torch.allclose(given["c_crossattn"][0], positive[0][0][0], atol=1e-5) else ["", prompt]
+    context = torch.cat([variant.states(p) for p in order])
+    answer = variant.unet(sampling.calculate_input(sigma, x), sampling.timestep(sigma), encoder_hidden_states=context).sample
+    found["routed_difference"] = largest(out, sampling.calculate_denoised(sigma, answer, x))
+    found["routed_scale"] = float(out.abs().max())
+
+    plain = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+    empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    stock_out = draw(model, plain, empty)
+    nothing = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="")
+    found["no_attribute_is_stock"] = torch.equal(draw(*nothing), stock_out)
+    off = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="", **made, shape_strength=0.0,
+               appearance_strength=0.0)
+    found["strength_zero_is_stock"] = torch.equal(draw(*off), stock_out)
+    routed = core("nodes.host.mixing")
+    clone = model.clone()
+    routed.route_prompts(clone, variant.route)
+    found["route_without_payload_is_stock"] = torch.equal(draw(clone, plain, empty), stock_out)
+    same = [[[rows[0][0], {**rows[0][1], "model_conds": {routed.PAYLOAD.format(1): routed.comfy.conds.CONDCrossAttn(rows[0][0])}}]]
+            for rows in (plain, empty)]
+    found["same_prompt_in_both_is_stock"] = largest(draw(clone, *same), stock_out)
+    found["mixing_changes_the_picture"] = largest(draw(mixed, positive, negative), stock_out)
+    found["clear_takes_it_out"] = list(node("ESCDiffClear", conditioning=positive)[0][0][1]["model_conds"])
+    for name, more in {"cfg_1": {"cfg": 1.0}, "batch_3": {"batch": 3}}.items():
+        found[name] = bool(torch.isfinite(draw(mixed, positive, negative, **more)).all())
+    long = node("ESCDiffMix", model=model, clip=clip, negative="", **made, prompt=" ".join([prompt] * 12))
+    found["long_prompt"] = [long[1][0][0].shape[1], bool(torch.isfinite(draw(*long)).all())]
+    area = stock("ConditioningSetArea", "append", conditioning=positive, width=64, height=128, x=0, y=0, strength=1.0)[0]
+    both = stock("ConditioningCombine", "combine", conditioning_1=area, conditioning_2=plain)[0]
+    found["area"] = bool(torch.isfinite(draw(mixed, both, negative)).all())
+    draw(model, plain, empty)       # the next sampling of the user's own model takes the attributes' patches out
+    found["model_unchanged_after_mixing"] = hash_of(model.model, clip.cond_stage_model, vae.first_stage_model) == before
+
+
+def main() -> None:
+    load_pack()
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        model, clip, vae, encoder = node("ESCDiffLoadPocketModel")
+        before = hash_of(model.model, clip.cond_stage_model, vae.first_stage_model)
+        direct = parity(model, clip, vae)
+        with_lora(model, clip, vae)
+        made = learning(model, clip, vae, encoder, before)
+        routing(model, clip, vae, direct, made, before)
+    print("FOUND " + json.dumps(found))
+
+
+main()

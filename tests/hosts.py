@@ -1,0 +1,63 @@
+"""Real ComfyUI installations on this machine, each with an environment of its own; ``python tests/hosts.py`` prepares them."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENTS = ROOT / ".venv-hosts"
+# What ComfyUI's own list leaves out or leaves open: 0.8.0 imports requests, and torch must be the one torchaudio was built for.
+MORE = ["requests", "websocket-client"]
+
+
+def find_hosts() -> list[Path]:
+    """The ComfyUIs in ``COMFYUI_PATH`` (several as in PATH), else the one around the pack, else those under ~/comfy."""
+    if os.environ.get("COMFYUI_PATH"):
+        found = [Path(p).expanduser() for p in os.environ["COMFYUI_PATH"].split(os.pathsep) if p]
+    elif (ROOT.parent.parent / "main.py").is_file() and ROOT.parent.name == "custom_nodes":
+        found = [ROOT.parent.parent]
+    else:
+        found = sorted(Path("~/comfy").expanduser().glob("ComfyUI*"))
+    return [p.resolve() for p in found if (p / "main.py").is_file() and (p / "comfy").is_dir()]
+
+
+def version(host: Path) -> str:
+    """The host's version number, from its own file."""
+    found = re.search(r'__version__ = "(.+?)"', (host / "comfyui_version.py").read_text())
+    return found[1] if found else "unknown"
+
+
+def python_of(host: Path) -> Path:
+    """The interpreter of the host's environment, made by :func:`prepare`."""
+    return ENVIRONMENTS / version(host) / "bin" / "python"
+
+
+def prepare(host: Path) -> None:
+    """Make the host's environment, or leave it as it is when its requirements are unchanged."""
+    lists = [host / "requirements.txt", ROOT / "requirements.txt"]
+    wanted = hashlib.sha256(b"".join(p.read_bytes() for p in lists) + " ".join(MORE).encode()).hexdigest()
+    folder = ENVIRONMENTS / version(host)
+    stamp = folder / ".installed"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    print(f"preparing an environment for ComfyUI {version(host)}", flush=True)
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
+    install = [*uv, "pip", "install", "--quiet", "--python", str(python_of(host))]
+    subprocess.run([*install, "torchaudio"], check=True)
+    ask = "import importlib.metadata as m; print(m.version('torchaudio').split('+')[0])"
+    number = subprocess.run([str(python_of(host)), "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run([*install, f"torch=={number}", f"torchaudio=={number}", *MORE, *(a for p in lists for a in ("-r", str(p)))],
+                   check=True)
+    stamp.write_text(wanted)
+
+
+if __name__ == "__main__":
+    hosts = find_hosts()
+    for each in hosts:
+        prepare(each)
+    if not hosts:
+        print("no ComfyUI found (COMFYUI_PATH, the ComfyUI around this folder, ~/comfy/ComfyUI*): the host tests will skip")

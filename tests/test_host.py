@@ -1,0 +1,76 @@
+"""The pack inside real ComfyUIs, each in a process and an environment of its own; skips loudly where there is none."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hosts import ROOT, find_hosts, python_of, version
+
+HOSTS = [h for h in find_hosts() if python_of(h).exists()]
+NODES = ["AppearanceFilter", "Apply", "AttributeInfo", "Clear", "Compare", "ExampleReference", "Export", "LearnAttribute",
+         "LoadAttribute", "LoadPocketModel", "LoadReferenceEncoder", "Mix", "MixedSampler", "Prompt", "ReferenceFeatures",
+         "SaveAttribute", "Score", "ShapeFilter", "TrainFilters", "Tune"]
+
+
+@pytest.fixture(scope="module", params=HOSTS or [None], ids=lambda h: version(h) if h else "no-host")
+def found(request, tmp_path_factory) -> dict:
+    """What host_probe.py saw inside the host."""
+    host: Path = request.param
+    if host is None:
+        pytest.skip("NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or put one at ~/comfy/ComfyUI")
+    base = tmp_path_factory.mktemp(f"comfy-{version(host)}")
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "escdiff").symlink_to(ROOT)
+    command = [python_of(host), ROOT / "tests" / "host_probe.py", host, base, base / "custom_nodes" / "escdiff"]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=900)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+    assert lines, done.stdout[-2000:] + done.stderr[-6000:]
+    return json.loads(lines[0].removeprefix("FOUND "))
+
+
+def test_the_pack_loads_with_all_its_nodes_and_says_what_each_input_is(found):
+    assert found["loaded"] and found["nodes"] == [f"ESCDiff{n}" for n in NODES]
+    assert found["without_tooltip"] == []
+    assert found["import_seconds"] < 0.6, "the aim is 0.3 s alone on the machine"
+
+
+@pytest.mark.parametrize("part", ["text", "unet", "vae"])
+def test_the_private_copy_computes_what_the_host_computes(found, part):
+    assert found[f"{part}_difference"] <= 1e-4
+    assert len(set(found["fingerprints"])) == 1
+
+
+def test_a_lora_on_the_model_is_baked_into_the_private_copy(found):
+    assert found["lora_difference"] <= 1e-4 < found["lora_changes"]
+    assert found["lora_fingerprint_is_the_base_s"], "an attribute belongs to the checkpoint, with whatever LoRA it was learned"
+
+
+def test_learning_leaves_the_user_s_model_as_it_was(found):
+    assert found["model_unchanged"] and found["model_unchanged_after_an_error"]
+    assert found["wrong_kind"] == ("ESCDiffError: recipe 'escdiff-shape' learns shape, the filter before it was for "
+                                   "appearance; choose "
+                                   "a recipe for appearance or the other filter")
+    assert found["shape_plot"] == found["appearance_plot"] and found["shape_plot"][-1] == 3
+
+
+def test_what_was_learned_once_is_found_again(found):
+    assert found["cache_gives_the_same"]
+
+
+def test_the_routed_unet_computes_what_the_headless_one_computes(found):
+    assert found["routed_difference"] <= 1e-4 * max(1.0, found["routed_scale"])
+    assert found["mixing_changes_the_picture"] > 0.01
+
+
+def test_without_an_attribute_it_is_the_stock_model_bit_for_bit(found):
+    assert found["no_attribute_is_stock"] and found["strength_zero_is_stock"] and found["route_without_payload_is_stock"]
+    assert found["same_prompt_in_both_is_stock"] <= 1e-5
+    assert found["clear_takes_it_out"] == []
+
+
+def test_sampling_as_users_do_it(found):
+    assert found["cfg_in_one_batch"] and found["wrapper_sees_the_same"] <= 1e-5
+    assert found["cfg_1"] and found["batch_3"] and found["area"]
+    assert found["long_prompt"][0] > 77 and found["long_prompt"][1]
+    assert found["model_unchanged_after_mixing"]
