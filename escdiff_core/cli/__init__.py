@@ -15,6 +15,7 @@ COMMANDS = {  # name: one line of help; the module of the same name is imported 
     "info": "say what an attribute file holds",
     "export": "write an attribute as a stock LoRA or embedding file",
     "train-filters": "pre-train the shape and the appearance filter on a folder of pictures",
+    "queue": "run a table of jobs on ComfyUI servers",
 }
 
 
@@ -26,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or 2 after one line on stderr that says what was wrong and what to do."""
+    """Run one command. Returns 0, 1 if some jobs of `queue` failed, or 2 after one line on stderr: what was wrong, what to do."""
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = Parser(prog="python -m escdiff_core", description="The shape of this, the look of that.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for chatty in ("httpx", "diffusers", "transformers", "peft", "accelerate"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
-        _module(options.command).run(options)
+        return _module(options.command).run(options) or 0
     except ESCDiffError as error:
         print(f"escdiff: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -49,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("escdiff: stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def _module(command: str):

@@ -1,0 +1,527 @@
+"""A batch on fake ComfyUI servers: what is sent, what is kept, what happens when a server restarts, refuses or stays away."""
+
+import base64
+import hashlib
+import json
+import re
+import socket
+import struct
+import threading
+import time
+import urllib.parse
+import uuid
+from dataclasses import replace
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from escdiff_core.cli import main
+from escdiff_core.queue import Pace, Report, Server, follow, load_workflow, read_table, run, run_jobs
+from escdiff_core.queue.client import failure_of, files_of
+from escdiff_core.queue.worker import MOST_LOSSES
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = Pace(poll=0.02, look=0.2, reconnect=0.1, retry=0.02, patience=20)
+GRAPH = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}, "_meta": {"title": "Reference"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["9", 1], "text": "a *m"}, "_meta": {"title": "Prompt 1.5"}},
+    "3": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "seed": 0, "cfg": 5.0, "tiled": False},
+          "_meta": {"title": "Sampler"}},
+    "4": {"class_type": "LoadImageMask", "inputs": {"image": "mask.png", "channel": "red"}, "_meta": {"title": "Mask"}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "dull"}, "_meta": {"title": "Twin"}},
+    "8": {"class_type": "CLIPTextEncode", "inputs": {"text": "dark"}, "_meta": {"title": "Twin"}},
+    "9": {"class_type": "Loader", "inputs": {}},
+    "save": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+}
+
+
+class FakeComfy:
+    """The routes of a ComfyUI that a batch needs. A job draws two pictures named after its seed, in ``seconds``
+    and not as long as its seed is on ``hold``.
+
+    A prompt "explode" fails while it runs, a cfg of 0 is refused; with ``talks`` there is a websocket.
+    """
+
+    def __init__(self, seconds: float = 0.0, talks: bool = False, port: int = 0):
+        self.seconds, self.talks, self.port = seconds, talks, port
+        self.prompts, self.uploads, self.listeners, self.taken_back, self.hold = [], [], [], [], set()
+        self.start()
+
+    def start(self) -> None:
+        self.jobs = {}                       # prompt id: (graph, when it ends); a restart forgets them
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                fake.get(self)
+
+            def do_POST(self):
+                fake.post(self)
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.http.daemon_threads = True
+        self.port = self.http.server_address[1]
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ended(self, number: str) -> bool:
+        graph, end = self.jobs[number]
+        return time.monotonic() >= end and graph["3"]["inputs"]["seed"] not in self.hold
+
+    def get(self, request) -> None:
+        path, _, query = request.path.partition("?")
+        query = dict(urllib.parse.parse_qsl(query))
+        if path.startswith("/history/"):
+            number = path.rpartition("/")[2]
+            ended = number in self.jobs and self.ended(number)
+            answer(request, {number: entry_of(number, self.jobs[number][0])} if ended else {})
+        elif path == "/queue":
+            waiting = [[0, number, {}, {}, []] for number in self.jobs if not self.ended(number)]
+            answer(request, {"queue_running": waiting[:1], "queue_pending": waiting[1:]})
+        elif path == "/view":
+            shade = int(re.match(r"seed(\d+)", query["filename"])[1])
+            assert (query["type"], query["subfolder"]) == ("output", "sub")
+            answer(request, png(shade))
+        elif path == "/ws" and self.talks:
+            self.talk(request, query["clientId"])
+        else:
+            answer(request, {}, 404)
+
+    def post(self, request) -> None:
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        if request.path == "/upload/image":
+            parts = BytesParser().parsebytes(b"Content-Type: " + request.headers["Content-Type"].encode() + b"\r\n\r\n" + body)
+            name = next(p.get_filename() for p in parts.get_payload() if p.get_filename())
+            self.uploads.append(name)
+            return answer(request, {"name": name, "subfolder": "in", "type": "input"})
+        body = json.loads(body)
+        if request.path in ("/queue", "/interrupt"):
+            self.taken_back += body.get("delete", [body.get("prompt_id")])
+            return answer(request, {})
+        for name in ("prompt_id", "client_id"):
+            assert body[name] == str(uuid.UUID(body[name])), "canonical, lower case"
+        self.prompts.append(body)
+        if body["prompt"]["3"]["inputs"]["cfg"] == 0:
+            errors = {"3": {"errors": [{"message": "Value 0 smaller than min of 1", "details": "cfg"}], "class_type": "KSampler"}}
+            return answer(request, {"error": {"message": "Prompt outputs failed validation"}, "node_errors": errors}, 400)
+        self.jobs[body["prompt_id"]] = body["prompt"], time.monotonic() + self.seconds
+        return answer(request, {"prompt_id": body["prompt_id"], "number": 1, "node_errors": {}})
+
+    def talk(self, request, client: str) -> None:
+        """The server's side of a websocket: two messages for each job of the client, the end among them."""
+        key = request.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        request.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                            b"Sec-WebSocket-Accept: " + base64.b64encode(hashlib.sha1(key.encode()).digest()) + b"\r\n\r\n")
+        self.listeners.append(client)
+        told = set()
+        try:
+            while self.talks:
+                time.sleep(0.01)
+                for number in list(self.jobs):
+                    for kind, due, data in (("progress", True, {"node": "3", "value": 4, "max": 8}),
+                                            ("executing", self.ended(number), {"node": None})):
+                        if due and (number, kind) not in told:
+                            told.add((number, kind))
+                            frame = json.dumps({"type": kind, "data": {**data, "prompt_id": number}}).encode()
+                            request.wfile.write(b"\x82\x03abc" + b"\x81\x7e" + struct.pack(">H", len(frame)) + frame)
+        except OSError:
+            pass
+        request.close_connection = True
+
+
+def answer(request, content, status: int = 200) -> None:
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    request.send_response(status)
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    request.wfile.write(body)
+
+
+def entry_of(number: str, graph: dict) -> dict:
+    """The history of a job that has ended."""
+    if graph["2"]["inputs"]["text"] == "explode":
+        error = {"node_id": "2", "node_type": "CLIPTextEncode", "exception_message": "no such\ntoken"}
+        return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": [["execution_error", error]]}}
+    seed = graph["3"]["inputs"]["seed"]
+    images = [{"filename": f"seed{seed + i}_.png", "subfolder": "sub", "type": "output"} for i in range(2)]
+    outputs = {"3": {"images": [{"filename": "preview.png", "subfolder": "", "type": "temp"}]}, "save": {"images": images}}
+    return {"outputs": outputs, "status": {"status_str": "success", "completed": True, "messages": []}, "prompt": [1, number]}
+
+
+def png(shade: int) -> bytes:
+    file = BytesIO()
+    Image.new("L", (4, 4), shade).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def comfy():
+    running = []
+
+    def start(**options) -> FakeComfy:
+        running.append(FakeComfy(**options))
+        return running[-1]
+
+    yield start
+    for fake in running:
+        fake.talks = False
+        fake.stop()
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A folder with a workflow, pictures, and a table; the current folder is another one."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "flow.json").write_text(json.dumps(GRAPH))
+    for name, shade in (("cat.png", 10), ("same.png", 10), ("dog.png", 20)):
+        (tmp_path / name).write_bytes(png(shade))
+    (tmp_path / "text.png").write_text("no picture")
+    return tmp_path
+
+
+def table(room: Path, *lines: str) -> Path:
+    (room / "jobs.csv").write_text("\n".join(lines) + "\n")
+    return room / "jobs.csv"
+
+
+def start(room: Path, *fakes: FakeComfy, pace: Pace = QUICK, jobs=None, **options) -> Report:
+    """Run the room's table; returns the report."""
+    out = room / "out"
+    out.mkdir(exist_ok=True)
+    report = Report(out, {})
+    jobs = jobs or read_table(room / "jobs.csv", load_workflow(room / "flow.json"))
+    run_jobs([j for j in jobs if not report.has(j)], [Server(f.url) for f in fakes], report, pace, **options)
+    return report
+
+
+def told(report: Report) -> dict:
+    return json.loads(report.path.read_text())["jobs"]
+
+
+def shades(room: Path, name: str) -> list[int]:
+    return [Image.open(p).getpixel((0, 0)) for p in sorted((room / "out").glob(f"{name}_*.png"))]
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_table_is_typed_after_the_workflow(room):
+    file = table(room, "name,Sampler.seed,3.cfg,Sampler.tiled,Prompt 1.5.text,Reference.image",
+                 'one,7,2,TRUE,2024,cat.png', 'two,,"1e1",false,"a red, *m",same.png', ',,,,"""""",old.png [input]')
+    first, second, third = read_table(file, GRAPH)
+    assert [first.name, second.name, third.name] == ["one", "two", "002"]
+    inputs = first.graph["3"]["inputs"]
+    assert (inputs["seed"], inputs["cfg"], inputs["tiled"], inputs["positive"]) == (7, 2, True, ["2", 0])
+    assert first.graph["2"]["inputs"]["text"] == "2024", "text stays text"
+    assert second.graph["3"]["inputs"]["seed"] == 0, "an empty cell leaves the workflow's value"
+    assert second.graph["3"]["inputs"]["cfg"] == 10.0 and second.graph["2"]["inputs"]["text"] == "a red, *m"
+    assert third.graph["2"]["inputs"]["text"] == ""
+    assert third.graph["1"]["inputs"]["image"] == "old.png [input]" and not third.pictures, "lies on the server"
+    assert first.graph["1"] == second.graph["1"] and first.graph["1"]["inputs"]["image"].startswith("escdiff_")
+    assert first.digest != second.digest and GRAPH["3"]["inputs"]["seed"] == 0
+
+
+def test_a_spreadsheets_table_is_read_too(room):
+    (room / "jobs.csv").write_bytes("\ufeffname;Sampler.cfg;2.text\r\na;1.5;one, two\r\n;;\r\n".encode())
+    (job,) = read_table(room / "jobs.csv", GRAPH)
+    assert job.name == "a" and job.graph["3"]["inputs"]["cfg"] == 1.5 and job.graph["2"]["inputs"]["text"] == "one, two"
+
+
+def test_the_workflow_that_ships_can_be_queued(room):
+    graph = load_workflow(ROOT / "workflows" / "api" / "pocket_quickstart.json")
+    (job,) = read_table(table(room, "KSampler.seed,Mix.prompt,shape_picture.example", "3,a *m,shape: star"), graph)
+    assert job.graph["sampler"]["inputs"]["seed"] == 3 and job.graph["shape_picture"]["inputs"]["example"] == "shape: star"
+
+
+@pytest.mark.parametrize("talks", [False, True], ids=["polling", "websocket"])
+def test_jobs_are_done_and_not_done_again(room, comfy, talks):
+    fake, seen, lines = comfy(seconds=0.1, talks=talks), [], []
+    table(room, "name,Sampler.seed", "a,10", "b,20", "c,30")
+    pace = replace(QUICK, look=60) if talks else QUICK     # with a websocket nothing but its messages tells when to look
+    fake.hold = {10} if talks else set()
+
+    def progress(done, total):
+        seen.append((done, total))
+        if done % 1:                         # not before the first job has told how far it is
+            fake.hold = set()
+
+    report = start(room, fake, pace=pace, progress=progress, say=lines.append)
+    assert [shades(room, n) for n in "abc"] == [[10, 11], [20, 21], [30, 31]]
+    assert len(fake.prompts) == 3 and len({p["prompt_id"] for p in fake.prompts}) == 3
+    entry = told(report)["b"]
+    assert (entry["status"], entry["files"], entry["inputs"]) == ("done", ["b_0.png", "b_1.png"], {"Sampler.seed": 20})
+    assert len(lines) == 3 and "a: 2 pictures" in lines[0] and seen[-1] == (3, 3)
+    assert any(done % 1 for done, _ in seen) == talks, "only a websocket tells how far a job is"
+    assert not talks or fake.listeners == [fake.prompts[0]["client_id"]]
+
+    (room / "out" / "b_1.png").unlink()
+    table(room, "name,Sampler.seed", "a,10", "b,20", "c,40", "d,50")
+    start(room, fake, pace=pace)
+    assert sorted(p["prompt"]["3"]["inputs"]["seed"] for p in fake.prompts[3:]) == [20, 40, 50], "lost, changed and new ones only"
+    assert shades(room, "c") == [40, 41] and len(told(report)) == 4
+    start(room, fake, pace=pace)
+    assert len(fake.prompts) == 6 and not list(room.rglob("*.tmp"))
+
+
+def test_without_the_websocket_library_there_is_polling(room, comfy, monkeypatch):
+    monkeypatch.setattr(follow, "websocket", None)
+    fake = comfy(talks=True)
+    table(room, "Sampler.seed", "1")
+    assert told(start(room, fake))["000"]["status"] == "done" and not fake.listeners
+
+
+def test_a_websocket_that_drops_is_no_loss(room, comfy):
+    fake = comfy(talks=True)
+    fake.hold = {1}
+    table(room, "Sampler.seed", "1")
+    thread = threading.Thread(target=start, args=(room, fake), kwargs={"pace": replace(QUICK, look=60, reconnect=60)})
+    thread.start()
+    wait_for(lambda: fake.prompts and fake.listeners)
+    fake.talks = False
+    time.sleep(0.1)
+    fake.hold = set()
+    thread.join(20)
+    assert shades(room, "000") == [1, 2] and len(fake.prompts) == 1
+
+
+def test_a_picture_is_uploaded_once(room, comfy):
+    fake = comfy()
+    table(room, "Reference.image,4.image,Sampler.seed", "cat.png,dog.png,1", "same.png,dog.png,2", f"{room / 'dog.png'},cat.png,3")
+    start(room, fake)
+    assert len(fake.uploads) == 2 == len(set(fake.uploads)), "two contents under three names"
+    sent = {p["prompt"]["3"]["inputs"]["seed"]: [p["prompt"][k]["inputs"]["image"] for k in "14"] for p in fake.prompts}
+    cat, dog = (f"in/escdiff_{hashlib.sha256((room / n).read_bytes()).hexdigest()[:32]}.png" for n in ("cat.png", "dog.png"))
+    assert sent == {1: [cat, dog], 2: [cat, dog], 3: [dog, cat]}, "what the server calls it"
+
+
+@pytest.mark.parametrize("talks", [False, True], ids=["polling", "websocket"])
+def test_a_restart_in_the_middle_loses_nothing(room, comfy, talks):
+    fake = comfy(talks=talks)
+    fake.hold = {20, 30}
+    table(room, "name,Sampler.seed", "a,10", "b,20", "c,30")
+    thread = threading.Thread(target=start, args=(room, fake))
+    thread.start()
+    wait_for(lambda: (room / "out" / "a_1.png").exists() and len(fake.prompts) >= 2)
+    fake.talks = False
+    fake.stop()
+    time.sleep(0.2)
+    fake.talks, fake.hold = talks, set()
+    fake.start()
+    thread.join(30)
+    assert [shades(room, n) for n in "abc"] == [[10, 11], [20, 21], [30, 31]]
+    seeds = [p["prompt"]["3"]["inputs"]["seed"] for p in fake.prompts]
+    assert seeds.count(10) == 1 and seeds.count(20) == 2, "what was lost is submitted again, what was done is not"
+    assert len({p["prompt_id"] for p in fake.prompts}) == len(fake.prompts)
+
+
+def test_a_job_that_is_always_lost_is_given_up(room, comfy, monkeypatch):
+    fake = comfy()
+    monkeypatch.setattr(FakeComfy, "get", lambda _self, request: answer(request, {"queue_running": [], "queue_pending": []}))
+    table(room, "Sampler.seed", "1")
+    entry = told(start(room, fake))["000"]
+    assert entry["status"] == "failed" and f"given up after {MOST_LOSSES} attempts" in entry["error"]
+    assert len(fake.prompts) == MOST_LOSSES
+
+
+def test_two_servers_share_the_jobs(room, comfy):
+    fast, slow = comfy(), comfy()
+    fast.hold = slow.hold = set(range(0, 80, 10))
+    table(room, "Sampler.seed", *map(str, sorted(fast.hold)))
+    report = []
+    thread = threading.Thread(target=lambda: report.append(start(room, fast, slow)))
+    thread.start()
+    wait_for(lambda: fast.prompts and slow.prompts)
+    fast.hold = set()
+    wait_for(lambda: len(fast.prompts) >= 6)
+    slow.hold = set()
+    thread.join(30)
+    entries = told(report[0])
+    assert len(fast.prompts) + len(slow.prompts) == 8 and len(slow.prompts) <= 2, "one in flight, one behind it"
+    assert {e["status"] for e in entries.values()} == {"done"} and len({e["server"] for e in entries.values()}) == 2
+
+
+def test_another_server_takes_over(room, comfy):
+    lost, other = comfy(), comfy()
+    lost.hold = other.hold = {0, 10, 20, 30}
+    table(room, "Sampler.seed", *map(str, sorted(lost.hold)))
+    report = []
+    thread = threading.Thread(target=lambda: report.append(start(room, lost, other, pace=replace(QUICK, patience=0.1))))
+    thread.start()
+    wait_for(lambda: lost.prompts and other.prompts)
+    lost.stop()
+    other.hold = set()
+    thread.join(30)
+    entries = told(report[0])
+    assert {(e["status"], e["server"]) for e in entries.values()} == {("done", f"127.0.0.1:{other.port}")}
+    lost.start()
+
+
+def test_jobs_without_a_server_are_reported(room, comfy):
+    fake = comfy()
+    table(room, "Sampler.seed", "1", "2")
+    fake.stop()
+    entries = told(start(room, fake, pace=replace(QUICK, patience=0.05)))
+    fake.start()
+    assert [e["status"] for e in entries.values()] == ["failed"] * 2
+    assert f"no ComfyUI answers at 127.0.0.1:{fake.port}" in entries["000"]["error"]
+
+
+def test_what_is_queued_is_taken_back_when_the_person_stops(room, comfy, monkeypatch):
+    fake = comfy(seconds=60)
+    table(room, "Sampler.seed", "1", "2", "3")
+
+    def interrupted(alive):                  # Ctrl-C reaches the main thread while it waits for the workers
+        if len(fake.prompts) == 2:
+            raise KeyboardInterrupt
+        return any(alive)
+
+    monkeypatch.setattr(run, "any", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        start(room, fake)
+    assert sorted(fake.taken_back) == sorted(p["prompt_id"] for p in fake.prompts)
+
+
+def test_the_command_reports_what_failed_and_does_the_rest(room, comfy, capsys):
+    fake = comfy()
+    file = table(room, "name,Sampler.seed,2.text,3.cfg", "good,10,a *m,5", "bad,20,explode,5", "refused,30,a *m,0",
+                 "fine,40,a *m,5")
+    command = ["queue", "--server", fake.url, fake.url + "/", "--workflow", str(room / "flow.json"), "--table", str(file),
+               "--out", str(room / "out")]
+    assert main(command) == 1
+    out = capsys.readouterr().out
+    assert "2 of 4 jobs done" in out and "failed: bad: Prompt 1.5: no such token" in out
+    assert "failed: refused: Sampler: Value 0 smaller than min of 1: cfg" in out
+    assert shades(room, "good") == [10, 11] and shades(room, "fine") == [40, 41] and not shades(room, "bad")
+    report = json.loads((room / "out" / "report.json").read_text())
+    assert report["servers"] == [f"127.0.0.1:{fake.port}"], "the same server twice is one"
+    assert report["jobs"]["bad"]["status"] == "failed" and report["jobs"]["bad"]["error"] == "Prompt 1.5: no such token"
+    table(room, "name,Sampler.seed,2.text,3.cfg", "good,10,a *m,5", "bad,20,mended,5")
+    fake.prompts.clear()
+    assert main(command) == 0 and len(fake.prompts) == 1 and "1 of 2 jobs are done already" in capsys.readouterr().out
+
+
+def test_outputs_that_the_server_leaves_out_are_a_failure(room, comfy, monkeypatch):
+    fake, post = comfy(), FakeComfy.post
+    partly = {"save": {"errors": [{"message": "Required input is missing", "details": "images"}], "class_type": "SaveImage"}}
+
+    def some(self, request):
+        request.wfile, wire = BytesIO(), request.wfile
+        post(self, request)
+        body = json.loads(request.wfile.getvalue().partition(b"\r\n\r\n")[2])
+        request.wfile = wire
+        answer(request, {**body, "node_errors": partly})
+
+    monkeypatch.setattr(FakeComfy, "post", some)
+    table(room, "Sampler.seed", "1")
+    assert told(start(room, fake))["000"]["error"].endswith("refused: SaveImage: Required input is missing: images")
+
+
+@pytest.mark.parametrize("event, data, words", [
+    ("execution_error", {"node_id": "3", "exception_message": "out\n of memory "}, "Sampler: out of memory"),
+    ("execution_error", {"node_id": "3.0.1", "node_type": "Inner", "exception_type": "KeyError"}, "Inner: KeyError"),
+    ("execution_interrupted", {"node_id": "3"}, "Sampler: stopped on the server"),
+    ("execution_start", {}, "see its log"),
+], ids=["error", "inside a subgraph", "interrupted", "no reason"])
+def test_a_failure_names_the_node(event, data, words):
+    assert words in failure_of(GRAPH, {"status": {"status_str": "error", "messages": [[event, data]]}})
+    assert failure_of(GRAPH, {"status": None}) == ""
+
+
+def test_previews_count_only_where_nothing_is_saved():
+    def image(name, kind):
+        return {"images": [{"filename": name, "type": kind}], "animated": [False]}
+
+    outputs = {"save": image("b", "output"), "x": image("c", "output"), "3": image("a", "temp"), "2": {"text": ["hello"]}}
+    assert [i["filename"] for i in files_of(GRAPH, {"outputs": outputs})] == ["b", "c"]
+    assert [i["filename"] for i in files_of(GRAPH, {"outputs": {"3": image("a", "temp")}})] == ["a"]
+
+
+MISTAKES = {
+    "no table": (None, "jobs.csv does not exist"),
+    "empty table": ([], "has no rows"),
+    "only a header": (["Sampler.seed"], "has no rows"),
+    "latin-1": (b"2.text\n\xe9\n", "UTF-8"),
+    "no dot": (["seed", "1"], "not of the form node.input"),
+    "unknown node": (["Simpler.seed", "1"], "no node of the workflow is called so; nodes: 1 (Reference)"),
+    "unknown input": (["Sampler.seeds", "1"], "has no input 'seeds'; inputs: seed, cfg, tiled"),
+    "two nodes": (["Twin.text", "1"], "use one of the keys 7, 8"),
+    "wired": (["Sampler.positive", "1"], "wired to node 'Prompt 1.5'"),
+    "column twice": (["2.text,2.text", "a,b"], "'2.text' more than once"),
+    "input twice": (["3.seed,Sampler.seed", "1,2"], "another column sets already"),
+    "name twice": (["name,3.seed", "a,1", "A,2"], "line 3: name 'A' is taken by line 2"),
+    "name is a path": (["name,3.seed", "../a,1"], "cannot be part of a file name"),
+    "comma": (["3.seed,2.text", "1,red, blue"], "line 2: 3 cells under 2 columns; put quotation marks"),
+    "no number": (["3.seed", "many"], "line 2: 3.seed takes a number (such as 0), not 'many'"),
+    "bool for a number": (["3.seed", "true"], "takes a number"),
+    "no bool": (["3.tiled", "yes"], "takes true or false"),
+    "no picture": (["1.image", "bird.png"], "there is no picture"),
+    "broken picture": (["1.image", "text.png"], "not a picture that can be read"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_wrong_table_is_one_sentence_and_nothing_is_sent(room, comfy, capsys, case):
+    lines, words = MISTAKES[case]
+    if isinstance(lines, bytes):
+        (room / "jobs.csv").write_bytes(lines)
+    elif lines is not None:
+        table(room, *lines)
+    fake = comfy()
+    said(capsys, words, "--server", fake.url, "--workflow", room / "flow.json", "--table", room / "jobs.csv", "--out", room / "out")
+    assert not fake.prompts and not fake.uploads and not (room / "out").exists()
+
+
+@pytest.mark.parametrize("content, words", [
+    (None, "does not exist"), ("{", "is not JSON"), ({"nodes": [], "links": []}, "is in the UI format"),
+    ({"a": {"inputs": {}}}, "Export (API)"), ([], "Export (API)"), ({}, "Export (API)"),
+], ids=["missing", "broken", "UI format", "no class", "list", "empty"])
+def test_a_wrong_workflow_is_one_sentence(room, capsys, content, words):
+    if content is not None:
+        (room / "wrong.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    said(capsys, words, "--server", "127.0.0.1:1", "--workflow", room / "wrong.json",
+         "--table", table(room, "3.seed", "1"), "--out", room / "out")
+
+
+def test_a_wrong_server_or_folder_is_one_sentence(room, comfy, capsys, monkeypatch):
+    fake, rest = comfy(), ["--workflow", room / "flow.json", "--table", table(room, "3.seed", "1"), "--out", room / "out"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{free.getsockname()[1]}"
+    said(capsys, f"no ComfyUI answers at {closed} (no connection); start ComfyUI", "--server", fake.url, closed, *rest)
+    said(capsys, "is no address", "--server", "ftp://host", *rest)
+    said(capsys, "--patience", "--server", fake.url, *rest, "--patience", "-1")
+    (room / "out").write_text("in the way")
+    said(capsys, "give a folder", "--server", fake.url, *rest)
+    (room / "out").unlink()
+    (room / "out").mkdir()
+    (room / "out" / "report.json").write_text('{"prompt": "of another command"}')
+    said(capsys, "no report of queue", "--server", fake.url, *rest)
+    assert not fake.prompts
+    monkeypatch.setattr(FakeComfy, "get", lambda _self, request: answer(request, b"<html>a web page</html>"))
+    said(capsys, "is no ComfyUI", "--server", fake.url, *rest)
+
+
+def said(capsys, words: str, *options) -> None:
+    """The command says one line with these words, and leaves with 2."""
+    assert main(["queue", *map(str, options)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("escdiff: ") and words in lines[0], lines
