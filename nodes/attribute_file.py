@@ -12,14 +12,24 @@ def files() -> list[str]:
 
     from .host.folders import ATTRIBUTES
 
-    return folder_paths.get_filename_list(ATTRIBUTES)
+    return [f for f in folder_paths.get_filename_list(ATTRIBUTES) if "filter" not in f]
+
+
+def same_content(attribute, path) -> bool:
+    """Whether ``path`` holds this very attribute already, as after a job that was submitted twice."""
+    other = path.with_name(f".{path.stem}.compare.safetensors")
+    try:
+        attribute.save(other)
+        return other.read_bytes() == path.read_bytes()
+    finally:
+        other.unlink(missing_ok=True)
 
 
 class SaveAttribute(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffSaveAttribute", "ESCDiff Save Attribute",
-                      "Writes the attribute to models/escdiff. A file of that name is kept: the new one gets a number.",
+                      "Writes the attribute to models/escdiff. Another file of that name is kept: the new one gets a number.",
                       [Attribute.Input("attribute", tooltip="From ESCDiff Tune or Learn Attribute."),
                        io.String.Input("name", default="attribute", tooltip="Of the file; folders below models/escdiff are made."),
                        io.Boolean.Input("overwrite", default=False, optional=True, tooltip="Write over a file of that name.")],
@@ -30,11 +40,10 @@ class SaveAttribute(io.ComfyNode):
     def execute(cls, attribute, name, overwrite=False):
         from .host.folders import attribute_path
 
-        path = attribute_path(name)
-        number = 1
-        while path.exists() and not overwrite:
+        path, number, plain = attribute_path(name), 1, name.strip().removesuffix(".safetensors")
+        while path.exists() and not overwrite and not same_content(attribute, path):
             number += 1
-            path = attribute_path(f"{name.removesuffix('.safetensors')}_{number:02d}")
+            path = attribute_path(f"{plain}_{number:02d}")
         attribute.save(path)
         return io.NodeOutput(attribute, str(path), ui=ui.PreviewText(str(path)))
 
@@ -49,17 +58,16 @@ class LoadAttribute(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        from .host.folders import attribute_path
+        from .host.folders import find_attribute
 
-        path = attribute_path(file)
-        return path.stat().st_mtime_ns if path.exists() else 0
+        return find_attribute(file).stat().st_mtime_ns
 
     @classmethod
     def execute(cls, file):
         from ..escdiff_core.attribute import Attribute as File
-        from .host.folders import attribute_path
+        from .host.folders import find_attribute
 
-        return io.NodeOutput(File.load(attribute_path(file)))
+        return io.NodeOutput(File.load(find_attribute(file)))
 
 
 class AttributeInfo(io.ComfyNode):

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..escdiff_core.method.blocks import PRESETS
 from ..escdiff_core.method.recipes import DEFAULTS, RECIPES
-from .schema import Attribute, Encoder, Features, Token, advanced, model_inputs, schema, seed_input
+from .schema import Attribute, Encoder, Features, Token, advanced, mask_input, model_inputs, schema, seed_input
 
 AUTO = "recipe's own"
 CLASS_WORD = "What the subject is, in a word of the model: vase, cat. A good word helps much; empty is 'shape' or 'appearance'."
@@ -31,9 +31,8 @@ class _Filter(io.ComfyNode):
                       [Features.Input("features", tooltip="From ESCDiff Reference Features."),
                        io.String.Input("class_word", default="", tooltip=CLASS_WORD),
                        advanced(io.Combo.Input("filter", options=filter_files(), default=AUTO, optional=True,
-                                               tooltip="A pre-trained filter file from models/escdiff; the pocket model has "
-                                                       "its own; "
-                                                       "otherwise the filter is trained along with the token."))],
+                                               tooltip="A pre-trained filter file from models/escdiff; otherwise the filter is "
+                                                       "trained along with the token."))],
                       [Token.Output("token", tooltip="For ESCDiff Tune.")], group="2 token")
 
     @classmethod
@@ -62,9 +61,8 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
                                                                            "-paper is the published split in halves."),
         io.Int.Input("steps", default=0, min=0, max=20000, tooltip="0 takes the recipe's own number."),
         seed_input(),
-        io.String.Input("describe", default="", multiline=True, tooltip="The rest of the picture in words: 'on a yellow "
-                                                                        "table'. What the "
-                                                                        "prompt explains, the token need not learn."),
+        io.String.Input("describe", default="", multiline=True, tooltip="The rest of the picture in words: 'on a yellow table'. "
+                        "Used by -paper recipes; the others draw and name backgrounds of their own."),
         advanced(io.Combo.Input("preset", options=[AUTO, *PRESETS], default=AUTO, optional=True,
                                 tooltip="Which UNet blocks train.")),
         advanced(io.Int.Input("batch_size", default=0, min=0, max=256, optional=True,
@@ -88,7 +86,7 @@ def tune(model, clip, vae, token, recipe, steps, seed, describe="", preset=AUTO,
     from .pictures import loss_plot
 
     row = find_recipe(recipe, steps=steps or None, preset=None if preset == AUTO else preset, batch_size=batch_size or None,
-                      rank=lora_rank or None)
+                      rank=(lora_rank or None) if find_recipe(recipe).form == "lora" else None)
     made, losses = learn(model, clip, vae, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every,
                          checkpointing)
     title = f"{made.kind} as {made.token}, {made.steps} steps" + ("" if losses else ", found in the cache")
@@ -123,9 +121,7 @@ class LearnAttribute(io.ComfyNode):
                        io.Combo.Input("kind", options=list(DEFAULTS), default="shape", tooltip="What to learn from the picture."),
                        io.String.Input("class_word", default="", tooltip=CLASS_WORD),
                        *tuning_inputs([AUTO, *RECIPES], AUTO),
-                       io.Mask.Input("mask", optional=True, tooltip="1 = subject. Without one, the subject is looked for on a "
-                                                                    "plain "
-                                                                    "background."),
+                       mask_input(),
                        Encoder.Input("encoder", optional=True, tooltip="Optional reference encoder.")],
                       [Attribute.Output("attribute", tooltip="For ESCDiff Mix and ESCDiff Save Attribute."),
                        io.Image.Output("loss", tooltip="The loss over the steps.")],

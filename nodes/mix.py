@@ -43,16 +43,20 @@ class Mix(io.ComfyNode):
                       [*model_inputs(vae=False), *prompt_inputs(), *attribute_inputs()],
                       [io.Model.Output(tooltip="For the KSampler."),
                        io.Conditioning.Output("positive", tooltip="For the KSampler, with the model from this node."),
-                       io.Conditioning.Output("negative_out", display_name="negative", tooltip="For the KSampler, as positive.")],
+                       io.Conditioning.Output("negative_out", display_name="negative", tooltip="For the KSampler, as positive."),
+                       io.Clip.Output("clip_out", display_name="clip", tooltip="Knows *m and *a in every text node; its "
+                                                                               "prompts go to "
+                                                                               "all blocks alike.")],
                       aliases=["apply attribute", "shape and appearance", "ipadapter"], group="5 mix")
 
     @classmethod
     def execute(cls, model, clip, prompt, negative, shape=None, appearance=None, shape_strength=1.0, appearance_strength=1.0,
                 middle="shape"):
-        from .host.mixing import conditioning
+        from .host.mixing import clip_of, conditioning
 
         mixed = put_together(model, shape, appearance, shape_strength, appearance_strength, middle)
-        return io.NodeOutput(mixed.model, conditioning(mixed, clip, prompt), conditioning(mixed, clip, negative))
+        prompts = (conditioning(mixed, clip, text) for text in (prompt, negative))
+        return io.NodeOutput(mixed.model, *prompts, clip_of(mixed, clip))
 
 
 class Apply(io.ComfyNode):
@@ -110,7 +114,7 @@ class MixedSampler(io.ComfyNode):
         return schema("ESCDiffMixedSampler", "ESCDiff Mixed Sampler", "From attributes and prompt to a latent in one box.",
                       [*model_inputs(vae=False), *prompt_inputs(),
                        io.Latent.Input("latent", tooltip="An empty latent of the size you want."),
-        seed_input(tooltip="Of the noise."),
+        seed_input("Of the noise.", changes=True),
                        io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Of sampling."),
                        io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
                        io.Combo.Input("sampler", options=samplers(), default="dpmpp_2m", tooltip="As in the KSampler."),

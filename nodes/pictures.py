@@ -1,5 +1,6 @@
 """Between the host's pictures (IMAGE (b, h, w, 3), MASK (b, h, w), 0 to 1) and the core's."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from ..escdiff_core.errors import ESCDiffError
 
 MOST_PICTURES = 16
+log = logging.getLogger(__name__)
 
 
 def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int) -> list:
@@ -18,13 +20,16 @@ def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int)
     if len(image) > MOST_PICTURES:
         raise ESCDiffError(f"{len(image)} pictures were given; a reference is one picture, or at most {MOST_PICTURES} of the same "
                            "thing: take one out of the batch")
+    if mask is not None and float(mask.max()) == 0:
+        mask = None       # what LoadImage gives for a picture without transparency
     if mask is not None and len(mask) not in (1, len(image)):
         raise ESCDiffError(f"{len(mask)} masks for {len(image)} pictures; give one mask, or one for each picture")
     masks = [None] * len(image) if mask is None else [mask[i % len(mask)].detach().cpu().numpy() for i in range(len(image))]
-    if mask is not None and mask.shape[1:] != image.shape[1:3] and float(mask.max()) == 0 and mask.shape[1:] == (64, 64):
-        masks = [None] * len(image)       # what LoadImage gives for a picture without transparency
-    return [Reference.from_arrays(picture.detach().cpu().numpy().copy(), "auto" if given is None else given, native_size)
+    made = [Reference.from_arrays(picture.detach().cpu().numpy().copy(), "auto" if given is None else given, native_size)
             for picture, given in zip(image, masks, strict=True)]
+    for note in filter(None, (r.note for r in made)):
+        log.warning("ESCDiff: %s", note)
+    return made
 
 
 def to_host(pictures: np.ndarray | Sequence[np.ndarray]) -> torch.Tensor:
@@ -65,5 +70,5 @@ def judge_of(image: torch.Tensor, mask: torch.Tensor | None):
     """The judge for one reference picture; its subject is found on a plain background when there is no mask."""
     from ..escdiff_core.metrics.scores import Judge
 
-    picture = image[0].detach().cpu().numpy()
-    return Judge.of_picture(picture, None if mask is None else mask[0].detach().cpu().numpy())
+    given = None if mask is None or float(mask.max()) == 0 else mask[0].detach().cpu().numpy()
+    return Judge.of_picture(image[0].detach().cpu().numpy(), given)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .schema import Encoder, Features, advanced, model_inputs, schema, seed_input
+from .schema import Encoder, Features, advanced, mask_input, model_inputs, schema, seed_input
 
 
 def example_names() -> list[str]:
@@ -86,9 +86,7 @@ class ReferenceFeatures(io.ComfyNode):
                       [*model_inputs(), io.Image.Input("image", tooltip="One picture, or up to 16 of the same thing."),
                        Encoder.Input("encoder", optional=True, tooltip="Optional; a filter that came pre-trained wants the one it "
                                                                        "was trained with."),
-                       io.Mask.Input("mask", optional=True, tooltip="1 = subject. Without one, the subject is looked for on a "
-                                                                    "plain "
-                                                                    "background."),
+                       mask_input(),
                        advanced(io.Int.Input("timestep", default=250, min=0, max=999, optional=True,
                                              tooltip="At which noise the UNet looks: 250 shows both shape and texture.")),
                        advanced(seed_input())],

@@ -33,5 +33,12 @@ def model_inputs(vae: bool = True) -> list:
     return [*inputs, io.Vae.Input("vae", tooltip="The VAE that came with the model.")] if vae else inputs
 
 
-def seed_input(name: str = "seed", tooltip: str = "The same seed learns the same attribute.") -> io.Int.Input:
-    return io.Int.Input(name, default=0, min=0, max=2**63 - 1, tooltip=tooltip)
+def seed_input(tooltip: str = "The same seed learns the same attribute.", changes: bool = False) -> io.Int.Input:
+    """A seed; only with ``changes`` does the front end offer to draw a new one after each run, which would learn anew."""
+    return io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip=tooltip, control_after_generate=changes)
+
+
+def mask_input() -> io.Mask.Input:
+    return io.Mask.Input("mask", optional=True, tooltip="1 = subject. Without one, or with an empty one, the subject is looked for "
+                                                        "on a plain background. LoadImage's mask is 1 where a cut-out is "
+                                                        "transparent: put InvertMask between.")

@@ -142,7 +142,9 @@ def learning(model, clip, vae, encoder, before):
 
 def routing(model, clip, vae, direct, made, before):
     prompt = "a photo of a *m with *a appearance on a white background"
-    mixed, positive, negative = node("ESCDiffMix", model=model, clip=clip, prompt=prompt, negative="", **made)
+    mixed, positive, negative, knowing = node("ESCDiffMix", model=model, clip=clip, prompt=prompt, negative="", **made)
+    texts = [stock("CLIPTextEncode", "encode", clip=c, text="a (*m:1.2), on a table")[0][0][0] for c in (knowing, clip)]
+    found["clip_knows_the_token"] = largest(*texts)
     seen = []
 
     def keep(call, given):
@@ -169,10 +171,10 @@ def routing(model, clip, vae, direct, made, before):
     empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     stock_out = draw(model, plain, empty)
     nothing = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="")
-    found["no_attribute_is_stock"] = torch.equal(draw(*nothing), stock_out)
+    found["no_attribute_is_stock"] = torch.equal(draw(*nothing[:3]), stock_out)
     off = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="", **made, shape_strength=0.0,
                appearance_strength=0.0)
-    found["strength_zero_is_stock"] = torch.equal(draw(*off), stock_out)
+    found["strength_zero_is_stock"] = torch.equal(draw(*off[:3]), stock_out)
     routed = core("nodes.host.mixing")
     clone = model.clone()
     routed.route_prompts(clone, variant.route)
@@ -185,12 +187,84 @@ def routing(model, clip, vae, direct, made, before):
     for name, more in {"cfg_1": {"cfg": 1.0}, "batch_3": {"batch": 3}}.items():
         found[name] = bool(torch.isfinite(draw(mixed, positive, negative, **more)).all())
     long = node("ESCDiffMix", model=model, clip=clip, negative="", **made, prompt=" ".join([prompt] * 12))
-    found["long_prompt"] = [long[1][0][0].shape[1], bool(torch.isfinite(draw(*long)).all())]
+    found["long_prompt"] = [long[1][0][0].shape[1], bool(torch.isfinite(draw(*long[:3])).all())]
     area = stock("ConditioningSetArea", "append", conditioning=positive, width=64, height=128, x=0, y=0, strength=1.0)[0]
     both = stock("ConditioningCombine", "combine", conditioning_1=area, conditioning_2=plain)[0]
     found["area"] = bool(torch.isfinite(draw(mixed, both, negative)).all())
     draw(model, plain, empty)       # the next sampling of the user's own model takes the attributes' patches out
     found["model_unchanged_after_mixing"] = hash_of(model.model, clip.cond_stage_model, vae.first_stage_model) == before
+
+
+def exports(model, clip, made):
+    """Stock LoraLoader and ``embedding:`` against our own apply, on the same noise."""
+    shape = made["shape"]
+    node("ESCDiffExport", attribute=shape, form="full", name="probe_delta")
+    node("ESCDiffExport", attribute=shape, form="embedding", name="probe_token")
+    ours = draw(*node("ESCDiffMix", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="",
+                      shape=shape)[:3])
+    loaded, _ = stock("LoraLoader", "load_lora", model=model, clip=clip, lora_name="probe_delta.safetensors", strength_model=1.0,
+                      strength_clip=1.0)
+    prompts = [stock("CLIPTextEncode", "encode", clip=clip, text=text)[0]
+               for text in ("a photo of a embedding:probe_token on a white background", "")]
+    theirs = draw(loaded, *prompts)
+    found["export_difference"], found["export_scale"] = largest(ours, theirs), float(ours.abs().max())
+    path = node("ESCDiffSaveAttribute", attribute=shape, name="probe/shape")[1]
+    found["saved_at"] = str(Path(path).relative_to(BASE))
+    again = node("ESCDiffLoadAttribute", file="probe/shape.safetensors")[0]
+    found["loaded_draws_the_same"] = torch.equal(ours, draw(*node(
+        "ESCDiffMix", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="", shape=again)[:3]))
+    found["save_keeps_the_first"] = Path(node("ESCDiffSaveAttribute", attribute=shape, name="probe/shape")[1]).name
+    boxed = node("ESCDiffMixedSampler", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="",
+                 latent={"samples": torch.zeros(1, 4, 16, 16)}, seed=1, steps=3, cfg=5.0, sampler="euler", scheduler="normal",
+                 denoise=1.0, shape=shape)[0]["samples"]
+    found["mixed_sampler_difference"] = largest(ours, boxed)
+    image, mask = node("ESCDiffExampleReference", example=core("nodes.reference").example_names()[0])
+    found["score_of_itself"] = node("ESCDiffScore", images=image, shape_reference=image, shape_mask=mask,
+                                    appearance_reference=image, appearance_mask=mask)[:3]
+    found["sheet"] = list(node("ESCDiffCompare", images=image, labels="one")[0].shape)
+    text = node("ESCDiffAttributeInfo", attribute=shape)[0]
+    found["info"] = json.loads(text)["kind"]
+
+
+def sd15(folder: Path):
+    """A random checkpoint in SD 1.5's layout through the stock loader: the private copy, clip skip, and one step of learning."""
+    from dataclasses import replace
+
+    families, load = core("escdiff_core.model.families"), core("escdiff_core.model.load")
+    row = families.FAMILIES["sd15"]
+    small = {"block_out_channels": [320, 640], "layers_per_block": 1, "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+             "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
+    with torch.inference_mode(False):
+        modules = load.build_modules(replace(row, unet={**row.unet, **small}))
+        for module in modules:
+            module.to_empty(device="cpu")
+            for name, tensor in module.state_dict().items():
+                torch.nn.init.normal_(tensor, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.02)
+        folder.mkdir(parents=True, exist_ok=True)
+        core("escdiff_core.model.checkpoint").write_checkpoint(folder / "random15.safetensors", *modules, None)
+    model, clip, vae = stock("CheckpointLoaderSimple", "load_checkpoint", ckpt_name="random15.safetensors")
+    for skip in (None, -2):
+        used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=skip)[0] if skip else clip
+        copy = core("nodes.host.export").private_model(model, used, vae)
+        text = "a photo of a red star"
+        mine = core("escdiff_core.model.text").encode_prompts(copy, [text])
+        found[f"sd15_text_difference_{skip}"] = largest(used.encode_from_tokens(used.tokenize(text)), mine)
+    x, t = torch.randn(1, 4, 32, 32), torch.tensor([500.0])
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model])
+    weights = next(model.model.diffusion_model.parameters()).dtype
+    theirs = model.model.diffusion_model(x.to(weights), t, context=mine.to(weights)).float()
+    found["sd15_unet_difference"] = largest(theirs, copy.unet(x, t, encoder_hidden_states=mine).sample)
+    found["sd15_family"] = type(model.model.model_config).__name__
+    picture = torch.rand(1, 512, 512, 3)
+    mask = torch.zeros(1, 512, 512)
+    mask[:, 100:400, 100:400] = 1
+    made, _ = node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, image=picture, kind="appearance", mask=mask,
+                   recipe="escdiff-appearance-paper", preset="paper", steps=1, seed=0, describe="", batch_size=1, preview_every=0)
+    found["sd15_learned"] = [made.kind, made.steps]
+    mixed = node("ESCDiffMix", model=model, clip=clip, prompt="a cat with *a appearance", negative="", appearance=made)
+    found["sd15_mix"] = bool(torch.isfinite(draw(*mixed[:3])).all())
 
 
 def main() -> None:
@@ -203,6 +277,8 @@ def main() -> None:
         with_lora(model, clip, vae)
         made = learning(model, clip, vae, encoder, before)
         routing(model, clip, vae, direct, made, before)
+        exports(model, clip, made)
+        sd15(BASE / "models" / "checkpoints")
     print("FOUND " + json.dumps(found))
 
 

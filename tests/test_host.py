@@ -61,6 +61,7 @@ def test_what_was_learned_once_is_found_again(found):
 def test_the_routed_unet_computes_what_the_headless_one_computes(found):
     assert found["routed_difference"] <= 1e-4 * max(1.0, found["routed_scale"])
     assert found["mixing_changes_the_picture"] > 0.01
+    assert found["clip_knows_the_token"] > 0.01, "the stock text node knows *m when it gets the CLIP from ESCDiff Mix"
 
 
 def test_without_an_attribute_it_is_the_stock_model_bit_for_bit(found):
@@ -74,3 +75,27 @@ def test_sampling_as_users_do_it(found):
     assert found["cfg_1"] and found["batch_3"] and found["area"]
     assert found["long_prompt"][0] > 77 and found["long_prompt"][1]
     assert found["model_unchanged_after_mixing"]
+
+
+def test_exports_work_in_the_stock_loaders(found):
+    assert found["export_difference"] <= 1e-3 * found["export_scale"]
+
+
+def test_attributes_are_files_that_load_again(found):
+    assert found["saved_at"] == "models/escdiff/probe/shape.safetensors" and found["loaded_draws_the_same"]
+    assert found["save_keeps_the_first"] == "shape_02.safetensors", "a file that is there is never written over unasked"
+    assert found["info"] == "shape"
+
+
+def test_the_boxes_for_everything_and_the_judge(found):
+    assert found["mixed_sampler_difference"] <= 1e-5
+    assert min(found["score_of_itself"]) > 0.9, "a picture has its own shape and appearance"
+    assert found["sheet"][-1] == 3
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_sd15_s_layout(found):
+    assert found["sd15_family"] == "SD15"
+    assert found["sd15_unet_difference"] <= 1e-4
+    assert found["sd15_text_difference_None"] <= 1e-4 and found["sd15_text_difference_-2"] <= 1e-4
+    assert found["sd15_learned"] == ["appearance", 1] and found["sd15_mix"]

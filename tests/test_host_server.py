@@ -117,3 +117,18 @@ def test_a_bad_graph_is_one_sentence_and_the_server_lives_on(server, changes, se
     message = error_of(entry)
     assert sentence in message and message.strip().count("\n") == 0
     assert server.get("/system_stats")["system"]
+
+
+@pytest.mark.slow
+def test_a_table_of_jobs_runs_on_a_real_server(server, tmp_path, capsys):
+    from escdiff_core.cli import main
+
+    (tmp_path / "quick.json").write_text(json.dumps(workflow()))
+    (tmp_path / "jobs.csv").write_text("name,sampler.seed,mix.prompt\nfirst,1,a *m\nsecond,2,a *m with *a appearance\n")
+    command = ["queue", "--server", f"http://127.0.0.1:{server.port}", "--workflow", str(tmp_path / "quick.json"),
+               "--table", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out")]
+    assert main(command) == 0, capsys.readouterr()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["first_0.png", "report.json", "second_0.png"]
+    before = (tmp_path / "out" / "first_0.png").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (tmp_path / "out" / "first_0.png").stat().st_mtime_ns == before, "what is done is not done again"

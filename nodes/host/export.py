@@ -45,8 +45,10 @@ def check_model(model) -> None:
     config = getattr(getattr(inner, "model_config", None), "unet_config", {})
     if unet is None or not hasattr(unet, "input_blocks") or config.get("adm_in_channels") or config.get("in_channels") != 4 \
             or config.get("use_linear_in_transformer"):
-        raise ESCDiffError(f"this MODEL is {type(inner).__name__}; ESCDiff works with Stable Diffusion 1.x text-to-image models: "
-                           "load such a checkpoint, or use the ESCDiff pocket model")
+        family = type(getattr(inner, "model_config", inner)).__name__
+        raise ESCDiffError(f"this MODEL is of the family {family}; ESCDiff works with Stable Diffusion 1.x text-to-image "
+                           f"models: load "
+                           "such a checkpoint, or use the ESCDiff pocket model")
 
 
 def check_clip(clip) -> None:
@@ -121,6 +123,8 @@ def _schedule(model) -> dict:
     if getattr(sampling, "zsnr", False) or not hasattr(sampling, "linear_end"):
         raise ESCDiffError("the model's noise schedule was replaced (zero terminal SNR or a continuous one); take the "
                            "ModelSampling node out before ESCDiff")
+    if isinstance(sampling, (comfy.model_sampling.X0, comfy.model_sampling.EDM)):
+        raise ESCDiffError("the model's prediction was replaced (x0 or EDM); take the ModelSampling node out before ESCDiff")
     kind = "v_prediction" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
     return {"num_train_timesteps": sampling.num_timesteps, "beta_start": sampling.linear_start,
             "beta_end": sampling.linear_end, "beta_schedule": "scaled_linear", "prediction_type": kind}

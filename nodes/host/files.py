@@ -17,6 +17,10 @@ def export(attribute: Attribute, form: str, name: str, rank: int) -> tuple[str, 
     path = (root / f"{name.strip().removesuffix('.safetensors')}.safetensors").resolve()
     if not name.strip() or root.resolve() not in path.parents:
         raise ESCDiffError(f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most")
+    first, number = path, 1
+    while path.exists():        # somebody's file
+        number += 1
+        path = first.with_name(f"{first.stem}_{number:02d}.safetensors")
     if form == "lora":
         report = export_lora(attribute, path, rank=rank)
     else:

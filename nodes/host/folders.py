@@ -21,6 +21,15 @@ def encoder_files() -> list[str]:
     return [POCKET, *folder_paths.get_filename_list("clip_vision")]
 
 
+def find_attribute(name: str) -> Path:
+    """The file ``name`` in any of the host's folders for attributes. Raises ESCDiffError when it is in none."""
+    found = folder_paths.get_full_path(ATTRIBUTES, name)
+    if found is None:
+        looked = ", ".join(folder_paths.get_folder_paths(ATTRIBUTES))
+        raise ESCDiffError(f"no attribute {name!r} in {looked}; press R to see the files that are there")
+    return Path(found)
+
+
 def attribute_path(name: str) -> Path:
     """Where the file ``name`` lies or shall lie in the host's folder for attributes. Raises ESCDiffError if a name leads out."""
     root = Path(folder_paths.get_folder_paths(ATTRIBUTES)[0])

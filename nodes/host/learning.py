@@ -1,5 +1,7 @@
 """Learning inside the host: on a private copy, outside inference mode, with progress, preview, cancel and the cache."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,10 +96,11 @@ def learn(model, clip, vae, token: Token, recipe: Recipe, seed: int, describe: s
             losses.extend(tuner.report.losses)
             return made
 
-        key = cache_key({"unet": _hash_of(copy.unet), "text": _hash_of(copy.text_encoder), "recipe": recipe.hash(), "seed": seed,
-                         "references": [r.hash for r in token.features.references], "describe": describe, "name": name,
-                         "class_word": token.class_word, "filter": token.filter_file, "timestep": token.features.timestep,
-                         "encoder": None if token.features.vectors.clip is None else len(token.features.vectors.clip)})
+        key = cache_key({"unet": _hash_of(copy.unet.state_dict()), "text": _hash_of(copy.text_encoder.state_dict()),
+                         "vae": _hash_of(copy.vae.state_dict()), "schedule": copy.schedule.config(),
+                         "recipe": recipe.hash(), "seed": seed, "references": [r.hash for r in token.features.references],
+                         "features": _hash_of(vars(token.features.vectors)), "describe": describe, "name": name,
+                         "class_word": token.class_word, "filter": _hash_of_file(token.filter_file)})
         return cache().get_or_learn(key, work, _interrupted), losses
 
 
@@ -110,14 +113,17 @@ def _interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def _hash_of(module: torch.nn.Module) -> str:
-    import hashlib
-
+def _hash_of(tensors: Mapping[str, torch.Tensor | None]) -> str:
     digest = hashlib.sha256()
-    for tensor_name, tensor in sorted(module.state_dict().items()):
-        digest.update(tensor_name.encode())
-        digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        if tensor is not None:
+            digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
     return digest.hexdigest()
+
+
+def _hash_of_file(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def _filter(token: Token, copy: DiffusionModel):
@@ -150,14 +156,15 @@ def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image:
     return Image.fromarray((drawn[0] * 255).round().astype(np.uint8))
 
 
-
 def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: int, encoder: ReferenceEncoder | None) -> str:
     """Pre-train both filters on a folder of pictures; returns the file."""
     from ...escdiff_core.method.filters import save_filters
     from ...escdiff_core.method.recipes import DEFAULTS, find_recipe
     from ...escdiff_core.method.train_filters import examples_from_folder, train_filter
 
-    target = attribute_path(name)
+    if not folder.strip():
+        raise ESCDiffError("no folder was given; needed: a folder of pictures on the server, hundreds are better than tens")
+    target = attribute_path(name if "filter" in name else f"{name}_filters")
     with torch.inference_mode(False), torch.enable_grad():
         copy = private_model(model, clip, vae)
         examples = examples_from_folder(Path(folder), copy.native_size)

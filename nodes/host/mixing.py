@@ -77,6 +77,12 @@ def conditioning(mixed: Mixed, clip, prompt: str) -> list:
     return made
 
 
+def clip_of(mixed: Mixed, clip):
+    """A CLIP that knows the tokens of all attributes in use, for any text node; one prompt then serves every block."""
+    words = HostText.of(clip)
+    return clip_with_tokens(clip, {u.attribute.token: token_vectors(words, u) for own in mixed.plan.slots for u in own})
+
+
 def cleared(rows: list) -> list:
     """``rows`` (a CONDITIONING) without the pack's payload: what a stock text node would have given."""
     own = tuple(PAYLOAD.format(i) for i in range(1, 9))
