@@ -22,6 +22,7 @@ from escdiff_core.metrics.prompt_check import PARTS, check
 from escdiff_core.model.load import load_model
 from escdiff_core.model.sample import image_to_latents, latents_to_images, sample
 from escdiff_core.pocket.captions import full_caption
+from escdiff_core.pocket.config import GUIDANCE
 from escdiff_core.pocket.world import render, reserved_spec
 
 AIMS = {"background": 0.95, "colours": 0.85, "shape": 0.85, "pattern": 0.75}
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     model = load_model(options.model)

@@ -15,6 +15,7 @@ from ..metrics.scores import Judge, harmonic_mean
 from ..model.load import DiffusionModel
 from ..pocket import colours, patterns, shapes
 from ..pocket.captions import appearance_phrase
+from ..pocket.config import GUIDANCE
 from ..pocket.world import SIZE, Spec, draw_spec, render
 from ..reference import Reference
 from ..words import with_articles
@@ -86,7 +87,7 @@ def _other(seed: int, i: int, avoid: Spec, **fixed) -> Spec:
 
 
 def draw_shape(model: DiffusionModel, use: Use | None, judge: Judge, reference: Spec, seed: int = 0, steps: int = 30,
-               guidance: float = 5.0, count: int = PICTURES) -> Drawn:
+               guidance: float = GUIDANCE, count: int = PICTURES) -> Drawn:
     """Draw a shape attribute in ``count`` other looks. Fidelity S, leak = A against its own reference, P: look and background."""
     specs = [_other(seed, i, reference) for i in range(count)]
     token = use.attribute.token if use else "object"
@@ -98,7 +99,7 @@ def draw_shape(model: DiffusionModel, use: Use | None, judge: Judge, reference: 
 
 
 def draw_appearance(model: DiffusionModel, use: Use | None, judge: Judge, reference: Spec, seed: int = 0, steps: int = 30,
-                    guidance: float = 5.0, count: int = PICTURES) -> Drawn:
+                    guidance: float = GUIDANCE, count: int = PICTURES) -> Drawn:
     """Draw an appearance attribute on ``count`` other shapes. Fidelity A, leak = S, P: shape and background."""
     specs = [_other(seed + 50, i, reference) for i in range(count)]
     specs = [replace(s, background=_behind(i + seed, reference)) for i, s in enumerate(specs)]
@@ -111,7 +112,7 @@ def draw_appearance(model: DiffusionModel, use: Use | None, judge: Judge, refere
 
 
 def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, shape_judge: Judge, appearance_judge: Judge,
-             reference: Spec, seed: int = 0, steps: int = 30, guidance: float = 5.0, count: int = PICTURES,
+             reference: Spec, seed: int = 0, steps: int = 30, guidance: float = GUIDANCE, count: int = PICTURES,
              middle: str = "shape") -> Drawn:
     """Draw both attributes on ``count`` backgrounds; ``reference`` is the appearance's. P: share of right backgrounds."""
     backgrounds = [_behind(i + seed, reference) for i in range(count)]

@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
     from ..metrics.scores import Judge
     from ..model.load import load_model
     from ..model.sample import sample
+    from ..pocket.config import GUIDANCE
     from .sheet import draw_sheet
 
     folder = output_folder(options.out)
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     times = {"load": time.monotonic() - began}
 
     start = time.monotonic()
-    pictures = sample(model, PROMPTS, seed=options.seed, progress=progress_bar("prompts"))
+    pictures = sample(model, PROMPTS, guidance_scale=GUIDANCE, seed=options.seed, progress=progress_bar("prompts"))
     times["eight_pictures_30_steps"] = time.monotonic() - start
     draw_sheet([("The pocket model, prompted", list(zip(pictures, PROMPTS, strict=True)))], folder / "prompts.png")
     print(f"eight prompts drawn in {times['eight_pictures_30_steps']:.1f} s: {folder / 'prompts.png'}", flush=True)

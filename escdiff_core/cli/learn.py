@@ -21,7 +21,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="which blocks train; default: the recipe's")
     parser.add_argument("--token", metavar="NAME", help="placeholder in prompts; default *m for shape, *a for appearance")
     parser.add_argument("--class-word", default="", metavar="WORD", help="what the subject is: vase, cat")
-    parser.add_argument("--describe", default="", metavar="TEXT", help="the rest of the picture: 'on a yellow table'")
+    parser.add_argument("--describe", default="", metavar="TEXT",
+                        help="the rest of the picture: 'on a yellow table'; for -paper recipes, others describe their own views")
     parser.add_argument("--steps", type=int, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--encoder", default="auto", metavar="auto|none|PATH",

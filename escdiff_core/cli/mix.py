@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from ..errors import ESCDiffError
+from ..pocket.config import GUIDANCE
 from .common import add_model, output_folder, progress_bar, save_picture, save_report
 
 
@@ -23,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=4, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--sampling-steps", type=int, default=30, metavar="N")
-    parser.add_argument("--guidance", type=float, default=5.0, metavar="G")
+    parser.add_argument("--guidance", type=float, metavar="G", help=f"default: {GUIDANCE:g} with the pocket model, 6 with others")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,6 +33,8 @@ def run(options: argparse.Namespace) -> None:
     from ..model.load import load_model
     from ..model.text import split_placeholders
 
+    if options.guidance is None:
+        options.guidance = GUIDANCE if options.model == "pocket" else 6.0
     if options.count < 1:
         raise ESCDiffError(f"--count must be at least 1, not {options.count}")
     uses = {}

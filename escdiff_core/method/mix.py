@@ -95,7 +95,7 @@ def check_uses(shape: Use | None, appearance: Use | None, middle: str, fingerpri
         use.attribute.check_base(fingerprint)
     tokens = [u.attribute.token for u in given]
     if len(set(tokens)) < len(tokens):
-        raise ESCDiffError(f"both attributes answer to the token {tokens[0]!r}; learn one of them with another --token")
+        raise ESCDiffError(f"both attributes answer to the token {tokens[0]!r}; learn one of them with another token name")
     return given
 
 

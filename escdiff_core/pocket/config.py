@@ -10,6 +10,7 @@ CHECKPOINT = WEIGHTS_DIR / "pocket.safetensors"
 VISION_CHECKPOINT = WEIGHTS_DIR / "pocket_vision.safetensors"
 
 NATIVE_SIZE = 128
+GUIDANCE = 3.0      # more makes its colours too strong: right in 94 % of 32 pictures at 2.5, 91 % at 4, 69 % at 8
 CONTEXT_DIM = 192
 
 # 16 cross-attention layers (6 down, 1 middle, 9 up), as in SD 1.x; 64 channels a head, because few heads are fast on a CPU.
