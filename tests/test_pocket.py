@@ -34,13 +34,13 @@ def test_the_files_are_small_and_of_one_make(pocket):
     assert [sum(n.startswith(p) for n in crossing) for p in ("down", "mid", "up")] == [6, 1, 9]
 
 
-def test_backgrounds_and_colours_are_as_prompted(pocket):
-    """Floors that hold for the checkpoint that ships; benchmarks/pocket_model.md says how far shape and pattern have got."""
-    specs = [reserved_spec(11, i) for i in range(16)]
-    images = sample(pocket, [full_caption(s) for s in specs], steps=20)
-    right = {part: sum(getattr(check(image, spec, (part,)), part) for image, spec in zip(images, specs, strict=True))
-             for part in ("background", "colours")}
-    assert right["background"] >= 11 and right["colours"] >= 8, right
+def test_it_draws_what_is_asked_for(pocket):
+    """Floors a little below what 256 prompts gave (benchmarks/pocket_model.md); pattern is still behind its aim."""
+    specs = [reserved_spec(11, i) for i in range(24)]
+    images = sample(pocket, [full_caption(s) for s in specs], steps=20, guidance_scale=config.GUIDANCE)
+    checks = [check(image, spec) for image, spec in zip(images, specs, strict=True)]
+    right = {part: sum(getattr(c, part) for c in checks) for part in ("background", "shape", "colours", "pattern")}
+    assert right["background"] >= 23 and right["shape"] >= 22 and right["colours"] >= 17 and right["pattern"] >= 8, right
 
 
 def test_the_prompt_decides_and_not_the_noise(pocket):
