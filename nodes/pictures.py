@@ -27,8 +27,9 @@ def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int)
     masks = [None] * len(image) if mask is None else [mask[i % len(mask)].detach().cpu().numpy() for i in range(len(image))]
     made = [Reference.from_arrays(picture.detach().cpu().numpy().copy(), "auto" if given is None else given, native_size)
             for picture, given in zip(image, masks, strict=True)]
-    for note in filter(None, (r.note for r in made)):
-        log.warning("ESCDiff: %s", note)
+    for found in made:
+        if found.mask is None:
+            log.warning("ESCDiff: %s", found.note)      # the whole rectangle counts, which is seldom what was meant
     return made
 
 

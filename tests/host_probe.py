@@ -28,14 +28,14 @@ import nodes as host_nodes  # noqa: E402
 found: dict = {}
 
 
-def node(name: str, **inputs):
+def node(node_id: str, /, **inputs):
     """Run a node of the pack as the executor does, and return its outputs."""
-    made = host_nodes.NODE_CLASS_MAPPINGS[name].EXECUTE_NORMALIZED(**inputs)
+    made = host_nodes.NODE_CLASS_MAPPINGS[node_id].EXECUTE_NORMALIZED(**inputs)
     return made.result
 
 
-def stock(name: str, method: str, **inputs):
-    return getattr(host_nodes.NODE_CLASS_MAPPINGS[name](), method)(**inputs)
+def stock(node_id: str, method: str, /, **inputs):
+    return getattr(host_nodes.NODE_CLASS_MAPPINGS[node_id](), method)(**inputs)
 
 
 def core(name: str):
@@ -213,7 +213,8 @@ def exports(model, clip, made):
     again = node("ESCDiffLoadAttribute", file="probe/shape.safetensors")[0]
     found["loaded_draws_the_same"] = torch.equal(ours, draw(*node(
         "ESCDiffMix", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="", shape=again)[:3]))
-    found["save_keeps_the_first"] = Path(node("ESCDiffSaveAttribute", attribute=shape, name="probe/shape")[1]).name
+    found["saved_twice"] = [Path(node("ESCDiffSaveAttribute", attribute=made[kind], name="probe/shape")[1]).name
+                            for kind in ("shape", "appearance")]
     boxed = node("ESCDiffMixedSampler", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="",
                  latent={"samples": torch.zeros(1, 4, 16, 16)}, seed=1, steps=3, cfg=5.0, sampler="euler", scheduler="normal",
                  denoise=1.0, shape=shape)[0]["samples"]

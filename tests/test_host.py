@@ -83,7 +83,7 @@ def test_exports_work_in_the_stock_loaders(found):
 
 def test_attributes_are_files_that_load_again(found):
     assert found["saved_at"] == "models/escdiff/probe/shape.safetensors" and found["loaded_draws_the_same"]
-    assert found["save_keeps_the_first"] == "shape_02.safetensors", "a file that is there is never written over unasked"
+    assert found["saved_twice"] == ["shape.safetensors", "shape_02.safetensors"], "the same again, and never over another's file"
     assert found["info"] == "shape"
 
 

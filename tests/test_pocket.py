@@ -35,12 +35,12 @@ def test_the_files_are_small_and_of_one_make(pocket):
 
 
 def test_it_draws_what_is_asked_for(pocket):
-    """Floors a little below what 256 prompts gave (benchmarks/pocket_model.md); pattern is still behind its aim."""
+    """Floors about three standard deviations below what 256 prompts gave (benchmarks/pocket_model.md)."""
     specs = [reserved_spec(11, i) for i in range(24)]
-    images = sample(pocket, [full_caption(s) for s in specs], steps=20, guidance_scale=config.GUIDANCE)
+    images = sample(pocket, [full_caption(s) for s in specs], guidance_scale=config.GUIDANCE)
     checks = [check(image, spec) for image, spec in zip(images, specs, strict=True)]
     right = {part: sum(getattr(c, part) for c in checks) for part in ("background", "shape", "colours", "pattern")}
-    assert right["background"] >= 23 and right["shape"] >= 22 and right["colours"] >= 17 and right["pattern"] >= 8, right
+    assert right["background"] >= 23 and right["shape"] >= 22 and right["colours"] >= 15 and right["pattern"] >= 7, right
 
 
 def test_the_prompt_decides_and_not_the_noise(pocket):
