@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import ESCDiffError
 from ..model.load import POCKET_PATH, DiffusionModel
 from .features import ReferenceEncoder, load_encoder
-from .filters import AttributeFilter, load_filter
+from .filters import AttributeFilter, base_of, load_filter
 
 POCKET_FILTERS = POCKET_PATH.with_name("pocket_filters.safetensors")
 
@@ -20,7 +20,7 @@ def choose_encoder(choice: str, model: DiffusionModel) -> ReferenceEncoder | Non
 def choose_filter(path: Path | None, kind: str, model: DiffusionModel,
                   encoder: ReferenceEncoder | None) -> AttributeFilter | None:
     """The filter at ``path``; without one, the pocket's pre-trained filter for the pocket model; otherwise None (trains along)."""
-    if path is None and (model.source != str(POCKET_PATH) or not POCKET_FILTERS.exists()):
+    if path is None and (not POCKET_FILTERS.exists() or base_of(POCKET_FILTERS) != model.fingerprint):
         return None
     network = load_filter(path or POCKET_FILTERS, kind, model.fingerprint)
     if network.from_clip is not None and encoder is None:

@@ -87,6 +87,15 @@ def load_filter(path: Path, kind: str, fingerprint: str) -> AttributeFilter:
     return network
 
 
+def base_of(path: Path) -> str | None:
+    """The fingerprint of the base model that the filters at ``path`` were trained on; None for a file that says none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get(METADATA_KEY, "{}")).get("base_fingerprint")
+    except (SafetensorError, ValueError, AttributeError):
+        return None
+
+
 def starting_word(model: DiffusionModel, word: str) -> torch.Tensor:
     """One vector for a word: the mean of its pieces' embeddings at their mean norm, (dim,)."""
     rows = word_embedding(model, word).float()

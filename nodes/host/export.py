@@ -9,8 +9,8 @@ import comfy.model_sampling
 import torch
 
 from ...escdiff_core.errors import ESCDiffError
-from ...escdiff_core.model.families import ModelConfig, recognise
-from ...escdiff_core.model.infer import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from ...escdiff_core.model.families import FAMILIES, ModelConfig, recognise
+from ...escdiff_core.model.infer import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, infer_unet
 from ...escdiff_core.model.load import DiffusionModel, fingerprint, model_from_tensors
 from ...escdiff_core.model.names import to_diffusers, unet_map
 
@@ -47,8 +47,7 @@ def check_model(model) -> None:
             or config.get("use_linear_in_transformer"):
         family = type(getattr(inner, "model_config", inner)).__name__
         raise ESCDiffError(f"this MODEL is of the family {family}; ESCDiff works with Stable Diffusion 1.x text-to-image "
-                           f"models: load "
-                           "such a checkpoint, or use the ESCDiff pocket model")
+                           "models: load such a checkpoint, or use the ESCDiff pocket model")
 
 
 def check_clip(clip) -> None:
@@ -92,23 +91,21 @@ def base_fingerprint(model) -> str:
 
 
 def unet_config(model) -> dict:
-    """The UNet's configuration in diffusers' words."""
-    return model_config(model, {UNET_PREFIX + n: tuple(t.shape) for n, t in unpatched(model).items()}, unet_only=True).unet
-
-
-def model_config(model, shapes: Mapping[str, tuple[int, ...]], unet_only: bool = False) -> ModelConfig:
-    """The core's configuration of the host's model: shapes say most, the host says heads and noise schedule."""
+    """The UNet's configuration in diffusers' words: shapes say most, the host says the heads."""
     own = getattr(model.model, "escdiff_config", None)      # the pocket model carries its own
-    if own is None and unet_only:
-        from ...escdiff_core.model.families import FAMILIES
-        from ...escdiff_core.model.infer import infer_unet
+    if own is None:
+        shapes = {UNET_PREFIX + n: tuple(t.shape) for n, t in unpatched(model).items()}
+        unet = {**FAMILIES["sd15"].unet, **infer_unet(shapes, "the loaded model")}
+    else:
+        unet = own.unet
+    return {**unet, "attention_head_dim": _heads(model, unet["block_out_channels"])}
 
-        own = FAMILIES["sd15"]
-        own = replace(own, unet={**own.unet, **infer_unet(shapes, "the loaded model")})
-    elif own is None:
-        own = recognise(shapes, {}, "the loaded model")
-    return replace(own, unet={**own.unet, "attention_head_dim": _heads(model, own.unet["block_out_channels"])},
-                   vae={**own.vae, "scaling_factor": model.model.latent_format.scale_factor}, scheduler=_schedule(model))
+
+def model_config(model, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+    """The core's configuration of the host's model and what came with it."""
+    own = getattr(model.model, "escdiff_config", None) or recognise(shapes, {}, "the loaded model")
+    return replace(own, unet=unet_config(model), scheduler=_schedule(model),
+                   vae={**own.vae, "scaling_factor": model.model.latent_format.scale_factor})
 
 
 def _heads(model, widths) -> int | list[int]:

@@ -14,15 +14,14 @@ from PIL import Image
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.cache import AttributeCache, cache_key
 from ...escdiff_core.errors import ESCDiffError
-from ...escdiff_core.method.encoders import POCKET_FILTERS
+from ...escdiff_core.method.encoders import choose_filter
 from ...escdiff_core.method.features import ReferenceEncoder, reference_features
 from ...escdiff_core.method.features import ReferenceFeatures as Vectors
 from ...escdiff_core.method.features import load_encoder as load_tower
-from ...escdiff_core.method.filters import load_filter
 from ...escdiff_core.method.mix import Mix, Use
 from ...escdiff_core.method.recipes import Recipe
 from ...escdiff_core.method.tune import Tuner
-from ...escdiff_core.model.load import POCKET_PATH, DiffusionModel
+from ...escdiff_core.model.load import DiffusionModel
 from ...escdiff_core.model.sample import image_to_latents
 from ...escdiff_core.reference import Reference
 from ..pictures import references
@@ -60,10 +59,15 @@ def load_encoder(name: str) -> ReferenceEncoder:
         return load_tower(source, comfy.model_management.get_torch_device())
 
 
-def read_reference(model, clip, vae, image, mask, encoder: ReferenceEncoder | None, timestep: int, seed: int) -> Features:
-    """Stage 1 on the host's model: references and their features."""
+def copy_of(model, clip, vae) -> DiffusionModel:
+    """The private copy to look and learn with, made of tensors that gradients may pass."""
     with torch.inference_mode(False):
-        copy = private_model(model, clip, vae)
+        return private_model(model, clip, vae)
+
+
+def read_reference(copy: DiffusionModel, image, mask, encoder: ReferenceEncoder | None, timestep: int, seed: int) -> Features:
+    """Stage 1: references and their features."""
+    with torch.inference_mode(False):
         found = references(image, mask, copy.native_size)
         latents = torch.cat([image_to_latents(copy, r.image[None]) for r in found])
         pictures = torch.from_numpy(np.stack([r.image for r in found]))
@@ -71,22 +75,21 @@ def read_reference(model, clip, vae, image, mask, encoder: ReferenceEncoder | No
         return Features(tuple(found), vectors, timestep)
 
 
-def learn(model, clip, vae, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "",
+def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "",
           preview_every: int = 0, checkpointing: bool = False) -> tuple[Attribute, list[float]]:
-    """Stage 3 on the host's model. Found in the cache when the same was learned before, on any day, in any process.
+    """Stage 3 on the private copy. Found in the cache when the same was learned before, on any day, in any process.
 
     Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is.
     """
     if recipe.kind != token.kind:
         raise ESCDiffError(f"recipe {recipe.name!r} learns {recipe.kind}, the filter before it was for {token.kind}; choose a "
-                           f"recipe "
-                           f"for {token.kind} or the other filter")
+                           f"recipe for {token.kind} or the other filter")
     with torch.inference_mode(False), torch.enable_grad():
-        copy = private_model(model, clip, vae)
         losses: list[float] = []
 
         def work() -> Attribute:
-            network = _filter(token, copy)
+            file = Path(token.filter_file) if token.filter_file else None
+            network = choose_filter(file, token.kind, copy, token.features.vectors.clip)
             tuner = Tuner(copy, token.features.references, replace(recipe, feature_timestep=token.features.timestep), seed,
                           describe, token.class_word, network=network, token=name or None, checkpointing=checkpointing,
                           features=token.features.vectors)
@@ -126,33 +129,11 @@ def _hash_of_file(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
-def _filter(token: Token, copy: DiffusionModel):
-    """The pre-trained filter the user chose; the pocket's own where it fits; None to train one along."""
-    path = Path(token.filter_file) if token.filter_file else POCKET_FILTERS
-    if not token.filter_file and (not path.exists() or token.features.vectors.clip is None or not _is_pocket(copy)):
-        return None
-    return load_filter(path, token.kind, copy.fingerprint).to(copy.device).eval().requires_grad_(False)
-
-
-def _is_pocket(copy: DiffusionModel) -> bool:
-    import json
-
-    from safetensors import safe_open
-
-    from ...escdiff_core.method.filters import METADATA_KEY
-
-    with safe_open(POCKET_FILTERS, "pt") as file:
-        own = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    return POCKET_PATH.exists() and own.get("base_fingerprint") == copy.fingerprint
-
-
 def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image:
     """What the token draws at this moment, a few steps, with the user's random numbers left alone."""
     made = tuner.attribute()
-    use = {"appearance": None, "shape": None}
-    use["appearance" if made.kind == "appearance" else "shape"] = Use(made)
     with torch.no_grad():
-        drawn = Mix(copy, use["shape"], use["appearance"]).draw(f"a photo of a {made.token}", steps=8, seed=0)
+        drawn = Mix(copy, **{made.kind: Use(made)}).draw(f"a photo of a {made.token}", steps=8, seed=0)
     return Image.fromarray((drawn[0] * 255).round().astype(np.uint8))
 
 
