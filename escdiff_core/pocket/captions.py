@@ -43,6 +43,11 @@ def full_caption(spec: Spec) -> str:
     return with_articles(FULL[0].format(app=appearance_phrase(spec), shape=spec.shape, bg=spec.background))
 
 
+def short_caption(spec: Spec) -> str:
+    """The caption that names the object's parts and leaves out the background."""
+    return with_articles(PARTIAL[0].format(app=appearance_phrase(spec), shape=spec.shape))
+
+
 def caption(spec: Spec, rng: np.random.Generator, full_share: float = FULL_SHARE) -> str:
     """Draw one caption for ``spec``, with the chance ``full_share`` in a form that names every part."""
     form = str(rng.choice(FULL if rng.random() < full_share else PARTIAL))

@@ -12,14 +12,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from . import config, patterns, shapes
-from .captions import caption
+from .captions import caption, short_caption
 from .data import picture_file, specs, to_tensor
 from .loop import Loop, MasterWeights
 from .tokenizer import build_vocabulary
 from .world import Spec
 
-BATCH = 192
-FAMILY = 12            # pictures of the same colours that meet in one half of each batch
+BATCH = 192            # = STRANGERS + families + siblings
+STRANGERS = 72         # of a batch: drawn at random
+FAMILIES = (6, 12)     # groups of a batch, and pictures in each: same colours and background, captions of the full forms
+SIBLINGS = (8, 6)      # groups, and pictures in each: same colours and shape, another pattern each, background not named
 LOGIT_SCALE = 10.0     # of the contrast; see Towers
 NAMING = 0.5           # weight of the loss for naming shape and pattern
 
@@ -72,14 +74,28 @@ def families(known: list[Spec]) -> list[np.ndarray]:
     groups: dict[tuple, list[int]] = {}
     for index, spec in enumerate(known):
         groups.setdefault((spec.background, *spec.colours), []).append(index)
-    return [np.array(group) for group in groups.values() if len(group) >= FAMILY]
+    return [np.array(group) for group in groups.values() if len(group) >= FAMILIES[1]]
+
+
+def siblings(known: list[Spec]) -> list[np.ndarray]:
+    """Indices of the pictures that share shape and colours, one for each pattern: only the pattern tells them apart."""
+    groups: dict[tuple, dict[str, int]] = {}
+    for index, spec in enumerate(known):
+        groups.setdefault((spec.shape, *spec.colours), {}).setdefault(spec.pattern, index)
+    return [np.array(list(group.values())) for group in groups.values() if len(group) >= SIBLINGS[1]]
+
+
+def _draw_groups(groups: list[np.ndarray], count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """``size`` different members of each of ``count`` different groups."""
+    return np.concatenate([rng.choice(groups[g], size, replace=False) for g in rng.choice(len(groups), count, replace=False)])
 
 
 def train(directory: Path, minutes: float, device: torch.device, pictures: int, seed: int) -> None:
     """Train both towers for ``minutes`` and write ``clip.safetensors`` and ``vision.safetensors`` to ``directory``."""
     torch.manual_seed(seed)
     data, known = picture_file(directory, pictures, seed), specs(pictures, seed)
-    tokenizer, towers, alike = build_tokenizer(), Towers().to(device), families(known)
+    tokenizer, towers = build_tokenizer(), Towers().to(device)
+    same_colours, same_shape = families(known), siblings(known)
     shape_names, pattern_names = list(shapes.KNOWN), list(patterns.KNOWN)
     for part in ("text", "vision"):   # of an earlier run whose state is gone, or unpacked from the shipped weights
         if (directory / f"{part}.safetensors").exists():
@@ -92,11 +108,11 @@ def train(directory: Path, minutes: float, device: torch.device, pictures: int, 
 
     def step(index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((seed, 1, index))
-        strangers = rng.integers(0, pictures, BATCH // 2)
-        groups = rng.choice(len(alike), BATCH // 2 // FAMILY, replace=False)
-        relatives = np.concatenate([rng.choice(alike[g], FAMILY, replace=False) for g in groups])
-        chosen = np.concatenate([strangers, relatives])
-        texts = [caption(known[i], rng) for i in strangers] + [caption(known[i], rng, full_share=1.0) for i in relatives]
+        strangers = rng.integers(0, pictures, STRANGERS)
+        related, alike = _draw_groups(same_colours, *FAMILIES, rng), _draw_groups(same_shape, *SIBLINGS, rng)
+        chosen = np.concatenate([strangers, related, alike])
+        texts = ([caption(known[i], rng) for i in strangers] + [caption(known[i], rng, full_share=1.0) for i in related] +
+                 [short_caption(known[i]) for i in alike])
         named = torch.tensor([[shape_names.index(known[i].shape), pattern_names.index(known[i].pattern)] for i in chosen])
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         # Positions after the end are never looked at (the tower is causal), so the contrast needs only the longest caption.

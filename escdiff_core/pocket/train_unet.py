@@ -23,6 +23,10 @@ NOISE_CAP = 40.0   # most that a step of high noise counts
 # Timesteps at these quantiles of the draws: most steps of training go where outline and pattern are decided (SNR 7 to 0.03)
 TIMESTEP_QUANTILES = ((0.0, 0), (0.1, 100), (0.8, 600), (1.0, 1000))
 
+# How often a picture is drawn, by its pattern: after 470 000 equal draws a grid was right in 6 % of the prompts that asked
+# for it, rings in 9 %, solid and halved objects in 93 %
+PATTERN_DRAWS = {"grid": 2.0, "ringed": 2.0, "checkered": 2.0, "zigzag": 2.0, "striped": 1.5, "solid": 0.5, "halved": 0.5}
+
 
 def loss_weights(alphas: torch.Tensor, prediction_type: str) -> torch.Tensor:
     """Weight of the loss per timestep, mean 1: min-SNR (Hang et al. 2023) where little noise is left.
@@ -80,11 +84,12 @@ def train(directory: Path, minutes: float, device: torch.device, pictures: int, 
     weight = loss_weights(alphas, schedule.config.prediction_type)
     loop = Loop("unet", directory, minutes, BATCH, MasterWeights(unet, lr=1e-3))
     loop.resume()
+    draws = np.cumsum([PATTERN_DRAWS.get(spec.pattern, 1.0) for spec in known])
     denoise = torch.compile(lambda x, t, c: unet(x, t, c, return_dict=False)[0])
 
     def step(index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((seed, 3, index))
-        chosen = rng.integers(0, pictures, BATCH)
+        chosen = np.searchsorted(draws, rng.random(BATCH) * draws[-1], side="right")
         texts = ["" if rng.random() < EMPTY_PROMPTS else caption(known[i], rng) for i in chosen]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
         with torch.no_grad():
