@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ..errors import ESCDiffError
+from .errors import ESCDiffError
 
 # What to tell the user for the error numbers that are theirs to mend.
 ADVICE = {
@@ -28,11 +28,13 @@ ADVICE = {
 }
 
 
-def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, metadata_key: str, metadata: str) -> int:
+def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, metadata_key: str = "format",
+                      metadata: str = "pt") -> int:
     """Write CPU tensors and one metadata text; return the size in bytes. Equal content gives equal bytes.
 
-    One metadata entry, because safetensors writes several in random order. Raises ESCDiffError with one sentence when
-    the file cannot be written; nothing is left behind then, and a file that was at ``path`` stays as it was.
+    One metadata entry, because safetensors writes several in random order; without a text it is the usual ``format: pt``.
+    Raises ESCDiffError with one sentence when the file cannot be written; nothing is left behind then, and a file that was
+    at ``path`` stays as it was.
     """
     path = Path(path)
     if path.suffix != ".safetensors":

@@ -51,8 +51,8 @@ class SaveAttribute(io.ComfyNode):
 class LoadAttribute(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffLoadAttribute", "ESCDiff Load Attribute", "Reads an attribute from models/escdiff. Press R for "
-                                                                        "new files.",
+        return schema("ESCDiffLoadAttribute", "ESCDiff Load Attribute",
+                      "Reads an attribute from models/escdiff. Press R for new files.",
                       [io.Combo.Input("file", options=files(), tooltip="A file that ESCDiff Save Attribute wrote.")],
                       [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")], group="4 attribute")
 
@@ -99,15 +99,13 @@ class Export(io.ComfyNode):
     def define_schema(cls):
         return schema("ESCDiffExport", "ESCDiff Export",
                       "Writes files for people without this pack: a LoRA (models/loras), an embedding (models/embeddings), or "
-                      "the whole "
-                      "difference as a LoRA file for ComfyUI only.",
+                      "the whole difference as a LoRA file for ComfyUI only.",
                       [Attribute.Input("attribute", tooltip="Any attribute."),
                        io.Combo.Input("form", options=list(cls.FORMS), default="lora", tooltip="lora and embedding also load in "
                                       "diffusers; full is exact, and only for ComfyUI."),
                        io.String.Input("name", default="escdiff", tooltip="Of the file."),
-                       io.Int.Input("rank", default=32, min=1, max=256, optional=True, tooltip="Of the LoRA, when full "
-                                                                                               "weights were "
-                                                                                             "learned.")],
+                       io.Int.Input("rank", default=32, min=1, max=256, optional=True,
+                                    tooltip="Of the LoRA, when full weights were learned.")],
                       [io.String.Output("file", tooltip="Where it is.")], group="4 attribute", output_node=True)
 
     @classmethod

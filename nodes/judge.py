@@ -33,8 +33,7 @@ class Score(io.ComfyNode):
     def define_schema(cls):
         return schema("ESCDiffScore", "ESCDiff Score",
                       "How much of the references' shape and appearance is in pictures, 0 to 1: S (shape), A (appearance) and "
-                      "their "
-                      "harmonic mean H. Needs objects on plain backgrounds.",
+                      "their harmonic mean H. Needs objects on plain backgrounds.",
                       [io.Image.Input("images", tooltip="The pictures to judge."),
                        io.Image.Input("shape_reference", optional=True, tooltip="Whose shape they should have."),
                        io.Mask.Input("shape_mask", optional=True, tooltip="1 = subject."),

@@ -57,8 +57,8 @@ class AppearanceFilter(_Filter):
 def tuning_inputs(recipes: list[str], default: str) -> list:
     """The inputs of tuning: three in front, the rest for experts. Zero and 'recipe's own' leave a choice to the recipe."""
     return [
-        io.Combo.Input("recipe", options=recipes, default=default, tooltip="How the attribute is learned. -lora makes small files, "
-                                                                           "-paper is the published split in halves."),
+        io.Combo.Input("recipe", options=recipes, default=default,
+                       tooltip="How the attribute is learned. -lora makes small files, -paper is the published split in halves."),
         io.Int.Input("steps", default=0, min=0, max=20000, tooltip="0 takes the recipe's own number."),
         seed_input(),
         io.String.Input("describe", default="", multiline=True, tooltip="The rest of the picture in words: 'on a yellow table'. "
@@ -67,14 +67,13 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
                                 tooltip="Which UNet blocks train.")),
         advanced(io.Int.Input("batch_size", default=0, min=0, max=256, optional=True,
                               tooltip="Draws of noise per step; 0 takes the recipe's own. Lower it when memory runs out.")),
-        advanced(io.Int.Input("lora_rank", default=0, min=0, max=256, optional=True, tooltip="For -lora recipes; 0 takes the "
-                                                                                             "recipe's own.")),
-        advanced(io.Boolean.Input("checkpointing", default=False, optional=True, tooltip="Less memory, more time, the same "
-                                                                                         "result.")),
+        advanced(io.Int.Input("lora_rank", default=0, min=0, max=256, optional=True,
+                              tooltip="For -lora recipes; 0 takes the recipe's own.")),
+        advanced(io.Boolean.Input("checkpointing", default=False, optional=True,
+                                  tooltip="Less memory, more time, the same result.")),
         advanced(io.Int.Input("preview_every", default=50, min=0, max=20000, optional=True,
                               tooltip="Show what the token draws every so many steps; 0 shows nothing and is quickest.")),
-        advanced(io.String.Input("token_name", default="", optional=True, tooltip="The placeholder in prompts; empty is *m or "
-                                                                                  "*a.")),
+        advanced(io.String.Input("token_name", default="", optional=True, tooltip="The placeholder in prompts; empty is *m or *a.")),
     ]
 
 
@@ -93,17 +92,20 @@ def tune(copy, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=
     return made, loss_plot(losses or [made.losses.get("final", 0.0)], title)
 
 
+def learned_outputs() -> list:
+    return [Attribute.Output("attribute", tooltip="For ESCDiff Mix and ESCDiff Save Attribute."),
+            io.Image.Output("loss", tooltip="The loss over the steps.")]
+
+
 class Tune(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffTune", "ESCDiff Tune",
                       "Learns the attribute: the token and a few blocks of the UNet train on the one reference, on a private "
-                      "copy. Your "
-                      "model stays as it is. What was learned once is found again in the cache.",
+                      "copy. Your model stays as it is. What was learned once is found again in the cache.",
                       [*model_inputs(), Token.Input("token", tooltip="From a shape or an appearance filter."),
                        *tuning_inputs(list(RECIPES), DEFAULTS["shape"])],
-                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix and ESCDiff Save Attribute."),
-                       io.Image.Output("loss", tooltip="The loss over the steps.")],
+                      learned_outputs(),
                       aliases=["train attribute", "dreambooth", "textual inversion"], group="3 learn")
 
     @classmethod
@@ -125,8 +127,7 @@ class LearnAttribute(io.ComfyNode):
                        *tuning_inputs([AUTO, *RECIPES], AUTO),
                        mask_input(),
                        Encoder.Input("encoder", optional=True, tooltip="Optional reference encoder.")],
-                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix and ESCDiff Save Attribute."),
-                       io.Image.Output("loss", tooltip="The loss over the steps.")],
+                      learned_outputs(),
                       aliases=["learn shape", "learn appearance", "style transfer"], group="3 learn")
 
     @classmethod
@@ -146,12 +147,12 @@ class TrainFilters(io.ComfyNode):
     def define_schema(cls):
         return schema("ESCDiffTrainFilters", "ESCDiff Train Filters",
                       "Pre-trains both filters for this model on a folder of pictures, so that a new reference starts closer.",
-                      [*model_inputs(), io.String.Input("folder", default="", tooltip="A folder of pictures on the server, "
-                                                                                      "hundreds "
-                                                                                      "are better than tens."),
+                      [*model_inputs(),
+                       io.String.Input("folder", default="",
+                                       tooltip="A folder of pictures on the server, hundreds are better than tens."),
                        io.String.Input("name", default="filters", tooltip="The file in models/escdiff."),
                        io.Int.Input("steps", default=1000, min=1, max=100000, tooltip="Of training, for each filter."),
-        seed_input(),
+                       seed_input(),
                        Encoder.Input("encoder", optional=True, tooltip="Optional; the filters then always want it.")],
                       [io.String.Output("file", tooltip="Where the filters are; press R to see them in the filter nodes.")],
                       group="2 token", output_node=True)

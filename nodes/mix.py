@@ -11,6 +11,8 @@ PROMPT = "a photo of a *m with *a appearance on a white background"
 
 def attribute_inputs() -> list:
     strength = {"default": 1.0, "min": -4.0, "max": 4.0, "step": 0.05}
+    begin = {"default": 0.0, "min": 0.0, "max": 1.0, "step": 0.01}
+    end = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}
     return [
         Attribute.Input("shape", optional=True, tooltip="A shape attribute; its token is *m unless named otherwise."),
         Attribute.Input("appearance", optional=True, tooltip="An appearance attribute; its token is *a unless named otherwise."),
@@ -18,6 +20,10 @@ def attribute_inputs() -> list:
         io.Float.Input("appearance_strength", **strength, optional=True, tooltip="1 as learned, 0 off."),
         advanced(io.Combo.Input("middle", options=MIDDLES, default="shape", optional=True,
                                 tooltip="Which attribute owns the middle block of the UNet.")),
+        advanced(io.Float.Input("shape_start", **begin, optional=True, tooltip="When the shape begins to act: 0 first step.")),
+        advanced(io.Float.Input("shape_end", **end, optional=True, tooltip="When the shape stops acting: 1 last step.")),
+        advanced(io.Float.Input("appearance_start", **begin, optional=True, tooltip="When the appearance begins to act.")),
+        advanced(io.Float.Input("appearance_end", **end, optional=True, tooltip="When the appearance stops acting.")),
     ]
 
 
@@ -27,34 +33,38 @@ def prompt_inputs() -> list:
             io.String.Input("negative", default="", multiline=True, dynamic_prompts=True, tooltip="What should not be there.")]
 
 
-def put_together(model, shape, appearance, shape_strength, appearance_strength, middle):
-    from .host.mixing import mix, uses
+def put_together(model, shape=None, appearance=None, shape_strength=1.0, appearance_strength=1.0, middle="shape",
+                 shape_start=0.0, shape_end=1.0, appearance_start=0.0, appearance_end=1.0):
+    """The model with the attributes on it; parameters are those of :func:`attribute_inputs`."""
+    from ..escdiff_core.method.mix import Use
+    from .host.mixing import mix
 
-    return mix(model, *uses([(shape, shape_strength), (appearance, appearance_strength)]), middle)
+    uses = [None if attribute is None else Use(attribute, *how) for attribute, *how in (
+        (shape, shape_strength, shape_start, shape_end),
+        (appearance, appearance_strength, appearance_start, appearance_end))]
+    return mix(model, *uses, middle)
 
 
 class Mix(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffMix", "ESCDiff Mix",
-                      "The shape of one picture with the appearance of another, in any prompt, for the stock KSampler. Costs "
-                      "no more than "
-                      "plain sampling; ControlNet and LoRA work before and after it.",
+                      "The shape of one picture with the appearance of another, in any prompt, for the stock KSampler. Costs no "
+                      "more than plain sampling; ControlNet and LoRA work before and after it.",
                       [*model_inputs(vae=False), *prompt_inputs(), *attribute_inputs()],
                       [io.Model.Output(tooltip="For the KSampler."),
                        io.Conditioning.Output("positive", tooltip="For the KSampler, with the model from this node."),
                        io.Conditioning.Output("negative_out", display_name="negative", tooltip="For the KSampler, as positive."),
-                       io.Clip.Output("clip_out", display_name="clip", tooltip="Knows *m and *a in every text node; its "
-                                                                               "prompts go to "
-                                                                               "all blocks alike.")],
+                       io.Clip.Output("clip_out", display_name="clip",
+                                      tooltip="Knows *m and *a in every text node; its prompts go to all blocks alike.")],
                       aliases=["apply attribute", "shape and appearance", "ipadapter"], group="5 mix")
 
     @classmethod
-    def execute(cls, model, clip, prompt, negative, shape=None, appearance=None, shape_strength=1.0, appearance_strength=1.0,
-                middle="shape"):
-        from .host.mixing import clip_of, conditioning
+    def execute(cls, model, clip, prompt, negative, **attributes):
+        from .host.mixing import clip_of, conditioning, warn_of_missing_tokens
 
-        mixed = put_together(model, shape, appearance, shape_strength, appearance_strength, middle)
+        mixed = put_together(model, **attributes)
+        warn_of_missing_tokens(mixed, prompt)
         prompts = (conditioning(mixed, clip, text) for text in (prompt, negative))
         return io.NodeOutput(mixed.model, *prompts, clip_of(mixed, clip))
 
@@ -65,21 +75,23 @@ class Apply(io.ComfyNode):
         return schema("ESCDiffApply", "ESCDiff Apply",
                       "Puts attributes onto the model; ESCDiff Prompt makes the prompts for it. For those who wire it themselves.",
                       [model_inputs(vae=False)[0], *attribute_inputs()],
-                      [io.Model.Output(tooltip="For the KSampler."), Mixed.Output("mixed",
-                                                                                  tooltip="For ESCDiff Prompt.")], group="5 mix")
+                      [io.Model.Output(tooltip="For the KSampler."), Mixed.Output("mixed", tooltip="For ESCDiff Prompt.")],
+                      group="5 mix")
 
     @classmethod
-    def execute(cls, model, shape=None, appearance=None, shape_strength=1.0, appearance_strength=1.0, middle="shape"):
-        mixed = put_together(model, shape, appearance, shape_strength, appearance_strength, middle)
+    def execute(cls, model, **attributes):
+        mixed = put_together(model, **attributes)
         return io.NodeOutput(mixed.model, mixed)
 
 
 class Prompt(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffPrompt", "ESCDiff Prompt", "A prompt for a model from ESCDiff Apply; positive and negative both "
-                                                         "come from here.",
-                      [Mixed.Input("mixed", tooltip="From ESCDiff Apply."), model_inputs(vae=False)[1], prompt_inputs()[0]],
+        return schema("ESCDiffPrompt", "ESCDiff Prompt",
+                      "A prompt for a model from ESCDiff Apply; positive and negative both come from here.",
+                      [Mixed.Input("mixed", tooltip="From ESCDiff Apply."), model_inputs(vae=False)[1],
+                       io.String.Input("prompt", default="", multiline=True, dynamic_prompts=True,
+                                       tooltip="*m stands for the shape, *a for the appearance; weights such as (*m:1.2) work.")],
                       [io.Conditioning.Output("conditioning", tooltip="For the KSampler, with the model from ESCDiff Apply.")],
                       group="5 mix")
 
@@ -114,7 +126,7 @@ class MixedSampler(io.ComfyNode):
         return schema("ESCDiffMixedSampler", "ESCDiff Mixed Sampler", "From attributes and prompt to a latent in one box.",
                       [*model_inputs(vae=False), *prompt_inputs(),
                        io.Latent.Input("latent", tooltip="An empty latent of the size you want."),
-        seed_input("Of the noise.", changes=True),
+                       seed_input("Of the noise.", changes=True),
                        io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Of sampling."),
                        io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
                        io.Combo.Input("sampler", options=samplers(), default="dpmpp_2m", tooltip="As in the KSampler."),
@@ -124,12 +136,12 @@ class MixedSampler(io.ComfyNode):
                       [io.Latent.Output("samples", tooltip="For VAE Decode.")], group="5 mix")
 
     @classmethod
-    def execute(cls, model, clip, prompt, negative, latent, seed, steps, cfg, sampler, scheduler, denoise, shape=None,
-                appearance=None, shape_strength=1.0, appearance_strength=1.0, middle="shape"):
-        from .host.mixing import conditioning
+    def execute(cls, model, clip, prompt, negative, latent, seed, steps, cfg, sampler, scheduler, denoise, **attributes):
+        from .host.mixing import conditioning, warn_of_missing_tokens
         from .host.sampling import sample
 
-        mixed = put_together(model, shape, appearance, shape_strength, appearance_strength, middle)
+        mixed = put_together(model, **attributes)
+        warn_of_missing_tokens(mixed, prompt)
         return io.NodeOutput(sample(mixed.model, seed, steps, cfg, sampler, scheduler, conditioning(mixed, clip, prompt),
                                     conditioning(mixed, clip, negative), latent, denoise))
 

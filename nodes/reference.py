@@ -19,8 +19,8 @@ class LoadPocketModel(io.ComfyNode):
                       "The tiny Stable Diffusion that comes with the pack. It draws one object of a simple world, 128 pixels wide, "
                       "in seconds on a CPU: try everything with it before you load a large model.",
                       [], [io.Model.Output(tooltip="For any KSampler."), io.Clip.Output(tooltip="For any text node."),
-                           io.Vae.Output(tooltip="For VAE Decode."), Encoder.Output("encoder", tooltip="Its own reference "
-                                                                                                       "encoder.")],
+                           io.Vae.Output(tooltip="For VAE Decode."),
+                           Encoder.Output("encoder", tooltip="Its own reference encoder.")],
                       aliases=["escdiff tiny model", "demo model"], group="1 reference")
 
     @classmethod
@@ -80,9 +80,8 @@ class ReferenceFeatures(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffReferenceFeatures", "ESCDiff Reference Features",
-                      "Looks at the reference with the model and, if there is one, the encoder; the filters start from what "
-                      "is seen. "
-                      "The preview shows the subject: what is dimmed does not count.",
+                      "Looks at the reference with the model and, if there is one, the encoder; the filters start from what is "
+                      "seen. The preview shows the subject: what is dimmed does not count.",
                       [*model_inputs(), io.Image.Input("image", tooltip="One picture, or up to 16 of the same thing."),
                        Encoder.Input("encoder", optional=True, tooltip="Optional; a filter that came pre-trained wants the one it "
                                                                        "was trained with."),

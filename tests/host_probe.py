@@ -4,62 +4,12 @@
 """
 
 import asyncio
-import hashlib
-import importlib
 import json
-import os
-import sys
 import time
 from pathlib import Path
 
-HOST, BASE, PACK = (Path(a) for a in sys.argv[1:4])
-sys.path.insert(0, str(HOST))
-os.chdir(HOST)
-sys.argv = ["main.py", "--cpu", "--base-directory", str(BASE)]
-
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-import torch  # noqa: E402
-import utils.extra_config  # noqa: E402,F401  (before nodes: comfy/utils.py shadows it otherwise)
-
-import nodes as host_nodes  # noqa: E402
-
-found: dict = {}
-
-
-def node(node_id: str, /, **inputs):
-    """Run a node of the pack as the executor does, and return its outputs."""
-    made = host_nodes.NODE_CLASS_MAPPINGS[node_id].EXECUTE_NORMALIZED(**inputs)
-    return made.result
-
-
-def stock(node_id: str, method: str, /, **inputs):
-    return getattr(host_nodes.NODE_CLASS_MAPPINGS[node_id](), method)(**inputs)
-
-
-def core(name: str):
-    """A module of the pack, under the name the host gave it."""
-    pack = next(m for m in sys.modules if m.endswith(".nodes.extension")).removesuffix(".nodes.extension")
-    return importlib.import_module(f"{pack}.{name}")
-
-
-def hash_of(*modules) -> str:
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def draw(model, positive, negative, cfg=5.0, batch=1, seed=1):
-    latent = {"samples": torch.zeros(batch, 4, 16, 16)}
-    return stock("KSampler", "sample", model=model, seed=seed, steps=3, cfg=cfg, sampler_name="euler", scheduler="normal",
-                 positive=positive, negative=negative, latent_image=latent, denoise=1.0)[0]["samples"]
-
-
-def largest(a, b) -> float:
-    return float((a - b).abs().max())
+import host_probe_more as more
+from host_probe_base import BASE, PACK, core, draw, found, hash_of, host_nodes, largest, node, stock, torch
 
 
 def load_pack() -> None:
@@ -177,15 +127,16 @@ def routing(model, clip, vae, direct, made, before):
     found["strength_zero_is_stock"] = torch.equal(draw(*off[:3]), stock_out)
     routed = core("nodes.host.mixing")
     clone = model.clone()
-    routed.route_prompts(clone, variant.route)
+    routed.route_prompts(clone, [variant.route])
     found["route_without_payload_is_stock"] = torch.equal(draw(clone, plain, empty), stock_out)
-    same = [[[rows[0][0], {**rows[0][1], "model_conds": {routed.PAYLOAD.format(1): routed.comfy.conds.CONDCrossAttn(rows[0][0])}}]]
+    rider = routed.PAYLOAD.format(0, 1)
+    same = [[[rows[0][0], {**rows[0][1], "model_conds": {rider: routed.comfy.conds.CONDCrossAttn(rows[0][0])}}]]
             for rows in (plain, empty)]
     found["same_prompt_in_both_is_stock"] = largest(draw(clone, *same), stock_out)
     found["mixing_changes_the_picture"] = largest(draw(mixed, positive, negative), stock_out)
     found["clear_takes_it_out"] = list(node("ESCDiffClear", conditioning=positive)[0][0][1]["model_conds"])
-    for name, more in {"cfg_1": {"cfg": 1.0}, "batch_3": {"batch": 3}}.items():
-        found[name] = bool(torch.isfinite(draw(mixed, positive, negative, **more)).all())
+    for name, how in {"cfg_1": {"cfg": 1.0}, "batch_3": {"batch": 3}}.items():
+        found[name] = bool(torch.isfinite(draw(mixed, positive, negative, **how)).all())
     long = node("ESCDiffMix", model=model, clip=clip, negative="", **made, prompt=" ".join([prompt] * 12))
     found["long_prompt"] = [long[1][0][0].shape[1], bool(torch.isfinite(draw(*long[:3])).all())]
     area = stock("ConditioningSetArea", "append", conditioning=positive, width=64, height=128, x=0, y=0, strength=1.0)[0]
@@ -227,23 +178,9 @@ def exports(model, clip, made):
     found["info"] = json.loads(text)["kind"]
 
 
-def sd15(folder: Path):
+def sd15():
     """A random checkpoint in SD 1.5's layout through the stock loader: the private copy, clip skip, and one step of learning."""
-    from dataclasses import replace
-
-    families, load = core("escdiff_core.model.families"), core("escdiff_core.model.load")
-    row = families.FAMILIES["sd15"]
-    small = {"block_out_channels": [320, 640], "layers_per_block": 1, "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-             "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
-    with torch.inference_mode(False):
-        modules = load.build_modules(replace(row, unet={**row.unet, **small}))
-        for module in modules:
-            module.to_empty(device="cpu")
-            for name, tensor in module.state_dict().items():
-                torch.nn.init.normal_(tensor, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.02)
-        folder.mkdir(parents=True, exist_ok=True)
-        core("escdiff_core.model.checkpoint").write_checkpoint(folder / "random15.safetensors", *modules, None)
-    model, clip, vae = stock("CheckpointLoaderSimple", "load_checkpoint", ckpt_name="random15.safetensors")
+    model, clip, vae = stock("CheckpointLoaderSimple", "load_checkpoint", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
     for skip in (None, -2):
         used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=skip)[0] if skip else clip
         copy = core("nodes.host.export").private_model(model, used, vae)
@@ -278,9 +215,16 @@ def main() -> None:
         with_lora(model, clip, vae)
         made = learning(model, clip, vae, encoder, before)
         routing(model, clip, vae, direct, made, before)
+        more.schedule(model, clip, direct, made)
+        more.control(model, clip, made)
         exports(model, clip, made)
-        sd15(BASE / "models" / "checkpoints")
+        more.loras(model, clip, made)
+        more.cancel(model, clip, vae, encoder, before)
+        more.wrong_inputs(model, clip, vae, made)
+        more.timing(model, clip, made)
+        sd15()
     print("FOUND " + json.dumps(found))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venv-hosts"
+TOOLS = ENVIRONMENTS / "comfy-cli"      # others' command line for ComfyUI, which must be able to run our workflows
 # What ComfyUI's own list leaves out or leaves open: 0.8.0 imports requests, and torch must be the one torchaudio was built for.
 MORE = ["requests", "websocket-client"]
 
@@ -55,9 +56,20 @@ def prepare(host: Path) -> None:
     stamp.write_text(wanted)
 
 
+def prepare_tools() -> None:
+    """Make the environment of comfy-cli, which would not fit into a host's."""
+    if (TOOLS / "bin" / "comfy").exists():
+        return
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(TOOLS)], check=True)
+    subprocess.run([*uv, "pip", "install", "--quiet", "--python", str(TOOLS / "bin" / "python"), "comfy-cli"], check=True)
+
+
 if __name__ == "__main__":
     hosts = find_hosts()
     for each in hosts:
         prepare(each)
+    if hosts:
+        prepare_tools()
     if not hosts:
         print("no ComfyUI found (COMFYUI_PATH, the ComfyUI around this folder, ~/comfy/ComfyUI*): the host tests will skip")

@@ -1,12 +1,16 @@
-"""Tiny random models for the tests: one in SD 1.5's layout, one with the pocket model's anatomy."""
+"""Tiny random models for the tests: two in SD 1.5's layout, one with the pocket model's anatomy."""
 
 import string
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from escdiff_core.files import write_safetensors
+from escdiff_core.model.checkpoint import canonical_tensors, write_checkpoint
 from escdiff_core.model.families import FAMILIES
+from escdiff_core.model.infer import UNET_PREFIX
 
 SD15 = FAMILIES["sd15"]
 
@@ -22,6 +26,14 @@ REDUCED_SD15 = {
     "vae": {**SD15.vae, "block_out_channels": [32, 32, 64, 64], "layers_per_block": 1},
     "text_encoder": {**SD15.text_encoder, "num_hidden_layers": 1, "intermediate_size": 64},
 }
+
+# SD 1.5 with fewer levels and blocks, but as wide as ComfyUI wants it to recognise SD 1.5.
+HOST_SD15 = {
+    "unet": {**REDUCED_SD15["unet"], "block_out_channels": [320, 640]},
+    "vae": REDUCED_SD15["vae"],
+    "text_encoder": SD15.text_encoder,
+}
+CHECKPOINT, CONTROLNET = "v1-5-pruned-emaonly-fp16.safetensors", "control_v11p_sd15_canny_fp16.safetensors"
 
 # The pocket model's anatomy at its real number of levels and layers, but narrow.
 WORDS = ("a", "photo", "of", "red", "star", "heart", "shape", "appearance")
@@ -101,3 +113,28 @@ def halved(modules):
     for parameter in (p for module in modules for p in module.parameters()):
         parameter.data = parameter.data.half().float()
     return modules
+
+
+def write_host_models(folder: Path) -> Path:
+    """Random SD 1.5 files under the names that the workflows ask for, in ComfyUI's folders below ``folder``."""
+    modules = random_modules(HOST_SD15)
+    write_checkpoint(folder / "checkpoints" / CHECKPOINT, *modules, None)
+    write_safetensors(random_controlnet(modules), folder / "controlnet" / CONTROLNET)
+    return folder
+
+
+def random_controlnet(modules) -> dict[str, torch.Tensor]:
+    """A ControlNet (Zhang et al. 2023) on the UNet's encoder, in the original layout; its zero convolutions are not zero."""
+    generator = torch.Generator().manual_seed(7)
+
+    def conv(out: int, into: int, size: int, name: str) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": 0.05 * torch.randn(out, into, size, size, generator=generator), f"{name}.bias": torch.zeros(out)}
+
+    unet = {n.removeprefix(UNET_PREFIX): t for n, t in canonical_tensors(*modules).items() if n.startswith(UNET_PREFIX)}
+    tensors = {n: t.contiguous() for n, t in unet.items() if n.startswith(("input_blocks.", "middle_block.", "time_embed."))}
+    widths = [16, 16, 32, 32, 96, 96, 256]
+    for place, (into, out) in enumerate(zip([3, *widths], [*widths, 320], strict=True)):
+        tensors |= conv(out, into, 3, f"input_hint_block.{2 * place}")
+    for number, width in enumerate((320, 320, 320, 640)):      # what each input block gives
+        tensors |= conv(width, width, 1, f"zero_convs.{number}.0")
+    return {n: t.half() for n, t in (tensors | conv(640, 640, 1, "middle_block_out.0")).items()}

@@ -323,7 +323,7 @@ def test_no_space_is_said_in_words(path, monkeypatch):
         name.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("escdiff_core.attribute.write.save_file", full)
+    monkeypatch.setattr("escdiff_core.files.save_file", full)
     with pytest.raises(ESCDiffError, match="no space left on the disk; free some"):
         make().save(path)
     assert not list(path.parent.iterdir())

@@ -232,7 +232,7 @@ def test_out_of_disk_space_is_one_line(capsys, quick_recipes, tmp_path, monkeypa
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device", "out.safetensors")
 
-    monkeypatch.setattr("escdiff_core.attribute.write.save_file", full)
+    monkeypatch.setattr("escdiff_core.files.save_file", full)
     status, _, err = run(capsys, *learn(**{"--out": tmp_path / "a.safetensors"}))
     assert status == 2 and "no space left" in err.lower() and len(err.strip().splitlines()) == 1
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]

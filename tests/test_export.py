@@ -1,7 +1,6 @@
 """Exports, checked with diffusers itself: what the stock loaders make of the files is what the attribute means."""
 
 import copy
-import socket
 
 import pytest
 import torch
@@ -17,17 +16,10 @@ from escdiff_core.errors import ESCDiffError
 from escdiff_core.model.names import to_canonical, to_diffusers, unet_map
 from escdiff_core.model.tokenizer import build_tokenizer
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
 WIDTH = POCKET["text_encoder"]["hidden_size"]
 NARROW = {**POCKET, "unet": {**POCKET["unet"], "block_out_channels": [32, 32, 64, 64], "attention_head_dim": 2}}
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a network request was made")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.fixture(scope="module")

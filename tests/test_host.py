@@ -2,26 +2,21 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
-from hosts import ROOT, find_hosts, python_of, version
+from host_server import prepare_base
+from hosts import ROOT, python_of, version
 
-HOSTS = [h for h in find_hosts() if python_of(h).exists()]
 NODES = ["AppearanceFilter", "Apply", "AttributeInfo", "Clear", "Compare", "ExampleReference", "Export", "LearnAttribute",
          "LoadAttribute", "LoadPocketModel", "LoadReferenceEncoder", "Mix", "MixedSampler", "Prompt", "ReferenceFeatures",
          "SaveAttribute", "Score", "ShapeFilter", "TrainFilters", "Tune"]
 
 
-@pytest.fixture(scope="module", params=HOSTS or [None], ids=lambda h: version(h) if h else "no-host")
-def found(request, tmp_path_factory) -> dict:
+@pytest.fixture(scope="module")
+def found(host, sd15_models, tmp_path_factory) -> dict:
     """What host_probe.py saw inside the host."""
-    host: Path = request.param
-    if host is None:
-        pytest.skip("NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or put one at ~/comfy/ComfyUI")
     base = tmp_path_factory.mktemp(f"comfy-{version(host)}")
-    (base / "custom_nodes").mkdir()
-    (base / "custom_nodes" / "escdiff").symlink_to(ROOT)
+    prepare_base(base, sd15_models)
     command = [python_of(host), ROOT / "tests" / "host_probe.py", host, base, base / "custom_nodes" / "escdiff"]
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=900)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
@@ -99,3 +94,41 @@ def test_a_checkpoint_in_sd15_s_layout(found):
     assert found["sd15_unet_difference"] <= 1e-4
     assert found["sd15_text_difference_None"] <= 1e-4 and found["sd15_text_difference_-2"] <= 1e-4
     assert found["sd15_learned"] == ["appearance", 1] and found["sd15_mix"]
+
+
+def test_an_attribute_can_begin_late_and_end_early(found):
+    assert found["schedule_difference"] <= 1e-4
+    assert found["schedule_sets"] == [["appearance"], ["shape"], ["shape", "appearance"]]
+    assert found["schedule_in_one_batch"] and found["schedule_leaves_the_model"]
+
+
+def test_controlnet_follows_stock_and_mixed_prompts(found):
+    assert found["control_acts"] > 0.01 and found["control_without_attributes_is_stock"]
+    finite, change = found["control_on_a_mix"]
+    assert finite and change > 0.01
+
+
+def test_loras_before_and_behind_a_mix_are_alike(found):
+    assert found["lora_before_and_after"] <= 1e-5 and found["lora_shows"] > 1e-3
+    assert found["zeroed_negative"]
+
+
+def test_cancel_ends_learning_within_a_step(found):
+    assert found["cancelled"] == [1, 2], "no step after the one in which cancel was pressed"
+    assert found["model_unchanged_after_cancel"]
+
+
+@pytest.mark.parametrize("case, sentence", {
+    "SDXL learn": "this MODEL is of the family SDXL", "SDXL mix": "this MODEL is of the family SDXL",
+    "Flux mix": "this MODEL is of the family Flux", "no clip": "the CLIP is missing", "no clip, learn": "the CLIP is missing",
+    "no vae": "the VAE is missing", "video": "40 pictures were given", "mask size": "mask",
+    "other base": "was learned on another base model", "schedule": "0 <= start <= end <= 1",
+}.items())
+def test_wrong_inputs_are_one_sentence(found, case, sentence):
+    message = found["wrong"][case]
+    assert message.startswith("ESCDiffError: ") and sentence in message and "\n" not in message
+
+
+def test_mixing_costs_what_plain_sampling_costs(found, record_property):
+    record_property("mixing_ratio", found["mixing_ratio"])
+    assert found["mixing_ratio"] <= 1.10, "the aim is 1.03 alone on the machine: benchmarks/host_mixing.py"

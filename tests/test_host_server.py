@@ -1,134 +1,166 @@
-"""A real ComfyUI server runs the pocket workflow that ships, and lives on after bad graphs."""
+"""A real ComfyUI server runs the workflows that ship, obeys a cancel, and lives on after bad graphs."""
 
 import json
-import socket
+import os
 import subprocess
 import time
-import urllib.error
-import urllib.request
-import uuid
-from pathlib import Path
 
+import numpy as np
 import pytest
-from hosts import ROOT, find_hosts, python_of, version
+from host_server import QUICK, error_of, workflow
+from hosts import ROOT, TOOLS
+from PIL import Image
 
-HOSTS = [h for h in find_hosts() if python_of(h).exists()]
-WORKFLOW = ROOT / "workflows" / "api" / "pocket_quickstart.json"
+from escdiff_core.bench import protocol
+from escdiff_core.cli import main
+from escdiff_core.method.encoders import choose_encoder, choose_filter
+from escdiff_core.method.mix import Mix, Use
+from escdiff_core.method.recipes import DEFAULTS, find_recipe
+from escdiff_core.method.tune import Tuner
+from escdiff_core.metrics.mask import as_working, find_subject
+from escdiff_core.metrics.prompt_check import background_name
+from escdiff_core.metrics.scores import Judge
+from escdiff_core.model.load import load_model
 
-
-class Server:
-    """One ComfyUI on 127.0.0.1 with a base directory of its own."""
-
-    def __init__(self, host: Path, base: Path):
-        (base / "custom_nodes").mkdir()
-        (base / "custom_nodes" / "escdiff").symlink_to(ROOT)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.base, self.log = base, (base / "log.txt").open("w+")
-        self.process = subprocess.Popen(
-            [str(python_of(host)), "main.py", "--cpu", "--base-directory", str(base), "--listen", "127.0.0.1",
-             "--port", str(self.port), "--disable-api-nodes", "--preview-method", "none", "--database-url", "sqlite:///:memory:"],
-            cwd=host, stdout=self.log, stderr=subprocess.STDOUT)
-        for _ in range(240):
-            try:
-                self.get("/system_stats")
-                return
-            except OSError:
-                assert self.process.poll() is None, self.said()
-                time.sleep(0.5)
-        raise AssertionError(self.said())
-
-    def said(self) -> str:
-        return Path(self.log.name).read_text()[-4000:]
-
-    def get(self, path: str):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
-            return json.load(answer)
-
-    def run(self, graph: dict, seconds: float = 600) -> dict:
-        """Queue ``graph`` and return its history entry; a graph that the server refuses comes back as ``{"refused": …}``."""
-        number = str(uuid.uuid4())
-        body = json.dumps({"prompt": graph, "client_id": "test", "prompt_id": number}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/prompt", body, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                number = json.load(answer)["prompt_id"]
-        except urllib.error.HTTPError as error:
-            return {"refused": json.load(error)}
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            history = self.get(f"/history/{number}")
-            if number in history:
-                return history[number]
-            time.sleep(0.5)
-        raise AssertionError("no answer in time: " + self.said())
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
-        self.log.close()
+pytestmark = pytest.mark.slow
+SD15 = {"steps": 1, "batch_size": 1, "preset": "paper", "preview_every": 0}
 
 
-@pytest.fixture(scope="module", params=HOSTS or [None], ids=lambda h: version(h) if h else "no-host")
-def server(request, tmp_path_factory):
-    if request.param is None:
-        pytest.skip("NO COMFYUI FOUND: no workflow was run; set COMFYUI_PATH or put one at ~/comfy/ComfyUI")
-    running = Server(request.param, tmp_path_factory.mktemp(f"server-{version(request.param)}"))
-    yield running
-    running.stop()
-
-
-def workflow(**changes) -> dict:
-    """The shipped workflow, with quick settings; ``changes`` are ``node__input=value``."""
-    graph = json.loads(WORKFLOW.read_text())
-    quick = {"learn_shape__steps": 2, "learn_appearance__steps": 2, "sampler__steps": 2, "latent__batch_size": 1}
-    for place, value in {**quick, **changes}.items():
-        node, name = place.split("__")
-        graph[node]["inputs"][name] = value
+def sd15(name: str, **changes) -> dict:
+    """An SD 1.5 workflow on the generated checkpoint, small pictures, one step of everything."""
+    graph = workflow(name, **changes)
+    for node in graph.values():
+        if node["class_type"] == "ESCDiffLearnAttribute":
+            node["inputs"] |= {**SD15, "recipe": f"escdiff-{node['inputs']['kind']}-paper"}
+        node["inputs"] |= {"EmptyLatentImage": {"width": 64, "height": 64}, "KSampler": {"steps": 1}}.get(node["class_type"], {})
     return graph
 
 
-def error_of(entry: dict) -> str:
-    return next(m[1]["exception_message"] for m in entry["status"]["messages"] if m[0] == "execution_error")
-
-
-@pytest.mark.slow
 def test_the_pocket_workflow_gives_pictures(server):
-    entry = server.run(workflow())
+    entry = server.run(workflow(**QUICK))
     assert entry["status"]["status_str"] == "success", entry["status"]
     pictures = entry["outputs"]["save"]["images"]
     assert len(pictures) == 1 and (server.base / "output" / pictures[0]["filename"]).is_file()
     assert len(list((server.base / "user").rglob("cache/*.safetensors"))) == 2, "both attributes are kept for the next time"
 
 
-@pytest.mark.slow
+def scores(pictures: np.ndarray) -> dict[str, float]:
+    """S, A and P of mixes of the first held-out shape and appearance on white."""
+    shape, appearance = protocol.shape_references(1)[0], protocol.appearance_references(1)[0]
+    white = [background_name(find_subject(as_working(p))) == "white" for p in pictures]
+    return {"S": Judge.of_spec(shape).shape(pictures).mean, "A": Judge.of_spec(appearance).appearance(pictures).mean,
+            "P": float(np.mean(white))}
+
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def headless() -> np.ndarray:
+    """What the headless method draws with the pocket workflow's settings."""
+    model, uses = load_model("pocket", "cpu"), {}
+    encoder = choose_encoder("auto", model)
+    specs = {"shape": protocol.shape_references(1)[0], "appearance": protocol.appearance_references(1)[0]}
+    for kind, spec in specs.items():
+        tuner = Tuner(model, [protocol.as_reference(spec)], find_recipe(DEFAULTS[kind], steps=STEPS), 0, encoder=encoder,
+                      network=choose_filter(None, kind, model, encoder))
+        uses[kind] = Use(tuner.run())
+    prompt = workflow()["mix"]["inputs"]["prompt"]
+    return Mix(model, **uses).draw(prompt, count=4, steps=30, guidance_scale=3.0, seed=0)
+
+
+def test_the_pocket_workflow_scores_as_the_headless_method(server, headless):
+    pictures = []
+    for seed in range(4):
+        entry = server.run(workflow(**{**QUICK, "learn_shape__steps": STEPS, "learn_appearance__steps": STEPS,
+                                       "sampler__steps": 30, "sampler__seed": seed}))
+        name = entry["outputs"]["save"]["images"][0]["filename"]
+        pictures.append(np.asarray(Image.open(server.base / "output" / name).convert("RGB"), np.float32) / 255)
+    theirs, ours = scores(np.stack(pictures)), scores(headless)
+    print(theirs, ours)
+    assert all(abs(theirs[k] - ours[k]) <= 0.05 for k in theirs), (theirs, ours)
+
+
+def test_the_sd15_workflows_run_to_the_end(server):
+    """In the order of the notes in them: the mixes load what the first two have saved."""
+    for name in ("sd15_learn_shape", "sd15_learn_appearance", "sd15_mix", "sd15_mix_controlnet", "batch"):
+        entry = server.run(sd15(name))
+        assert entry.get("status", {}).get("status_str") == "success", (name, entry, server.said())
+
+
+def test_cancel_stops_learning_and_the_server_lives_on(server):
+    number = server.submit(workflow(**{**QUICK, "learn_shape__steps": 500, "learn_shape__seed": 77}))
+    end = time.monotonic() + 120
+    while "learning shape with escdiff-shape" not in server.said().rsplit("got prompt", 1)[-1]:
+        assert time.monotonic() < end, server.said()
+        time.sleep(0.3)
+    time.sleep(2)
+    pressed = time.monotonic()
+    server.post("/interrupt", {})
+    entry = server.wait_for(number, 60)
+    assert time.monotonic() - pressed < 10, "a step takes less than a second, a preview a few"
+    assert "execution_interrupted" in [m[0] for m in entry["status"]["messages"]]
+    assert server.run(workflow(**QUICK))["status"]["status_str"] == "success"
+
+
 @pytest.mark.parametrize("changes, sentence", [
     ({"mix__shape": ["learn_appearance", 0]}, "an attribute of kind 'appearance' was given as shape"),
     ({"learn_shape__recipe": "escdiff-appearance"}, "learns appearance, the filter before it was for shape"),
-    ({"learn_shape__mask": ["appearance_mask", 0]}, "mask"),
-], ids=["wrong kind", "wrong recipe", "wrong mask"])
+    ({"learn_shape__mask": ["more", 0]}, "mask"),
+    ({"learn_shape__image": ["video", 0]}, "40 pictures were given"),
+], ids=["wrong kind", "wrong recipe", "wrong mask", "video"])
 def test_a_bad_graph_is_one_sentence_and_the_server_lives_on(server, changes, sentence):
-    graph = workflow(**{k: v for k, v in changes.items() if "mask" not in k})
-    if "learn_shape__mask" in changes:
-        graph["appearance_mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 96, "height": 64}}
-        graph["learn_shape"]["inputs"]["mask"] = ["appearance_mask", 0]
+    graph = workflow(**QUICK, **changes)
+    graph["more"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 96, "height": 64}}
+    graph["video"] = {"class_type": "EmptyImage", "inputs": {"width": 128, "height": 128, "batch_size": 40, "color": 0}}
     entry = server.run(graph)
     message = error_of(entry)
     assert sentence in message and message.strip().count("\n") == 0
     assert server.get("/system_stats")["system"]
 
 
-@pytest.mark.slow
-def test_a_table_of_jobs_runs_on_a_real_server(server, tmp_path, capsys):
-    from escdiff_core.cli import main
+def test_a_graph_without_clip_is_refused_and_says_which_input(server):
+    graph = workflow(**QUICK)
+    del graph["mix"]["inputs"]["clip"]
+    assert "clip" in json.dumps(server.run(graph)["refused"])
+    assert server.get("/system_stats")["system"]
 
-    (tmp_path / "quick.json").write_text(json.dumps(workflow()))
+
+def test_an_attribute_of_another_model_is_one_sentence(server):
+    server.run(sd15("sd15_learn_shape", save_shape__name="other"))
+    graph = workflow(**QUICK, mix__shape=["other", 0])
+    graph["other"] = {"class_type": "ESCDiffLoadAttribute", "inputs": {"file": "other.safetensors"}}
+    message = error_of(server.run(graph))
+    assert "was learned on another base model" in message and message.strip().count("\n") == 0
+
+
+def test_a_table_of_jobs_runs_on_a_real_server(server, tmp_path, capsys):
+    (tmp_path / "quick.json").write_text(json.dumps(workflow(**QUICK)))
     (tmp_path / "jobs.csv").write_text("name,sampler.seed,mix.prompt\nfirst,1,a *m\nsecond,2,a *m with *a appearance\n")
-    command = ["queue", "--server", f"http://127.0.0.1:{server.port}", "--workflow", str(tmp_path / "quick.json"),
+    command = ["queue", "--server", server.url, "--workflow", str(tmp_path / "quick.json"),
                "--table", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out")]
     assert main(command) == 0, capsys.readouterr()
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["first_0.png", "report.json", "second_0.png"]
     before = (tmp_path / "out" / "first_0.png").stat().st_mtime_ns
     assert main(command) == 0
     assert (tmp_path / "out" / "first_0.png").stat().st_mtime_ns == before, "what is done is not done again"
+
+
+def test_a_client_of_others_runs_the_api_workflow(server, tmp_path):
+    """comfy-cli, the field's own command line."""
+    path = tmp_path / "quick.json"
+    path.write_text(json.dumps(workflow(**QUICK, save__filename_prefix="from_comfy_cli")))
+    command = [TOOLS / "bin" / "comfy", "--skip-prompt", "run", "--workflow", path, "--host", "127.0.0.1", "--port",
+               str(server.port), "--wait", "--timeout", "300"]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=400,
+                          env={**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((server.base / "output").glob("from_comfy_cli*.png"))
+
+
+def test_the_registry_s_own_check_passes(tmp_path):
+    if not (TOOLS / "bin" / "comfy").exists():
+        pytest.skip("NO COMFY-CLI: it comes with the hosts' environments (python tests/hosts.py)")
+    done = subprocess.run([str(TOOLS / "bin" / "comfy"), "--skip-prompt", "node", "validate"], cwd=ROOT, capture_output=True,
+                          text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1"})
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr

@@ -1,7 +1,6 @@
 """Diffusers folders: equal to the single file, also in the forms found on the hub; a damaged one is refused."""
 
 import json
-import socket
 
 import pytest
 import torch
@@ -13,14 +12,7 @@ from escdiff_core.model.checkpoint import write_checkpoint
 from escdiff_core.model.load import load_model
 from escdiff_core.model.tokenizer import build_tokenizer
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a network request was made")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @pytest.fixture(scope="module")

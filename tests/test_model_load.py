@@ -1,7 +1,6 @@
 """Checkpoints: written, loaded, equal; every bad file refused in one sentence; never a network request."""
 
 import json
-import socket
 import struct
 
 import pytest
@@ -17,14 +16,7 @@ from escdiff_core.model.checkpoint import write_checkpoint
 from escdiff_core.model.families import CONFIG_KEY
 from escdiff_core.model.load import fingerprint, load_model, resolve_device
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a network request was made")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @pytest.fixture(scope="module")

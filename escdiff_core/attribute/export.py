@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from ..errors import ESCDiffError
+from ..files import write_safetensors
 from .file import Attribute
 from .tensors import LoraFactors, differences, lora_factors, module_of
-from .write import write_safetensors
 
 METADATA_KEY = "escdiff.export"
 LORA_PREFIX = "lora_unet_"

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import ESCDiffError
+from ..files import write_safetensors
 from .header import Header, read_header
 from .tensors import ALPHA, DOWN, check_delta, check_embeddings, differences, form_of
-from .write import write_safetensors
 
 METADATA_KEY = "escdiff.attribute"
 FORMAT_VERSION = 1

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..attribute.write import write_safetensors
 from ..errors import ESCDiffError
+from ..files import write_safetensors
 from ..model.load import DiffusionModel
 from ..model.text import word_embedding
 from .features import ReferenceFeatures

@@ -76,6 +76,19 @@ def plan_mix(active: Sequence[Use], middle: str = "shape") -> Plan:
     return Plan(tuple(slots), route, middle_owner)
 
 
+def schedule_parts(used: Sequence[Use]) -> list[tuple[float, float, list[Use]]]:
+    """The schedule, 0 to 1, cut where an attribute begins or ends: (start, end, the uses that are active there)."""
+    marks = sorted({0.0, 1.0, *(v for u in used for v in (u.start, u.end))})
+    parts: list[tuple[float, float, list[Use]]] = []
+    for start, end in pairwise(marks):
+        active = [u for u in used if u.start <= (start + end) / 2 <= u.end]
+        if parts and parts[-1][2] == active:
+            parts[-1] = (parts[-1][0], end, active)
+        else:
+            parts.append((start, end, active))
+    return parts
+
+
 def plain_words(everyone: Sequence[Use], own: Sequence[Use]) -> dict[str, str]:
     """Token to plain word for the attributes that a slot does not own."""
     tokens = {u.attribute.token for u in own}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..attribute.write import write_safetensors
 from ..errors import ESCDiffError
+from ..files import write_safetensors
 
 if TYPE_CHECKING:
     from .tune import Tuner

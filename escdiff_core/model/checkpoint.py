@@ -1,7 +1,6 @@
 """Read and write single-file checkpoints in the original Stable Diffusion layout. safetensors only, never a pickle."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..errors import ESCDiffError
+from ..files import write_safetensors
 from .families import CONFIG_KEY
 from .infer import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 from .names import text_map, to_canonical, unet_map, vae_map
@@ -72,25 +71,13 @@ def write_checkpoint(
     modules' own configurations are filled in where it does not name ``unet``, ``vae``, ``text_encoder``. None writes
     no configuration: a plain SD 1.x file. Raises ESCDiffError when the file cannot be written.
     """
-    path = Path(path)
     tensors = canonical_tensors(unet, vae, text_encoder)
     tensors = {n: t.detach().to("cpu", dtype).contiguous() for n, t in tensors.items()}
-    metadata = {"format": "pt"}
-    if config is not None:
-        own = {"unet": module_config(unet), "vae": module_config(vae), "text_encoder": module_config(text_encoder)}
-        metadata[CONFIG_KEY] = json.dumps({**own, **config})
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # made here for the usual rights: safetensors makes private files
-            rights = os.fstat(file.fileno()).st_mode
-        save_file(tensors, temporary, metadata=metadata)
-        os.chmod(temporary, rights)
-        os.replace(temporary, path)
-    except (SafetensorError, OSError) as error:
-        raise ESCDiffError(f"cannot write the model to {path} ({error}); is the disk full or read-only?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    if config is None:
+        write_safetensors(tensors, path)
+        return
+    own = {"unet": module_config(unet), "vae": module_config(vae), "text_encoder": module_config(text_encoder)}
+    write_safetensors(tensors, path, CONFIG_KEY, json.dumps({**own, **config}))
 
 
 def canonical_tensors(

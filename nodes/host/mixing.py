@@ -1,113 +1,153 @@
 """Attributes on the host's model: deltas as patches of a clone, prompts that ride along, one UNet evaluation per step."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import comfy.conds
+import comfy.hooks
 import comfy.lora
 import comfy.patcher_extension
 
 from ...escdiff_core.attribute.tensors import DOWN, form_of, module_of
 from ...escdiff_core.errors import ESCDiffError
 from ...escdiff_core.method.blocks import block_of
-from ...escdiff_core.method.mix import Plan, Use, check_uses, plain_words, plan_mix, token_vectors
+from ...escdiff_core.method.mix import Plan, Use, check_uses, plain_words, plan_mix, schedule_parts, token_vectors
 from ...escdiff_core.method.route import Route, without_tokens
 from ...escdiff_core.model.names import unet_map
 from .export import HOST_UNET, base_fingerprint, check_clip, unet_config
 from .prompts import HostText, clip_with_tokens, encode
 
 WRAPPER_KEY = "escdiff"
-PAYLOAD = "escdiff_slot_{}"      # entry of a conditioning's model_conds: the text states of one more prompt
+PAYLOAD = "escdiff_{}_{}"      # entry of a conditioning's model_conds: text states for one part of the schedule and one slot
 MIDDLE = "middle_block."
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What holds from ``start`` to ``end`` of the schedule (0 to 1); ``hooks`` carry the weights when there are several parts."""
+
+    start: float
+    end: float
+    plan: Plan
+    hooks: comfy.hooks.HookGroup | None
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A host MODEL with the attributes' deltas and route on it, and what its prompts need."""
+    """A host MODEL with the attributes' deltas and routes on it, and what its prompts need."""
 
     model: object
-    plan: Plan
+    parts: tuple[Part, ...]
     given: tuple[Use, ...]
 
 
 def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape") -> Mixed:
-    """Put attributes onto a clone of ``model``. Raises ESCDiffError for another base model and the like (see check_uses)."""
+    """Put attributes onto a clone of ``model``. Raises ESCDiffError for another base model and the like (see check_uses).
+
+    Attributes that act all the time are patches of the clone. With a start or an end the weights change on the way: then
+    they are the host's weight hooks, which ride on the conditioning of each part of the schedule.
+    """
     given = check_uses(shape, appearance, middle, base_fingerprint(model))
-    used = [u for u in given if u.strength != 0]
-    plan = plan_mix(used, middle)
-    clone = model.clone()
-    for use in used:
-        add_delta(clone, use, keep_middle=plan.middle_owner is use.attribute)
-    if plan.route.slots > 1:
-        route_prompts(clone, plan.route)
-    return Mixed(clone, plan, tuple(given))
+    cuts, clone, parts = schedule_parts([u for u in given if u.strength != 0]), model.clone(), []
+    for start, end, active in cuts:
+        plan = plan_mix(active, middle)
+        hooks = comfy.hooks.HookGroup() if len(cuts) > 1 and active else None
+        for use in active:
+            patches = delta_patches(clone, use, keep_middle=plan.middle_owner is use.attribute)
+            if hooks is None:
+                clone.add_patches(patches, use.strength)
+            else:
+                hook = comfy.hooks.WeightHook(strength_model=use.strength)
+                hook.weights, hook.need_weight_init = patches, False
+                hooks.add(hook)
+        parts.append(Part(start, end, plan, hooks))
+    routes = [p.plan.route for p in parts]
+    if any(r.slots > 1 for r in routes):
+        route_prompts(clone, routes)
+    return Mixed(clone, tuple(parts), tuple(given))
 
 
-def add_delta(model, use: Use, keep_middle: bool) -> None:
-    """Add the attribute's change of weights to ``model`` (a clone) as the host's own patches, at its strength."""
+def delta_patches(model, use: Use, keep_middle: bool) -> dict:
+    """The attribute's change of weights as patches in the host's format."""
     delta = {n: t for n, t in use.attribute.delta.items() if keep_middle or not n.startswith(MIDDLE)}
     if form_of(delta) == "lora":
         modules = {module_of(n) for n in delta if n.endswith(DOWN)}
         patches = comfy.lora.load_lora(delta, {m: f"{HOST_UNET}{m}.weight" for m in modules}, log_missing=False)
     else:
         patches = {HOST_UNET + n: ("diff", (t.float(),)) for n, t in delta.items()}
-    lost = set(patches) - set(model.add_patches(patches, use.strength))
+    lost = set(patches) - set(model.model.state_dict())
     if lost:
         raise ESCDiffError(f"the attribute {use.attribute.token!r} changes {len(lost)} tensors that this model does not have "
                            f"(first: {min(lost)}); load the model it was learned on")
+    return patches
 
 
 def conditioning(mixed: Mixed, clip, prompt: str) -> list:
     """CONDITIONING of ``prompt`` for ``mixed``: the main prompt, with the other slots' states riding along.
 
-    Each slot knows its own attribute's token; tokens of others are their plain words there.
+    Each slot knows its own attribute's token; tokens of others are their plain words there. Several parts of the schedule
+    give several entries, each for its own range of steps.
     """
     check_clip(clip)
-    words = HostText.of(clip)
-    rows = []
-    for own in mixed.plan.slots:
-        vectors = {u.attribute.token: token_vectors(words, u) for u in own}
-        text = without_tokens(prompt, plain_words(mixed.given, own))
-        rows.append(encode(clip_with_tokens(clip, vectors) if vectors else clip, text))
-    main, *riders = rows
-    made = []
-    for number, (states, more) in enumerate(main):
-        payload = {PAYLOAD.format(i): comfy.conds.CONDCrossAttn(r[min(number, len(r) - 1)][0]) for i, r in enumerate(riders, 1)}
-        made.append([states, {**more, "model_conds": {**more.get("model_conds", {}), **payload}}])
+    words, made = HostText.of(clip), []
+    for number, part in enumerate(mixed.parts):
+        rows = []
+        for own in part.plan.slots:
+            vectors = {u.attribute.token: token_vectors(words, u) for u in own}
+            text = without_tokens(prompt, plain_words(mixed.given, own))
+            rows.append(encode(clip_with_tokens(clip, vectors) if vectors else clip, text))
+        main, *riders = rows
+        when = {"start_percent": part.start, "end_percent": part.end} if len(mixed.parts) > 1 else {}
+        hooks = {"hooks": part.hooks} if part.hooks is not None else {}
+        for index, (states, more) in enumerate(main):
+            payload = {PAYLOAD.format(number, i): comfy.conds.CONDCrossAttn(r[min(index, len(r) - 1)][0])
+                       for i, r in enumerate(riders, 1)}
+            made.append([states, {**more, **when, **hooks, "model_conds": {**more.get("model_conds", {}), **payload}}])
     return made
+
+
+def warn_of_missing_tokens(mixed: Mixed, prompt: str) -> None:
+    """Say in the log when the prompt does not name an attribute: then only its weights act, which seldom shows."""
+    for use in mixed.given:
+        if use.strength and without_tokens(prompt, {use.attribute.token: ""}) == prompt:
+            log.warning("ESCDiff: the prompt does not contain %s, so the %s attribute will hardly show; write %s where the %s "
+                        "belongs", use.attribute.token, use.attribute.kind, use.attribute.token, use.attribute.kind)
 
 
 def clip_of(mixed: Mixed, clip):
     """A CLIP that knows the tokens of all attributes in use, for any text node; one prompt then serves every block."""
     words = HostText.of(clip)
-    return clip_with_tokens(clip, {u.attribute.token: token_vectors(words, u) for own in mixed.plan.slots for u in own})
+    return clip_with_tokens(clip, {u.attribute.token: token_vectors(words, u) for u in mixed.given if u.strength != 0})
 
 
 def cleared(rows: list) -> list:
-    """``rows`` (a CONDITIONING) without the pack's payload: what a stock text node would have given."""
-    own = tuple(PAYLOAD.format(i) for i in range(1, 9))
-    return [[states, {**more, "model_conds": {k: v for k, v in more.get("model_conds", {}).items() if k not in own}}]
+    """``rows`` (a CONDITIONING) without the pack's payload and hooks: what a stock text node would have given."""
+    mine = PAYLOAD.split("{")[0]
+    return [[states, {**more, "model_conds": {k: v for k, v in more.get("model_conds", {}).items() if not k.startswith(mine)}}]
             for states, more in rows]
 
 
-def route_prompts(model, route: Route) -> None:
-    """Let the cross-attention of ``model`` (a clone) see the slot that ``route`` names for its block.
+def route_prompts(model, routes: Sequence[Route]) -> None:
+    """Let the cross-attention of ``model`` (a clone) see the slot that the part's route names for its block.
 
     One wrapper of the diffusion model takes the payload out of its arguments and puts a first-position patch on the
     cross-attention for this one call. A conditioning without payload passes through untouched.
     """
-    slots = host_slots(route, unet_map(unet_config(model)))
-    names = [PAYLOAD.format(i) for i in range(1, route.slots)]
+    canonical = unet_map(unet_config(model))
+    tables = [host_slots(route, canonical) for route in routes]
+    places = {PAYLOAD.format(part, slot): (part, slot) for part, route in enumerate(routes) for slot in range(1, route.slots)}
 
     def wrapper(executor, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs):
-        riders = {i: kwargs.pop(name) for i, name in enumerate(names, 1) if name in kwargs}
+        riders = {places[name]: kwargs.pop(name) for name in places if name in kwargs}
         options = transformer_options
         if riders:
+            part = next(iter(riders))[0]      # the host batches only conditionings with the same payload
             options = dict(transformer_options or {})
 
             def attend(n, states, value, extra):
-                slot = slots.get(tuple(extra["block"][:2]), 0)
-                own = riders.get(slot)
+                own = riders.get((part, tables[part].get(tuple(extra["block"][:2]), 0)))
                 if own is None:
                     return n, states, value
                 own = own.to(states)
@@ -132,10 +172,3 @@ def host_slots(route: Route, canonical: Mapping[str, str]) -> dict[tuple[str, in
         slot = (route.layers or {}).get(block_of(name), 0)
         slots[(part.split("_")[0], 0 if part == "middle_block" else int(number))] = slot
     return slots
-
-
-def uses(values: Sequence[tuple]) -> list[Use | None]:
-    """Use objects from (attribute or None, strength) pairs."""
-    return [None if attribute is None else Use(attribute, strength) for attribute, strength in values]
-
-

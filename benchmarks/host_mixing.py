@@ -1,0 +1,66 @@
+"""What mixing costs inside ComfyUI: ``python benchmarks/host_mixing.py`` (alone on the machine).
+
+For every ComfyUI that ``tests/hosts.py`` has prepared, the stock KSampler draws with and without attributes in interleaved
+pairs, in one process. Writes ``host_mixing.md``.
+"""
+
+import datetime
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+AIM, PAIRS, STEPS = 1.03, 15, 20
+
+
+def inside() -> None:
+    """Runs in a host's environment, started by :func:`main` with ``HOST BASE PACK``."""
+    import host_probe_more as more
+    from host_probe import load_pack
+    from host_probe_base import core, found, node, torch
+
+    load_pack()
+    with torch.inference_mode():
+        model, clip, vae, encoder = node("ESCDiffLoadPocketModel")
+        names, made = core("nodes.reference").example_names(), {}
+        for kind, name in (("shape", names[0]), ("appearance", names[-1])):
+            image, mask = node("ESCDiffExampleReference", example=name)
+            made[kind] = node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, encoder=encoder, image=image, mask=mask,
+                              kind=kind, steps=2, seed=0, describe="", batch_size=2)[0]
+        more.timing(model, clip, made, PAIRS, STEPS)
+    print("FOUND " + json.dumps(found))
+
+
+def main() -> None:
+    from host_server import prepare_base
+    from hosts import find_hosts, python_of, version
+
+    lines = ["# What mixing costs inside ComfyUI", "",
+             f"`python benchmarks/host_mixing.py`, {datetime.date.today().isoformat()}, "
+             f"{platform.processor() or platform.machine()}, `--cpu`: the pocket model, two pictures of {STEPS} steps, guidance 3; "
+             f"median of {PAIRS} interleaved pairs. Aim: at most {AIM}.", "",
+             "| ComfyUI | plain, s | mixed, s | mixed / plain |", "|---|---|---|---|"]
+    for host in find_hosts():
+        with tempfile.TemporaryDirectory() as folder:
+            base = Path(folder) / "base"
+            base.mkdir()
+            (Path(folder) / "models").mkdir()
+            prepare_base(base, Path(folder) / "models")
+            command = [python_of(host), Path(__file__), host, base, base / "custom_nodes" / "escdiff"]
+            done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+        answer = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+        if not answer:
+            raise SystemExit(done.stderr[-3000:])
+        found = json.loads(answer[0].removeprefix("FOUND "))
+        seconds = found["sampling_seconds"]
+        lines.append(f"| {version(host)} | {seconds['plain']:.2f} | {seconds['mixed']:.2f} | {found['mixing_ratio']:.3f} |")
+    Path(__file__).with_suffix(".md").write_text("\n".join([*lines, ""]))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    inside() if len(sys.argv) > 1 else main()

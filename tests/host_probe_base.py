@@ -1,0 +1,56 @@
+"""What the probes share: a real ComfyUI started inside this process (``HOST BASE PACK`` on the command line), and shorthands."""
+
+import hashlib
+import importlib
+import os
+import sys
+from pathlib import Path
+
+HOST, BASE, PACK = (Path(a) for a in sys.argv[1:4])
+sys.path.insert(0, str(HOST))
+os.chdir(HOST)
+sys.argv = ["main.py", "--cpu", "--base-directory", str(BASE)]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import torch  # noqa: E402
+import utils.extra_config  # noqa: E402,F401  (before nodes: comfy/utils.py shadows it otherwise)
+
+import nodes as host_nodes  # noqa: E402
+
+found: dict = {}
+
+
+def node(node_id: str, /, **inputs):
+    """Run a node of the pack as the executor does, and return its outputs."""
+    made = host_nodes.NODE_CLASS_MAPPINGS[node_id].EXECUTE_NORMALIZED(**inputs)
+    return made.result
+
+
+def stock(node_id: str, method: str, /, **inputs):
+    return getattr(host_nodes.NODE_CLASS_MAPPINGS[node_id](), method)(**inputs)
+
+
+def core(name: str):
+    """A module of the pack, under the name the host gave it."""
+    pack = next(m for m in sys.modules if m.endswith(".nodes.extension")).removesuffix(".nodes.extension")
+    return importlib.import_module(f"{pack}.{name}")
+
+
+def hash_of(*modules) -> str:
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def draw(model, positive, negative, cfg=5.0, batch=1, seed=1):
+    latent = {"samples": torch.zeros(batch, 4, 16, 16)}
+    return stock("KSampler", "sample", model=model, seed=seed, steps=3, cfg=cfg, sampler_name="euler", scheduler="normal",
+                 positive=positive, negative=negative, latent_image=latent, denoise=1.0)[0]["samples"]
+
+
+def largest(a, b) -> float:
+    return float((a - b).abs().max())

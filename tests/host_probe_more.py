@@ -1,0 +1,188 @@
+"""More of what host_probe.py looks for: schedules, ControlNet, LoRAs, cancel, wrong inputs, and what sampling costs."""
+
+import statistics
+import time
+
+from host_probe_base import core, draw, found, hash_of, largest, node, stock, torch
+
+PROMPT = "a photo of a *m with *a appearance on a white background"
+
+
+def schedule(model, clip, direct, made):
+    """With a start and an end, each step computes what the headless mix computes at that point, still in one batch."""
+    method, seen = core("escdiff_core.method.mix"), []
+    mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_end=0.6,
+                                        appearance_start=0.4)
+    mixed = mixed.clone()
+
+    def keep(call, given):
+        out = call(given["input"], given["timestep"], **given["c"])
+        seen.append((given["input"], given["timestep"], given["c"], out))
+        return out
+
+    mixed.set_model_unet_function_wrapper(keep)
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    stock("KSampler", "sample", model=mixed, seed=1, steps=6, cfg=3.0, sampler_name="euler", scheduler="normal",
+          positive=positive, negative=negative, latent_image=latent, denoise=1.0)
+    both = method.Mix(direct, method.Use(made["shape"], end=0.6), method.Use(made["appearance"], start=0.4))
+    sampling, worst, sets = model.get_model_object("model_sampling"), 0.0, set()
+    for x, sigma, given, out in seen:
+        t = sampling.timestep(sigma)
+        variant = both.variant(1 - (float(t[0]) + 1) / 1000)
+        sets.add(tuple(u.attribute.kind for u in variant.active))
+        states = {text: variant.states(text) for text in (PROMPT, "")}
+        main = given["c_crossattn"][:, :77]
+        order = sorted(states, key=lambda text: largest(states[text][:, :77], main[:1]))
+        context = torch.cat([states[text] for text in order])
+        answer = variant.unet(sampling.calculate_input(sigma, x), t, encoder_hidden_states=context).sample
+        worst = max(worst, largest(out, sampling.calculate_denoised(sigma, answer, x)) / max(1.0, float(out.abs().max())))
+    found["schedule_difference"], found["schedule_sets"] = worst, sorted(map(list, sets))
+    found["schedule_in_one_batch"] = len(seen) == 6 and all(len(x) == 2 for x, *_ in seen)
+    plain = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+    found["schedule_leaves_the_model"] = torch.equal(draw(model, plain, plain), draw(model, plain, plain))
+
+
+def control(model, clip, made):
+    """A ControlNet with random weights, through the stock node, on stock and on mixed conditionings."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    foreign = ("out_channels", "disable_unet_model_creation", "transformer_depth_output", "device", "dtype", "operations")
+    config = {k: v for k, v in model.model.model_config.unet_config.items() if k not in foreign}
+    with torch.inference_mode(False):
+        net = comfy.cldm.cldm.ControlNet(hint_channels=3, operations=comfy.ops.manual_cast, device="cpu", dtype=torch.float32,
+                                         **config)
+        for name, tensor in net.state_dict().items():
+            torch.nn.init.normal_(tensor, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.05)
+    given = comfy.controlnet.ControlNet(net, manual_cast_dtype=None, load_device=torch.device("cpu"))
+
+    def held(positive, negative):
+        return stock("ControlNetApplyAdvanced", "apply_controlnet", positive=positive, negative=negative, control_net=given,
+                     image=torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(3)), strength=0.5,
+                     start_percent=0.0, end_percent=1.0)
+
+    rows = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red star", "")]
+    nothing = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="")
+    stock_out = draw(model, *held(*rows))
+    found["control_acts"] = largest(stock_out, draw(model, *rows))
+    found["control_without_attributes_is_stock"] = torch.equal(draw(nothing[0], *held(*nothing[1:3])), stock_out)
+    mixed = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made)
+    controlled = draw(mixed[0], *held(*mixed[1:3]))
+    found["control_on_a_mix"] = [bool(torch.isfinite(controlled).all()), largest(controlled, draw(*mixed[:3]))]
+
+
+def loras(model, clip, made):
+    """A stock LoRA before the mix and behind it gives the same picture, and one that differs from none."""
+    lora = {"lora_name": "probe_delta.safetensors", "strength_model": 0.5}
+    only = {"appearance": made["appearance"]}
+    prompts = {"prompt": "a *a star on a white background", "negative": ""}
+    before = stock("LoraLoaderModelOnly", "load_lora_model_only", model=model, **lora)[0]
+    first = draw(*node("ESCDiffMix", model=before, clip=clip, **prompts, **only)[:3])
+    mixed = node("ESCDiffMix", model=model, clip=clip, **prompts, **only)
+    after = stock("LoraLoaderModelOnly", "load_lora_model_only", model=mixed[0], **lora)[0]
+    found["lora_before_and_after"] = largest(first, draw(after, *mixed[1:3])) / float(first.abs().max())
+    found["lora_shows"] = largest(first, draw(*mixed[:3]))
+    zeroed = stock("ConditioningZeroOut", "zero_out", conditioning=mixed[2])[0]
+    clear = node("ESCDiffClear", conditioning=zeroed)[0]
+    found["zeroed_negative"] = bool(torch.isfinite(draw(mixed[0], mixed[1], clear)).all())
+
+
+def cancel(model, clip, vae, encoder, before):
+    """The user's cancel ends learning within one step and leaves the model as it was."""
+    import comfy.model_management as host
+    import comfy.utils
+
+    names = core("nodes.reference").example_names()
+    image, mask = node("ESCDiffExampleReference", example=names[1])
+    moved, usual = [], comfy.utils.ProgressBar.update_absolute
+
+    def pressed(self, value, *rest, **more):
+        moved.append(value)
+        if value == 2:
+            host.interrupt_current_processing()
+        return usual(self, value, *rest, **more)
+
+    comfy.utils.ProgressBar.update_absolute = pressed
+    try:
+        node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, encoder=encoder, image=image, mask=mask, kind="shape",
+             steps=50, seed=5, describe="", batch_size=2)
+        found["cancelled"] = "not at all"
+    except host.InterruptProcessingException:
+        found["cancelled"] = moved
+    finally:
+        comfy.utils.ProgressBar.update_absolute = usual
+        host.interrupt_current_processing(False)
+    found["model_unchanged_after_cancel"] = hash_of(model.model, clip.cond_stage_model, vae.first_stage_model) == before
+
+
+def said(node_id: str, **inputs) -> str:
+    try:
+        node(node_id, **inputs)
+    except Exception as error:      # whatever comes out is what the user reads
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def wrong_inputs(model, clip, vae, made):
+    """Models of other families (their classes without weights), no CLIP, a video, a mask of another size, another base."""
+    from dataclasses import replace
+
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    row = {"image_model": None, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
+           "channel_mult": [1, 2], "transformer_depth": [0, 1], "transformer_depth_output": [0, 0, 1, 1], "context_dim": 64,
+           "adm_in_channels": 2816, "use_linear_in_transformer": True, "num_head_channels": 32, "num_classes": "sequential",
+           "transformer_depth_middle": 1}
+    flux = {"image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 32, "context_in_dim": 32, "hidden_size": 96,
+            "mlp_ratio": 2.0, "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "axes_dim": [32, 32, 32], "theta": 10000,
+            "patch_size": 2, "qkv_bias": True, "guidance_embed": False}
+    cpu = torch.device("cpu")
+    others = {}
+    with torch.inference_mode(False):
+        for name, config, cls in (("SDXL", {k: v for k, v in row.items() if v is not None}, comfy.model_base.SDXL),
+                                  ("Flux", flux, comfy.model_base.Flux)):
+            given = getattr(comfy.supported_models, name)(config)
+            given.set_inference_dtype(torch.float32, None)
+            others[name] = comfy.model_patcher.ModelPatcher(cls(given, device=cpu), cpu, cpu)
+    image = torch.rand(1, 128, 128, 3)
+    learn = {"model": model, "clip": clip, "vae": vae, "image": image, "kind": "shape", "steps": 1, "seed": 0, "describe": ""}
+    mixing = {"model": model, "clip": clip, "prompt": PROMPT, "negative": ""}
+    strange = replace(made["shape"], base_fingerprint="0" * len(made["shape"].base_fingerprint))
+    found["wrong"] = {
+        "SDXL learn": said("ESCDiffLearnAttribute", **{**learn, "model": others["SDXL"]}),
+        "SDXL mix": said("ESCDiffMix", **{**mixing, "model": others["SDXL"]}, shape=made["shape"]),
+        "Flux mix": said("ESCDiffMix", **{**mixing, "model": others["Flux"]}, shape=made["shape"]),
+        "no clip": said("ESCDiffMix", **{**mixing, "clip": None}, shape=made["shape"]),
+        "no clip, learn": said("ESCDiffLearnAttribute", **{**learn, "clip": None}),
+        "no vae": said("ESCDiffLearnAttribute", **{**learn, "vae": None}),
+        "video": said("ESCDiffLearnAttribute", **{**learn, "image": torch.rand(40, 128, 128, 3)}),
+        "mask size": said("ESCDiffLearnAttribute", **learn, mask=torch.ones(1, 64, 96)),
+        "other base": said("ESCDiffMix", **mixing, shape=strange),
+        "schedule": said("ESCDiffMix", **mixing, shape=made["shape"], shape_start=0.8, shape_end=0.2),
+    }
+
+
+def timing(model, clip, made, pairs: int = 5, steps: int = 12):
+    """Seconds of the stock KSampler on a mix against the same model without attributes, in interleaved pairs."""
+    plain = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a photo of a red star", "")]
+    mixed = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made)[:3]
+    latent = {"samples": torch.zeros(2, 4, 16, 16)}
+
+    def seconds(unet, positive, negative) -> float:
+        began = time.perf_counter()
+        stock("KSampler", "sample", model=unet, seed=1, steps=steps, cfg=3.0, sampler_name="dpmpp_2m", scheduler="normal",
+              positive=positive, negative=negative, latent_image=latent, denoise=1.0)
+        return time.perf_counter() - began
+
+    ways, spent = {"plain": (model, *plain), "mixed": mixed}, {"plain": [], "mixed": []}
+    for name in ways:
+        seconds(*ways[name])
+    for i in range(pairs):
+        for name in sorted(ways, reverse=bool(i % 2)):
+            seconds(*ways[name])      # the weights change hands; what is timed is the sampling behind it
+            spent[name].append(seconds(*ways[name]))
+    found["mixing_ratio"] = statistics.median(m / p for m, p in zip(spent["mixed"], spent["plain"], strict=True))
+    found["sampling_seconds"] = {name: statistics.median(values) for name, values in spent.items()}

@@ -1,0 +1,107 @@
+"""A real ComfyUI server for the tests, and the workflow that ships with quick settings."""
+
+import json
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+from hosts import ROOT, python_of
+from PIL import Image
+
+WORKFLOWS = ROOT / "workflows" / "api"
+
+
+def prepare_base(base: Path, models: Path) -> None:
+    """A base directory with the pack in it, the generated SD 1.5 files, and a picture to load."""
+    from escdiff_core.bench.protocol import shape_references
+    from escdiff_core.pocket.world import render
+
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "escdiff").symlink_to(ROOT)
+    (base / "models").mkdir()
+    for folder in models.iterdir():
+        (base / "models" / folder.name).symlink_to(folder)
+    (base / "input").mkdir()
+    Image.fromarray((render(shape_references(1)[0]).image * 255).astype("uint8")).save(base / "input" / "example.png")
+
+
+class Server:
+    """One ComfyUI on 127.0.0.1 with a base directory of its own."""
+
+    def __init__(self, host: Path, base: Path, models: Path):
+        prepare_base(base, models)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.base, self.url, self.log = base, f"http://127.0.0.1:{self.port}", (base / "log.txt").open("w+")
+        self.process = subprocess.Popen(
+            [str(python_of(host)), "main.py", "--cpu", "--base-directory", str(base), "--listen", "127.0.0.1",
+             "--port", str(self.port), "--disable-api-nodes", "--preview-method", "none", "--database-url", "sqlite:///:memory:"],
+            cwd=host, stdout=self.log, stderr=subprocess.STDOUT)
+        for _ in range(240):
+            try:
+                self.get("/system_stats")
+                return
+            except OSError:
+                assert self.process.poll() is None, self.said()
+                time.sleep(0.5)
+        raise AssertionError(self.said())
+
+    def said(self) -> str:
+        return Path(self.log.name).read_text()[-4000:]
+
+    def get(self, path: str):
+        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, content: dict) -> dict:
+        """Post JSON. Raises urllib.error.HTTPError for what the server refuses."""
+        request = urllib.request.Request(self.url + path, json.dumps(content).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.loads(answer.read() or b"{}")
+
+    def submit(self, graph: dict) -> str:
+        return self.post("/prompt", {"prompt": graph, "client_id": "test", "prompt_id": str(uuid.uuid4())})["prompt_id"]
+
+    def run(self, graph: dict, seconds: float = 600) -> dict:
+        """Queue ``graph`` and return its history entry; a graph that the server refuses comes back as ``{"refused": …}``."""
+        try:
+            return self.wait_for(self.submit(graph), seconds)
+        except urllib.error.HTTPError as error:
+            return {"refused": json.load(error)}
+
+    def wait_for(self, number: str, seconds: float = 600) -> dict:
+        """The history entry of a submitted graph, when it is there."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            history = self.get(f"/history/{number}")
+            if number in history:
+                return history[number]
+            time.sleep(0.3)
+        raise AssertionError("no answer in time: " + self.said())
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        self.log.close()
+
+
+def workflow(name: str = "pocket_quickstart", **changes) -> dict:
+    """A shipped workflow; ``changes`` are ``node__input=value``."""
+    graph = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    for place, value in changes.items():
+        node, field = place.split("__")
+        graph[node]["inputs"][field] = value
+    return graph
+
+
+QUICK = {"learn_shape__steps": 2, "learn_appearance__steps": 2, "sampler__steps": 2, "latent__batch_size": 1}
+
+
+def error_of(entry: dict) -> str:
+    """What a node that turned red says."""
+    return next(m[1]["exception_message"] for m in entry["status"]["messages"] if m[0] == "execution_error")

@@ -1,0 +1,94 @@
+"""A real browser opens every workflow that ships, and runs the pocket one; skips loudly without Chromium."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from hosts import ROOT
+
+pytestmark = pytest.mark.slow
+WORKFLOWS = sorted(p.stem for p in (ROOT / "workflows").glob("*.json"))
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+QUICK = {"ESCDiffLearnAttribute": {"steps": 2}, "KSampler": {"steps": 2}, "EmptyLatentImage": {"batch_size": 1}}
+PICTURE = os.environ.get("ESCDIFF_SCREENSHOT")     # where to keep a picture of the whole quick start, run with its own settings
+
+OPEN = """
+const [path, quick, done] = arguments;
+fetch(path).then(r => r.json()).then(graph => window.app.loadGraphData(graph)).then(() => {
+    for (const node of window.app.graph._nodes)
+        for (const [name, value] of Object.entries(quick[node.type] ?? {}))
+            node.widgets.find(w => w.name === name).value = value;
+    done(window.app.graph._nodes.map(n => [n.type, n.type in LiteGraph.registered_node_types, !!n.has_errors]));
+}).catch(e => done(String(e)));
+"""
+ARRIVED = "return window.app.graph._nodes.some(n => n.type === 'SaveImage' && n.imgs?.length > 0 && n.imgs[0].naturalWidth > 0)"
+
+
+@pytest.fixture(scope="module")
+def browser(server, tmp_path_factory):
+    """Headless Chromium on the server's page, with the front end up."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("NO CHROMIUM: no workflow was opened in a browser; install chromium and chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = CHROMIUM
+    profile = tmp_path_factory.mktemp("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1900,1000",
+                     f"--user-data-dir={profile}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(120)
+    # A new user is shown the templates; settings are the server's, so say that this is none.
+    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False})
+    driver.get(server.url)
+    end = time.monotonic() + 120
+    while not driver.execute_script("return !!(window.app?.graph && window.LiteGraph?.registered_node_types?.ESCDiffMix)"):
+        assert time.monotonic() < end, driver.get_log("browser")
+        time.sleep(0.5)
+    time.sleep(3)        # what the front end opens of its own accord
+    yield driver
+    driver.quit()
+
+
+def errors(driver) -> list[str]:
+    """New error lines of the browser's console; what the front end asks for in vain (404) is no error of a workflow."""
+    return [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE" and " 404 " not in e["message"]]
+
+
+def test_every_workflow_is_among_the_templates(server):
+    assert set(WORKFLOWS) <= set(server.get("/workflow_templates")["escdiff"])
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_opens_without_missing_nodes_or_errors(browser, name):
+    errors(browser)
+    nodes = browser.execute_async_script(OPEN, f"/api/workflow_templates/escdiff/{name}.json", {})
+    wanted = json.loads((ROOT / "workflows" / f"{name}.json").read_text())["nodes"]
+    assert isinstance(nodes, list) and len(nodes) == len(wanted), nodes
+    assert [n for n in nodes if not n[1] or n[2]] == [], "nodes that are unknown or red"
+    assert errors(browser) == []
+
+
+def test_the_pocket_workflow_runs_in_the_browser(browser):
+    errors(browser)
+    assert isinstance(browser.execute_async_script(OPEN, "/api/workflow_templates/escdiff/pocket_quickstart.json",
+                                                   {} if PICTURE else QUICK), list)
+    browser.execute_script("window.app.queuePrompt(0)")
+    end = time.monotonic() + 400
+    while not browser.execute_script(ARRIVED):
+        assert time.monotonic() < end, errors(browser)
+        time.sleep(0.5)
+    assert errors(browser) == []
+    if PICTURE:
+        browser.execute_script("window.app.canvas.ds.reset?.(); document.querySelector('[data-testid=fit-view-button], "
+                               "button[aria-label*=Fit]')?.click()")
+        time.sleep(2)
+        Path(PICTURE).parent.mkdir(parents=True, exist_ok=True)
+        browser.save_screenshot(PICTURE)
