@@ -48,6 +48,7 @@ VARIANTS = (
     Variant("shape", "weights at half the rate", {"lr_weights": 5e-4}),
     Variant("shape", "weights at twice the rate", {"lr_weights": 2e-3}),
     Variant("shape", "smaller batches, more steps", {"batch_size": 8, "steps": 200}),
+    Variant("shape", "background counts fully", {"background_weight": 1.0}),
     Variant("shape", "LoRA", {"form": "lora", "lr_weights": 2e-3}),
     Variant("appearance", "default"),
     Variant("appearance", "no augmentation", {"augmentation": "none"}),
@@ -57,6 +58,7 @@ VARIANTS = (
     Variant("appearance", "weights at half the rate", {"lr_weights": 5e-4}),
     Variant("appearance", "weights at twice the rate", {"lr_weights": 2e-3}),
     Variant("appearance", "smaller batches, more steps", {"batch_size": 8, "steps": 200}),
+    Variant("appearance", "background counts fully", {"background_weight": 1.0}),
     Variant("appearance", "LoRA", {"form": "lora", "lr_weights": 2e-3}),
 )
 REFERENCES = {"shape": protocol.shape_references, "appearance": protocol.appearance_references}

@@ -73,7 +73,8 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
                                   tooltip="Less memory, more time, the same result.")),
         advanced(io.Int.Input("preview_every", default=50, min=0, max=20000, optional=True,
                               tooltip="Show what the token draws every so many steps; 0 shows nothing and is quickest.")),
-        advanced(io.String.Input("token_name", default="", optional=True, tooltip="The placeholder in prompts; empty is *m or *a.")),
+        advanced(io.String.Input("token_name", default="", optional=True,
+                                 tooltip="The placeholder in prompts; empty is *m or *a.")),
     ]
 
 

@@ -2,16 +2,15 @@
 
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
 import pytest
+from host_browser import available, open_browser
 from hosts import ROOT
 
 pytestmark = pytest.mark.slow
 WORKFLOWS = sorted(p.stem for p in (ROOT / "workflows").glob("*.json"))
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 QUICK = {"ESCDiffLearnAttribute": {"steps": 2}, "KSampler": {"steps": 2}, "EmptyLatentImage": {"batch_size": 1}}
 PICTURE = os.environ.get("ESCDIFF_SCREENSHOT")     # where to keep a picture of the whole quick start, run with its own settings
 
@@ -30,29 +29,9 @@ ARRIVED = "return window.app.graph._nodes.some(n => n.type === 'SaveImage' && n.
 @pytest.fixture(scope="module")
 def browser(server, tmp_path_factory):
     """Headless Chromium on the server's page, with the front end up."""
-    if not (CHROMIUM and DRIVER):
+    if not available():
         pytest.skip("NO CHROMIUM: no workflow was opened in a browser; install chromium and chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = CHROMIUM
-    profile = tmp_path_factory.mktemp("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1900,1000",
-                     f"--user-data-dir={profile}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.set_script_timeout(120)
-    # A new user is shown the templates; settings are the server's, so say that this is none.
-    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False})
-    driver.get(server.url)
-    end = time.monotonic() + 120
-    while not driver.execute_script("return !!(window.app?.graph && window.LiteGraph?.registered_node_types?.ESCDiffMix)"):
-        assert time.monotonic() < end, driver.get_log("browser")
-        time.sleep(0.5)
-    time.sleep(3)        # what the front end opens of its own accord
+    driver = open_browser(server.url, tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
 

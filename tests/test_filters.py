@@ -17,7 +17,7 @@ from escdiff_core.method.encoders import choose_encoder, choose_filter
 from escdiff_core.method.features import ReferenceEncoder, load_encoder, reference_features, unet_feature_width
 from escdiff_core.method.filters import AttributeFilter, load_filter, make_filter, merge, save_filters, starting_word
 from escdiff_core.method.recipes import RECIPES, find_recipe
-from escdiff_core.method.train_filters import Example, examples_from_folder, examples_from_world, train_filter
+from escdiff_core.method.train_filters import Example, examples_from_folder, examples_from_world, look_at, train_filter
 from escdiff_core.method.tune import Tuner
 from escdiff_core.model.families import FAMILIES
 from escdiff_core.model.load import load_model
@@ -214,7 +214,10 @@ def test_training_filters_moves_them_and_leaves_the_model(model, encoder):
     before = hash_of(model)
     examples = [Example(disc(colour=c).image, {"shape": "red"}, "on a red background") for c in (0.2, 0.5, 0.9)]
     told = []
-    made = [train_filter(model, examples, RECIPES["escdiff-shape"], encoder, 3, batch_size=2,
+    seen = look_at(model, examples, 250, encoder, progress=lambda *p: told.append(p))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    told.clear()
+    made = [train_filter(model, seen, RECIPES["escdiff-shape"], 3, batch_size=2,
                          progress=lambda *p: told.append(p)) for _ in range(2)]
     assert told[:3] == [(1, 3), (2, 3), (3, 3)] and made[0].last.weight.abs().sum() > 0
     assert all(torch.equal(p, made[1].state_dict()[n]) for n, p in made[0].state_dict().items())

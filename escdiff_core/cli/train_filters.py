@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
     from ..method.encoders import choose_encoder
     from ..method.filters import save_filters
     from ..method.recipes import DEFAULTS, find_recipe
-    from ..method.train_filters import examples_from_folder, examples_from_world, train_filter
+    from ..method.train_filters import examples_from_folder, examples_from_world, look_at, train_filter
     from ..model.load import load_model
 
     model = load_model(options.model, options.device)
@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> None:
     examples = examples_from_world(options.count, options.seed) if options.images == "world" else \
         examples_from_folder(Path(options.images), model.native_size)
     recipes = {kind: find_recipe(name) for kind, name in DEFAULTS.items()}
-    filters = {kind: train_filter(model, examples, recipe, encoder, options.steps, seed=options.seed, seconds=options.seconds,
+    seen = look_at(model, examples, recipes["shape"].feature_timestep, encoder, options.seed, progress_bar("pictures"))
+    filters = {kind: train_filter(model, seen, recipe, options.steps, seed=options.seed, seconds=options.seconds,
                                   progress=progress_bar(f"{kind} filter")) for kind, recipe in recipes.items()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_filters(filters, options.out, model.fingerprint, recipes["shape"].filter_scale)

@@ -20,7 +20,7 @@ from ..model.text import encode_prompts
 from ..pocket.captions import appearance_phrase
 from ..pocket.world import render, training_spec
 from ..reference import load_reference
-from .features import ReferenceEncoder, reference_features
+from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
 from .precision import autocast
 from .recipes import Recipe
@@ -60,17 +60,33 @@ def examples_from_world(count: int, seed: int) -> list[Example]:
     return examples
 
 
-def train_filter(model: DiffusionModel, examples: Sequence[Example], recipe: Recipe, encoder: ReferenceEncoder | None,
-                 steps: int, batch_size: int = 32, lr: float = 1e-3, seed: int = 0, seconds: float | None = None,
+@dataclass(frozen=True)
+class Seen:
+    """Examples as the model sees them: one feature vector and one latent (4, h, w) each."""
+
+    examples: tuple[Example, ...]
+    features: tuple[ReferenceFeatures, ...]
+    latents: tuple[torch.Tensor, ...]
+
+
+def look_at(model: DiffusionModel, examples: Sequence[Example], timestep: int, encoder: ReferenceEncoder | None, seed: int = 0,
+            progress: Callable[[int, int], None] | None = None) -> Seen:
+    """Encode the examples and read their features at ``timestep``, once for both filters."""
+    features, latents = [], []
+    for number, example in enumerate(examples):
+        z = image_to_latents(model, example.image[None])
+        features.append(reference_features(model, z, torch.from_numpy(example.image[None]), timestep, encoder, seed + number))
+        latents.append(z[0])
+        if progress is not None:
+            progress(number + 1, len(examples))
+    return Seen(tuple(examples), tuple(features), tuple(latents))
+
+
+def train_filter(model: DiffusionModel, seen: Seen, recipe: Recipe, steps: int, batch_size: int = 32, lr: float = 1e-3,
+                 seed: int = 0, seconds: float | None = None,
                  progress: Callable[[int, int], None] | None = None) -> AttributeFilter:
     """Train the filter of ``recipe``'s kind for ``steps`` (or ``seconds``). Pictures must share one size per batch."""
-    kind = recipe.kind
-    features, latents = [], []
-    for start, example in enumerate(examples):
-        z = image_to_latents(model, example.image[None])
-        features.append(reference_features(model, z, torch.from_numpy(example.image[None]), recipe.feature_timestep, encoder,
-                                           seed + start))
-        latents.append(z[0])
+    kind, examples, features, latents = recipe.kind, seen.examples, seen.features, seen.latents
     groups: dict[tuple, list[int]] = {}
     for i, z in enumerate(latents):
         groups.setdefault(tuple(z.shape), []).append(i)

@@ -141,7 +141,7 @@ def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: in
     """Pre-train both filters on a folder of pictures; returns the file."""
     from ...escdiff_core.method.filters import save_filters
     from ...escdiff_core.method.recipes import DEFAULTS, find_recipe
-    from ...escdiff_core.method.train_filters import examples_from_folder, train_filter
+    from ...escdiff_core.method.train_filters import examples_from_folder, look_at, train_filter
 
     if not folder.strip():
         raise ESCDiffError("no folder was given; needed: a folder of pictures on the server, hundreds are better than tens")
@@ -149,10 +149,11 @@ def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: in
     with torch.inference_mode(False), torch.enable_grad():
         copy = private_model(model, clip, vae)
         examples = examples_from_folder(Path(folder), copy.native_size)
-        report = reporter(2 * steps)
+        report = reporter(len(examples) + 2 * steps)
         rows = {kind: find_recipe(recipe) for kind, recipe in DEFAULTS.items()}
-        made = {kind: train_filter(copy, examples, row, encoder, steps, seed=seed,
-                                   progress=lambda done, _n, before=i * steps: report(before + done))
-                for i, (kind, row) in enumerate(rows.items())}
+        seen = look_at(copy, examples, rows["shape"].feature_timestep, encoder, seed, lambda done, _n: report(done))
+        starts = range(len(examples), len(examples) + 2 * steps, steps)
+        made = {kind: train_filter(copy, seen, row, steps, seed=seed, progress=lambda done, _n, before=start: report(before + done))
+                for start, (kind, row) in zip(starts, rows.items(), strict=True)}
     save_filters(made, target, copy.fingerprint, rows["shape"].filter_scale)
     return str(target)
