@@ -194,7 +194,7 @@ def test_failed_write_leaves_the_old_file(pocket_file, pocket_modules, tmp_path,
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("escdiff_core.model.checkpoint.save_file", full_disk)
+    monkeypatch.setattr("escdiff_core.files.save_file", full_disk)
     with pytest.raises(ESCDiffError, match="No space left"):
         write_checkpoint(target, *pocket_modules, OWN)
     assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"] and target.read_bytes() == b"old"
