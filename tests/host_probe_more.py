@@ -128,22 +128,24 @@ def wrong_inputs(model, clip, vae, made):
     """Models of other families (their classes without weights), no CLIP, a video, a mask of another size, another base."""
     from dataclasses import replace
 
+    import comfy.ldm.flux.model
     import comfy.model_base
     import comfy.model_patcher
     import comfy.supported_models
 
-    row = {"image_model": None, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
-           "channel_mult": [1, 2], "transformer_depth": [0, 1], "transformer_depth_output": [0, 0, 1, 1], "context_dim": 64,
-           "adm_in_channels": 2816, "use_linear_in_transformer": True, "num_head_channels": 32, "num_classes": "sequential",
-           "transformer_depth_middle": 1}
+    sdxl = {"image_size": 32, "use_spatial_transformer": True, "legacy": False, "in_channels": 4, "out_channels": 4,
+            "model_channels": 32, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [0, 1],
+            "transformer_depth_output": [0, 0, 1, 1], "transformer_depth_middle": 1, "context_dim": 64, "adm_in_channels": 2816,
+            "use_linear_in_transformer": True, "num_head_channels": 32, "num_classes": "sequential"}
     flux = {"image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 32, "context_in_dim": 32, "hidden_size": 96,
             "mlp_ratio": 2.0, "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "axes_dim": [32, 32, 32], "theta": 10000,
             "patch_size": 2, "qkv_bias": True, "guidance_embed": False}
+    if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:      # of newer hosts
+        flux["txt_ids_dims"] = []
     cpu = torch.device("cpu")
     others = {}
     with torch.inference_mode(False):
-        for name, config, cls in (("SDXL", {k: v for k, v in row.items() if v is not None}, comfy.model_base.SDXL),
-                                  ("Flux", flux, comfy.model_base.Flux)):
+        for name, config, cls in (("SDXL", sdxl, comfy.model_base.SDXL), ("Flux", flux, comfy.model_base.Flux)):
             given = getattr(comfy.supported_models, name)(config)
             given.set_inference_dtype(torch.float32, None)
             others[name] = comfy.model_patcher.ModelPatcher(cls(given, device=cpu), cpu, cpu)

@@ -27,10 +27,10 @@ REDUCED_SD15 = {
     "text_encoder": {**SD15.text_encoder, "num_hidden_layers": 1, "intermediate_size": 64},
 }
 
-# SD 1.5 with fewer levels and blocks, but as wide as ComfyUI wants it to recognise SD 1.5.
+# SD 1.5 with fewer levels and blocks in the UNet, but as wide as ComfyUI wants it to recognise SD 1.5.
 HOST_SD15 = {
     "unet": {**REDUCED_SD15["unet"], "block_out_channels": [320, 640]},
-    "vae": REDUCED_SD15["vae"],
+    "vae": SD15.vae,
     "text_encoder": SD15.text_encoder,
 }
 CHECKPOINT, CONTROLNET = "v1-5-pruned-emaonly-fp16.safetensors", "control_v11p_sd15_canny_fp16.safetensors"

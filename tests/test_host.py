@@ -24,6 +24,10 @@ def found(host, sd15_models, tmp_path_factory) -> dict:
     return json.loads(lines[0].removeprefix("FOUND "))
 
 
+def test_every_section_of_the_probe_came_to_its_end(found):
+    assert found["failed"] == {}, "\n".join(found["failed"].values())
+
+
 def test_the_pack_loads_with_all_its_nodes_and_says_what_each_input_is(found):
     assert found["loaded"] and found["nodes"] == [f"ESCDiff{n}" for n in NODES]
     assert found["without_tooltip"] == []
