@@ -21,6 +21,7 @@ from .prompts import HostText, clip_with_tokens, encode
 WRAPPER_KEY = "escdiff"
 PAYLOAD = "escdiff_{}_{}"      # entry of a conditioning's model_conds: text states for one part of the schedule and one slot
 MIDDLE = "middle_block."
+BORDER = 1e-5                  # of the schedule: a hundredth of a timestep
 log = logging.getLogger(__name__)
 
 
@@ -99,7 +100,9 @@ def conditioning(mixed: Mixed, clip, prompt: str) -> list:
             text = without_tokens(prompt, plain_words(mixed.given, own))
             rows.append(encode(clip_with_tokens(clip, vectors) if vectors else clip, text))
         main, *riders = rows
-        when = {"start_percent": part.start, "end_percent": part.end} if len(mixed.parts) > 1 else {}
+        # the host's ranges hold both their ends: a step exactly on a border belongs to the part before it
+        begins = part.start + BORDER if part.start else 0.0
+        when = {"start_percent": begins, "end_percent": part.end} if len(mixed.parts) > 1 else {}
         hooks = {"hooks": part.hooks} if part.hooks is not None else {}
         for index, (states, more) in enumerate(main):
             payload = {PAYLOAD.format(number, i): comfy.conds.CONDCrossAttn(r[min(index, len(r) - 1)][0])
