@@ -11,8 +11,8 @@ PROMPT = "a photo of a *m with *a appearance on a white background"
 def schedule(model, clip, direct, made):
     """With a start and an end, each step computes what the headless mix computes at that point, still in one batch."""
     method, seen = core("escdiff_core.method.mix"), []
-    mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_end=0.6,
-                                        appearance_start=0.4)
+    mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_end=0.65,
+                                        appearance_start=0.35)
     mixed = mixed.clone()
 
     def keep(call, given):
@@ -24,7 +24,7 @@ def schedule(model, clip, direct, made):
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
     stock("KSampler", "sample", model=mixed, seed=1, steps=6, cfg=3.0, sampler_name="euler", scheduler="normal",
           positive=positive, negative=negative, latent_image=latent, denoise=1.0)
-    both = method.Mix(direct, method.Use(made["shape"], end=0.6), method.Use(made["appearance"], start=0.4))
+    both = method.Mix(direct, method.Use(made["shape"], end=0.65), method.Use(made["appearance"], start=0.35))
     sampling, worst, sets = model.get_model_object("model_sampling"), 0.0, set()
     for x, sigma, given, out in seen:
         t = sampling.timestep(sigma)

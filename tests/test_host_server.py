@@ -163,4 +163,5 @@ def test_the_registry_s_own_check_passes(tmp_path):
         pytest.skip("NO COMFY-CLI: it comes with the hosts' environments (python tests/hosts.py)")
     done = subprocess.run([str(TOOLS / "bin" / "comfy"), "--skip-prompt", "node", "validate"], cwd=ROOT, capture_output=True,
                           text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1"})
-    assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and "passed" in said, said
