@@ -177,6 +177,7 @@ def test_a_page_tells_its_node_s_inputs_and_outputs(node):
 @pytest.mark.parametrize("node", sorted(SCHEMAS))
 def test_a_page_is_short_names_real_nodes_and_links_to_nothing_that_is_not_there(node):
     page = page_of(node)
+    assert f"](pictures/{node}.png)" in page, "a picture: python docs/node_pictures.py URL"
     assert 20 <= len(page.splitlines()) <= 55
     titles = {title for other in SCHEMAS for title in re.findall(r"^# (.+)", page_of(other))}
     assert set(re.findall(r"\*\*(ESCDiff [^*]+)\*\*", page)) <= titles
