@@ -143,6 +143,12 @@ def routing(model, clip, vae, direct, made, before):
     area = stock("ConditioningSetArea", "append", conditioning=positive, width=64, height=128, x=0, y=0, strength=1.0)[0]
     both = stock("ConditioningCombine", "combine", conditioning_1=area, conditioning_2=plain)[0]
     found["area"] = bool(torch.isfinite(draw(mixed, both, negative)).all())
+    half = torch.zeros(1, 128, 128)
+    half[:, :, :64] = 1
+    masked = stock("ConditioningSetMask", "append", conditioning=positive, mask=half, set_cond_area="default", strength=1.0)[0]
+    both = stock("ConditioningCombine", "combine", conditioning_1=masked, conditioning_2=plain)[0]
+    out = draw(mixed, both, negative)
+    found["mask"] = [bool(torch.isfinite(out).all()), largest(out, plain_out)]
     draw(model, plain, empty)       # the next sampling of the user's own model takes the attributes' patches out
     found["model_unchanged_after_mixing"] = hash_of(model.model, clip.cond_stage_model, vae.first_stage_model) == before
 
@@ -195,6 +201,13 @@ def sd15():
     weights = next(model.model.diffusion_model.parameters()).dtype
     theirs = model.model.diffusion_model(x.to(weights), t, context=mine.to(weights)).float()
     found["sd15_unet_difference"] = largest(theirs, copy.unet(x, t, encoder_hidden_states=mine).sample)
+    name = "diffusion_model.input_blocks.1.1.proj_in.weight"
+    patched = model.clone()
+    patched.add_patches({name: ("diff", (0.1 * torch.randn(dict(model.model.named_parameters())[name].shape),))}, 0.7)
+    baked = core("nodes.host.export").private_model(patched, used, vae).unet(x, t, encoder_hidden_states=mine).sample
+    comfy.model_management.load_models_gpu([patched], force_patch_weights=True)
+    theirs = patched.model.diffusion_model(x.to(weights), t, context=mine.to(weights)).float()
+    found["sd15_lora_difference"] = [largest(theirs, baked), largest(baked, copy.unet(x, t, encoder_hidden_states=mine).sample)]
     found["sd15_family"] = type(model.model.model_config).__name__
     picture = torch.rand(1, 512, 512, 3)
     mask = torch.zeros(1, 512, 512)

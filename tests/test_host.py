@@ -72,6 +72,8 @@ def test_without_an_attribute_it_is_the_stock_model_bit_for_bit(found):
 def test_sampling_as_users_do_it(found):
     assert found["cfg_in_one_batch"] and found["wrapper_sees_the_same"] <= 1e-5
     assert found["cfg_1"] and found["batch_3"] and found["area"]
+    finite, change = found["mask"]
+    assert finite and change > 0.01
     assert found["long_prompt"][0] > 77 and found["long_prompt"][1]
     assert found["model_unchanged_after_mixing"]
 
@@ -96,6 +98,8 @@ def test_the_boxes_for_everything_and_the_judge(found):
 def test_a_checkpoint_in_sd15_s_layout(found):
     assert found["sd15_family"] == "SD15"
     assert found["sd15_unet_difference"] <= 1e-4
+    difference, change = found["sd15_lora_difference"]
+    assert difference <= 1e-4 < change, "with a LoRA baked in"
     assert found["sd15_text_difference_None"] <= 1e-4 and found["sd15_text_difference_-2"] <= 1e-4
     assert found["sd15_learned"] == ["appearance", 1] and found["sd15_mix"]
 
