@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from escdiff_core.bench import protocol
-from escdiff_core.method.encoders import choose_encoder, choose_filter
+from escdiff_core.method.encoders import POCKET_FILTERS, choose_encoder, choose_filter
 from escdiff_core.method.mix import Use
 from escdiff_core.method.recipes import DEFAULTS, find_recipe
 from escdiff_core.method.tune import Progress, Tuner
@@ -100,7 +100,8 @@ def as_markdown(report: dict) -> str:
         lines += [f"## {kind}", "", "| variant | step | seconds | fidelity | leak | prompt | together |",
                   "|---|---|---|---|---|---|---|"]
         for variant in (v for v in VARIANTS if v.kind == kind):
-            cells = [c for c in report["cells"].values() if (c["kind"], c["variant"]) == (kind, variant.name)]
+            cells = [c for key, c in report["cells"].items()
+                     if (c["kind"], c["variant"]) == (kind, variant.name) and key.startswith(report["model"])]
             for step in sorted({row["step"] for c in cells for row in c["rows"]}):
                 rows = [row for c in cells for row in c["rows"] if row["step"] == step]
                 m = {k: float(np.mean([row[k] for row in rows])) for k in ("seconds", "fidelity", "leak", "prompt")}
@@ -122,7 +123,8 @@ def main() -> None:
     path = options.out / "variants.json"
     report = json.loads(path.read_text()) if path.exists() else {"cells": {}}
     model = load_model("pocket")
-    report |= {"command": "python " + " ".join(["benchmarks/variants.py", *sys.argv[1:]]),
+    report |= {"model": f"{model.fingerprint[:8]}/{POCKET_FILTERS.stat().st_size if POCKET_FILTERS.exists() else 0}/{options.at}/",
+               "command": "python " + " ".join(["benchmarks/variants.py", *sys.argv[1:]]),
                "date": datetime.date.today().isoformat(), "references": options.references, "seeds": options.seeds,
                "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {model.device}"}
     encoder = choose_encoder("auto", model)
@@ -132,7 +134,9 @@ def main() -> None:
             for variant in VARIANTS:
                 spec = REFERENCES[variant.kind](options.references)[index]
                 recipe = find_recipe(DEFAULTS[variant.kind], **variant.changes)
-                key = f"{model.fingerprint[:8]}/{recipe.hash()}/{variant.pretrained}/{index}/{seed}/{options.at}"
+                key = f"{report['model']}{recipe.hash()}/{variant.pretrained}/{index}/{seed}"
+                if not (variant.pretrained or POCKET_FILTERS.exists()):
+                    continue                     # without a shipped filter every variant trains its own
                 if key in report["cells"] or (options.only and variant.name not in options.only) \
                         or options.kind not in (None, variant.kind):
                     continue

@@ -1,5 +1,6 @@
 """Headless Chromium on ComfyUI's own page."""
 
+import importlib.util
 import json
 import shutil
 import time
@@ -11,7 +12,7 @@ UP = "return !!(window.app?.graph && window.LiteGraph?.registered_node_types?.ES
 
 
 def available() -> bool:
-    return bool(CHROMIUM and DRIVER)
+    return bool(CHROMIUM and DRIVER and importlib.util.find_spec("selenium"))
 
 
 def open_browser(url: str, profile: Path):
@@ -35,7 +36,9 @@ def open_browser(url: str, profile: Path):
     end = time.monotonic() + 120
     while not driver.execute_script(UP):
         if time.monotonic() > end:
-            raise TimeoutError(f"ComfyUI's page did not come up: {driver.get_log('browser')}")
+            said = driver.get_log("browser")
+            driver.quit()
+            raise TimeoutError(f"ComfyUI's page did not come up: {said}")
         time.sleep(0.5)
     time.sleep(3)        # what the front end opens of its own accord
     return driver

@@ -20,6 +20,8 @@ def schedule(model, clip, direct, made):
         seen.append((given["input"], given["timestep"], given["c"], out))
         return out
 
+    plain = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+    before = draw(model, plain, plain)
     mixed.set_model_unet_function_wrapper(keep)
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
     stock("KSampler", "sample", model=mixed, seed=1, steps=6, cfg=3.0, sampler_name="euler", scheduler="normal",
@@ -38,8 +40,14 @@ def schedule(model, clip, direct, made):
         worst = max(worst, largest(out, sampling.calculate_denoised(sigma, answer, x)) / max(1.0, float(out.abs().max())))
     found["schedule_difference"], found["schedule_sets"] = worst, sorted(map(list, sets))
     found["schedule_in_one_batch"] = len(seen) == 6 and all(len(x) == 2 for x, *_ in seen)
-    plain = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
-    found["schedule_leaves_the_model"] = torch.equal(draw(model, plain, plain), draw(model, plain, plain))
+    seen.clear()
+    border = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_end=0.6)
+    mixed = border[0].clone()
+    mixed.set_model_unet_function_wrapper(keep)
+    stock("KSampler", "sample", model=mixed, seed=1, steps=30, cfg=3.0, sampler_name="euler", scheduler="sgm_uniform",
+          positive=border[1], negative=border[2], latent_image=latent, denoise=1.0)
+    found["schedule_steps_on_a_border"] = len(seen)
+    found["schedule_leaves_the_model"] = torch.equal(draw(model, plain, plain), before)
 
 
 def control(model, clip, made):

@@ -42,13 +42,14 @@ class Server:
             [str(python_of(host)), "main.py", "--cpu", "--base-directory", str(base), "--listen", "127.0.0.1",
              "--port", str(self.port), "--disable-api-nodes", "--preview-method", "none", "--database-url", "sqlite:///:memory:"],
             cwd=host, stdout=self.log, stderr=subprocess.STDOUT)
-        for _ in range(240):
+        end = time.monotonic() + 120
+        while self.process.poll() is None and time.monotonic() < end:
             try:
                 self.get("/system_stats")
                 return
             except OSError:
-                assert self.process.poll() is None, self.said()
                 time.sleep(0.5)
+        self.stop()
         raise AssertionError(self.said())
 
     def said(self) -> str:
@@ -86,7 +87,10 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
         self.log.close()
 
 

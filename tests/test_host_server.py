@@ -41,7 +41,7 @@ def test_the_pocket_workflow_gives_pictures(server):
     assert entry["status"]["status_str"] == "success", entry["status"]
     pictures = entry["outputs"]["save"]["images"]
     assert len(pictures) == 1 and (server.base / "output" / pictures[0]["filename"]).is_file()
-    assert len(list((server.base / "user").rglob("cache/*.safetensors"))) == 2, "both attributes are kept for the next time"
+    assert len(list((server.base / "user").rglob("cache/*.safetensors"))) >= 2, "both attributes are kept for the next time"
 
 
 def scores(pictures: np.ndarray) -> dict[str, float]:
@@ -148,6 +148,8 @@ def test_a_table_of_jobs_runs_on_a_real_server(server, tmp_path, capsys):
 
 def test_a_client_of_others_runs_the_api_workflow(server, tmp_path):
     """comfy-cli, the field's own command line."""
+    if not (TOOLS / "bin" / "comfy").exists():
+        pytest.skip("NO COMFY-CLI: it comes with the hosts' environments (python tests/hosts.py)")
     path = tmp_path / "quick.json"
     path.write_text(json.dumps(workflow(**QUICK, save__filename_prefix="from_comfy_cli")))
     command = [TOOLS / "bin" / "comfy", "--skip-prompt", "run", "--workflow", path, "--host", "127.0.0.1", "--port",

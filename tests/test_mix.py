@@ -11,7 +11,7 @@ from method_zoo import WIDTH, disc, hash_of, made_attribute, tiny_model
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method.delta import changed_tensors, named_differences
 from escdiff_core.method.filters import starting_word
-from escdiff_core.method.mix import MIDDLES, Mix, Use, token_vectors
+from escdiff_core.method.mix import MIDDLES, Mix, Use, schedule_parts, token_vectors
 from escdiff_core.method.recipes import find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.model.names import unet_map
@@ -252,3 +252,14 @@ def test_what_cannot_be_mixed_is_refused_in_one_sentence(case, model, shape, app
     with pytest.raises(ESCDiffError, match=words) as caught:
         act(model, shape, appearance)
     assert "\n" not in str(caught.value)
+
+
+def test_the_schedule_is_cut_where_attributes_begin_and_end(shape, appearance):
+    def parts(*uses):
+        return [(start, end, [u.attribute.kind for u in active]) for start, end, active in schedule_parts(uses)]
+
+    assert parts() == [(0.0, 1.0, [])]
+    assert parts(Use(shape), Use(appearance)) == [(0.0, 1.0, ["shape", "appearance"])]
+    assert parts(Use(shape, end=0.5), Use(appearance, start=0.5)) == [(0.0, 0.5, ["shape"]), (0.5, 1.0, ["appearance"])]
+    assert parts(Use(shape, start=0.3, end=0.3)) == [(0.0, 1.0, [])], "no time to act in"
+    assert not Use(shape, end=0.0).acts_at(0.0) and Use(shape, end=0.5).acts_at(0.5) and not Use(shape, start=0.5).acts_at(0.5)

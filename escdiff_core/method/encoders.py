@@ -26,5 +26,5 @@ def choose_filter(path: Path | None, kind: str, model: DiffusionModel,
     if network.from_clip is not None and encoder is None:
         if path is None:
             return None
-        raise ESCDiffError(f"{path} was trained with an OpenCLIP encoder; give the same one with --encoder")
+        raise ESCDiffError(f"{path} was trained with an OpenCLIP encoder; give the same one (--encoder, or the encoder input)")
     return network.to(model.device).eval().requires_grad_(False)

@@ -38,6 +38,10 @@ class Use:
         if not 0 <= self.start <= self.end <= 1:
             raise ESCDiffError(f"the schedule range {self.start} to {self.end} makes no sense; needed: 0 <= start <= end <= 1")
 
+    def acts_at(self, progress: float) -> bool:
+        """Is the attribute active at ``progress``, 0 to 1? A point on a border belongs to the part of the schedule before it."""
+        return self.start < self.end and progress <= self.end and (self.start < progress or self.start == 0)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -81,7 +85,7 @@ def schedule_parts(used: Sequence[Use]) -> list[tuple[float, float, list[Use]]]:
     marks = sorted({0.0, 1.0, *(v for u in used for v in (u.start, u.end))})
     parts: list[tuple[float, float, list[Use]]] = []
     for start, end in pairwise(marks):
-        active = [u for u in used if u.start <= (start + end) / 2 <= u.end]
+        active = [u for u in used if u.acts_at((start + end) / 2)]
         if parts and parts[-1][2] == active:
             parts[-1] = (parts[-1][0], end, active)
         else:
@@ -174,7 +178,7 @@ class Mix:
 
     def variant(self, progress: float) -> Variant:
         """The UNet and route in force at ``progress`` (0 to 1) of the schedule."""
-        key = tuple(u.start <= progress <= u.end for u in self.used)
+        key = tuple(u.acts_at(progress) for u in self.used)
         if key not in self.variants:
             active = [u for u, on in zip(self.used, key, strict=True) if on]
             self.variants[key] = Variant(self.model, active, self.given, self.middle)

@@ -69,7 +69,8 @@ def write_checkpoint(
     ``unet``, ``vae``, ``text_encoder`` are diffusers' UNet2DConditionModel and AutoencoderKL and transformers'
     CLIPTextModel. ``config`` holds ``scheduler``, ``native_size`` and ``tokenizer`` (see families.ModelConfig); the
     modules' own configurations are filled in where it does not name ``unet``, ``vae``, ``text_encoder``. None writes
-    no configuration: a plain SD 1.x file. Raises ESCDiffError when the file cannot be written.
+    no configuration: a plain SD 1.x file. Raises ESCDiffError when the file cannot be written or does not end in
+    ``.safetensors``.
     """
     tensors = canonical_tensors(unet, vae, text_encoder)
     tensors = {n: t.detach().to("cpu", dtype).contiguous() for n, t in tensors.items()}

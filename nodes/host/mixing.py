@@ -15,6 +15,7 @@ from ...escdiff_core.method.blocks import block_of
 from ...escdiff_core.method.mix import Plan, Use, check_uses, plain_words, plan_mix, schedule_parts, token_vectors
 from ...escdiff_core.method.route import Route, without_tokens
 from ...escdiff_core.model.names import unet_map
+from ...escdiff_core.model.text import split_placeholders
 from .export import HOST_UNET, base_fingerprint, check_clip, unet_config
 from .prompts import HostText, clip_with_tokens, encode
 
@@ -100,13 +101,14 @@ def conditioning(mixed: Mixed, clip, prompt: str) -> list:
             text = without_tokens(prompt, plain_words(mixed.given, own))
             rows.append(encode(clip_with_tokens(clip, vectors) if vectors else clip, text))
         main, *riders = rows
-        # the host's ranges hold both their ends: a step exactly on a border belongs to the part before it
-        begins = part.start + BORDER if part.start else 0.0
-        when = {"start_percent": begins, "end_percent": part.end} if len(mixed.parts) > 1 else {}
-        hooks = {"hooks": part.hooks} if part.hooks is not None else {}
+        # the host's ranges hold both their ends: a step on a border belongs to the part before it, and none to no part
+        start, end = (mark + BORDER if 0 < mark < 1 else mark for mark in (part.start, part.end))
+        when = {"start_percent": start, "end_percent": end} if len(mixed.parts) > 1 else {}
         for index, (states, more) in enumerate(main):
             payload = {PAYLOAD.format(number, i): comfy.conds.CONDCrossAttn(r[min(index, len(r) - 1)][0])
                        for i, r in enumerate(riders, 1)}
+            both = [h for h in (more.get("hooks"), part.hooks) if h is not None]      # the user's CLIP may carry hooks too
+            hooks = {"hooks": both[0] if len(both) == 1 else comfy.hooks.HookGroup.combine_all_hooks(both)} if both else {}
             made.append([states, {**more, **when, **hooks, "model_conds": {**more.get("model_conds", {}), **payload}}])
     return made
 
@@ -114,7 +116,8 @@ def conditioning(mixed: Mixed, clip, prompt: str) -> list:
 def warn_of_missing_tokens(mixed: Mixed, prompt: str) -> None:
     """Say in the log when the prompt does not name an attribute: then only its weights act, which seldom shows."""
     for use in mixed.given:
-        if use.strength and without_tokens(prompt, {use.attribute.token: ""}) == prompt:
+        held = any(is_token for _, is_token in split_placeholders(prompt, [use.attribute.token]))
+        if use.strength and not held:
             log.warning("ESCDiff: the prompt does not contain %s, so the %s attribute will hardly show; write %s where the %s "
                         "belongs", use.attribute.token, use.attribute.kind, use.attribute.token, use.attribute.kind)
 
@@ -126,7 +129,7 @@ def clip_of(mixed: Mixed, clip):
 
 
 def cleared(rows: list) -> list:
-    """``rows`` (a CONDITIONING) without the pack's payload and hooks: what a stock text node would have given."""
+    """``rows`` (a CONDITIONING) without the other slots' prompts; a schedule's ranges and weight hooks stay."""
     mine = PAYLOAD.split("{")[0]
     return [[states, {**more, "model_conds": {k: v for k, v in more.get("model_conds", {}).items() if not k.startswith(mine)}}]
             for states, more in rows]
