@@ -65,7 +65,7 @@ def test_out_of_its_range_an_attribute_is_off(model, shape):
 def test_start_and_end_of_the_schedule(model, shape, appearance):
     mix = Mix(model, Use(shape, end=0.4), Use(appearance, start=0.4, end=0.8))
     kinds = [[u.attribute.kind for u in mix.variant(p).active] for p in (0.0, 0.3, 0.4, 0.6, 0.9)]
-    assert kinds == [["shape"], ["shape"], ["shape", "appearance"], ["appearance"], []]
+    assert kinds == [["shape"], ["shape"], ["shape"], ["appearance"], []], "a border belongs to the part before it"
     assert mix.variant(0.1) is mix.variant(0.2)
     late, whole = Use(shape, start=0.6), Use(shape)
     pictures = [draw(Mix(model, use), steps=4) for use in (late, whole)]
