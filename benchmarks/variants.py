@@ -39,29 +39,20 @@ class Variant:
     pretrained: bool = True        # start from the shipped filter, otherwise train one along
 
 
-VARIANTS = (
-    Variant("shape", "default"),
-    Variant("shape", "no augmentation", {"augmentation": "none"}),
-    Variant("shape", "filter trained along", pretrained=False),
-    Variant("shape", "preset paper", {"preset": "paper"}),
-    Variant("shape", "preset resolution", {"preset": "resolution"}),
-    Variant("shape", "weights at half the rate", {"lr_weights": 5e-4}),
-    Variant("shape", "weights at twice the rate", {"lr_weights": 2e-3}),
-    Variant("shape", "smaller batches, more steps", {"batch_size": 8, "steps": 200}),
-    Variant("shape", "background counts fully", {"background_weight": 1.0}),
-    Variant("shape", "LoRA", {"form": "lora", "lr_weights": 2e-3}),
-    Variant("appearance", "default"),
-    Variant("appearance", "no augmentation", {"augmentation": "none"}),
-    Variant("appearance", "filter trained along", pretrained=False),
-    Variant("appearance", "preset paper", {"preset": "paper"}),
-    Variant("appearance", "preset resolution", {"preset": "resolution"}),
-    Variant("appearance", "weights at half the rate", {"lr_weights": 5e-4}),
-    Variant("appearance", "weights at twice the rate", {"lr_weights": 2e-3}),
-    Variant("appearance", "smaller batches, more steps", {"batch_size": 8, "steps": 200}),
-    Variant("appearance", "background counts fully", {"background_weight": 1.0}),
-    Variant("appearance", "LoRA", {"form": "lora", "lr_weights": 2e-3}),
-)
 REFERENCES = {"shape": protocol.shape_references, "appearance": protocol.appearance_references}
+CHANGES: Mapping[str, Mapping[str, object]] = {
+    "default": {},
+    "no augmentation": {"augmentation": "none"},
+    "preset paper": {"preset": "paper"},
+    "preset resolution": {"preset": "resolution"},
+    "weights at half the rate": {"lr_weights": 5e-4},
+    "weights at twice the rate": {"lr_weights": 2e-3},
+    "smaller batches, more steps": {"batch_size": 8, "steps": 200},
+    "background counts fully": {"background_weight": 1.0},
+    "LoRA": {"form": "lora", "lr_weights": 2e-3},
+}
+VARIANTS = tuple(v for kind in REFERENCES for v in (
+    *(Variant(kind, name, changes) for name, changes in CHANGES.items()), Variant(kind, "filter trained along", pretrained=False)))
 DRAW = {"shape": protocol.draw_shape, "appearance": protocol.draw_appearance}
 
 

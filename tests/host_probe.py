@@ -138,8 +138,10 @@ def routing(model, clip, vae, direct, made, before):
     found["clear_takes_it_out"] = list(node("ESCDiffClear", conditioning=positive)[0][0][1]["model_conds"])
     for name, how in {"cfg_1": {"cfg": 1.0}, "batch_3": {"batch": 3}}.items():
         found[name] = bool(torch.isfinite(draw(mixed, positive, negative, **how)).all())
-    long = node("ESCDiffMix", model=model, clip=clip, negative="", **made, prompt=" ".join([prompt] * 12))
-    found["long_prompt"] = [long[1][0][0].shape[1], bool(torch.isfinite(draw(*long[:3])).all())]
+    found["prompt_lengths"] = []
+    for times in (1, 6, 12):
+        long = node("ESCDiffMix", model=model, clip=clip, negative="", **made, prompt=" ".join([prompt] * times))
+        found["prompt_lengths"].append([long[1][0][0].shape[1], bool(torch.isfinite(draw(*long[:3])).all())])
     area = stock("ConditioningSetArea", "append", conditioning=positive, width=64, height=128, x=0, y=0, strength=1.0)[0]
     both = stock("ConditioningCombine", "combine", conditioning_1=area, conditioning_2=plain)[0]
     found["area"] = bool(torch.isfinite(draw(mixed, both, negative)).all())

@@ -74,7 +74,7 @@ def test_sampling_as_users_do_it(found):
     assert found["cfg_1"] and found["batch_3"] and found["area"]
     finite, change = found["mask"]
     assert finite and change > 0.01
-    assert found["long_prompt"][0] > 77 and found["long_prompt"][1]
+    assert found["prompt_lengths"] == [[77, True], [154, True], [231, True]]
     assert found["model_unchanged_after_mixing"]
 
 

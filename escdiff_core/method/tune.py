@@ -301,7 +301,7 @@ class Tuner:
                     save_snapshot(self, snapshots)
                 if seconds is not None and time.monotonic() - start > seconds:
                     break
-        except BaseException:
+        except BaseException:      # Ctrl-C and the host's interruption are no Exceptions, and must not lose what was learned
             if snapshots is not None and self.done > first:
                 save_snapshot(self, snapshots)
             raise

@@ -29,7 +29,7 @@ def run_jobs(jobs: list[Job], servers: list[Server], report: Report, pace: Pace 
         while any(worker.is_alive() for worker in workers):
             for worker in workers:
                 worker.join(0.1)
-    except BaseException:
+    except BaseException:      # Ctrl-C is no Exception; what is queued on the servers must be taken back all the same
         stop.set()
         for worker in workers:
             worker.join(10)
