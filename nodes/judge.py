@@ -19,7 +19,7 @@ class Compare(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, labels="", more=None):
-        from ..escdiff_core.cli.sheet import compose_sheet
+        from ..escdiff_core.pictures import compose_sheet
         from .pictures import from_pil
 
         lines = iter(labels.splitlines())

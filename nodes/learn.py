@@ -7,7 +7,8 @@ from ..escdiff_core.method.recipes import DEFAULTS, RECIPES
 from .schema import Attribute, Encoder, Features, Token, advanced, mask_input, model_inputs, schema, seed_input
 
 AUTO = "recipe's own"
-CLASS_WORD = "What the subject is, in a word of the model: vase, cat. A good word helps much; empty is 'shape' or 'appearance'."
+CLASS_WORD = ("What the subject is, in a word of the model: vase, cat. A shape's token starts from it; with an appearance it "
+              "stands in the prompts. Empty is 'shape' or 'appearance'.")
 
 
 def filter_files() -> list[str]:
@@ -58,11 +59,12 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
     """The inputs of tuning: three in front, the rest for experts. Zero and 'recipe's own' leave a choice to the recipe."""
     return [
         io.Combo.Input("recipe", options=recipes, default=default,
-                       tooltip="How the attribute is learned. -lora makes small files, -paper is the published split in halves."),
+                       tooltip="How the attribute is learned. -lora makes small files, -paper is the published split in halves, "
+                               "the rest are other methods to compare with."),
         io.Int.Input("steps", default=0, min=0, max=20000, tooltip="0 takes the recipe's own number."),
         seed_input(),
         io.String.Input("describe", default="", multiline=True, tooltip="The rest of the picture in words: 'on a yellow table'. "
-                        "Used by -paper recipes; the others draw and name backgrounds of their own."),
+                        "Used by recipes that learn from the picture as it is; escdiff ones draw and name their own."),
         advanced(io.Combo.Input("preset", options=[AUTO, *PRESETS], default=AUTO, optional=True,
                                 tooltip="Which UNet blocks train.")),
         advanced(io.Int.Input("batch_size", default=0, min=0, max=256, optional=True,
@@ -85,8 +87,8 @@ def tune(copy, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=
     from .host.learning import learn
     from .pictures import loss_plot
 
-    row = find_recipe(recipe, steps=steps or None, preset=None if preset == AUTO else preset, batch_size=batch_size or None,
-                      rank=(lora_rank or None) if find_recipe(recipe).form == "lora" else None)
+    row = find_recipe(recipe, token.kind, steps=steps or None, preset=None if preset == AUTO else preset,
+                      batch_size=batch_size or None, rank=(lora_rank or None) if find_recipe(recipe).form == "lora" else None)
     made, losses = learn(copy, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every,
                          checkpointing)
     title = f"{made.kind} as {made.token}, {made.steps} steps" + ("" if losses else ", found in the cache")

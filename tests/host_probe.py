@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import host_probe_more as more
@@ -88,7 +89,8 @@ def learning(model, clip, vae, encoder, before):
     except Exception as error:      # whatever comes out is what the user reads
         found["wrong_kind"] = f"{type(error).__name__}: {error}"
     found["model_unchanged_after_an_error"] = hash_of(*modules) == before
-    return made
+    # a prompt for each half, so that routing has something to do; what the recipes learned is looked at in more.layouts
+    return {kind: replace(attribute, reach="own") for kind, attribute in made.items()}
 
 
 def routing(model, clip, vae, direct, made, before):
@@ -233,7 +235,8 @@ def main() -> None:
         found["failed"] = {}
         user_s = (model, clip, vae)
         for section, arguments in (
-                (routing, (*user_s, direct, made, before)), (more.schedule, (model, clip, direct, made)),
+                (routing, (*user_s, direct, made, before)), (more.layouts, (model, clip, direct, made)),
+                (more.schedule, (model, clip, direct, made)),
                 (more.control, (model, clip, made)), (exports, (model, clip, made)), (more.loras, (model, clip, made)),
                 (more.cancel, (*user_s, encoder, before)), (more.wrong_inputs, (*user_s, made)),
                 (more.timing, (model, clip, made)), (sd15, ())):

@@ -2,31 +2,28 @@
 
 import statistics
 import time
+from dataclasses import replace
 
 from host_probe_base import core, draw, found, hash_of, largest, node, stock, torch
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
+LATENT = {"samples": torch.zeros(1, 4, 16, 16)}
 
 
-def schedule(model, clip, direct, made):
-    """With a start and an end, each step computes what the headless mix computes at that point, still in one batch."""
-    method, seen = core("escdiff_core.method.mix"), []
-    mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_end=0.65,
-                                        appearance_start=0.35)
-    mixed = mixed.clone()
+def beside_headless(model, result, both, steps=6):
+    """Sample a mix node's ``result``; returns the largest difference to the headless mix ``both`` over all steps, relative to
+    what is computed, the sets of kinds that were active, and whether every step was one batch of two."""
+    seen = []
+    mixed, positive, negative = result[0].clone(), *result[1:3]
 
     def keep(call, given):
         out = call(given["input"], given["timestep"], **given["c"])
         seen.append((given["input"], given["timestep"], given["c"], out))
         return out
 
-    plain = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
-    before = draw(model, plain, plain)
     mixed.set_model_unet_function_wrapper(keep)
-    latent = {"samples": torch.zeros(1, 4, 16, 16)}
-    stock("KSampler", "sample", model=mixed, seed=1, steps=6, cfg=3.0, sampler_name="euler", scheduler="normal",
-          positive=positive, negative=negative, latent_image=latent, denoise=1.0)
-    both = method.Mix(direct, method.Use(made["shape"], end=0.65), method.Use(made["appearance"], start=0.35))
+    stock("KSampler", "sample", model=mixed, seed=1, steps=steps, cfg=3.0, sampler_name="euler", scheduler="normal",
+          positive=positive, negative=negative, latent_image=LATENT, denoise=1.0)
     sampling, worst, sets = model.get_model_object("model_sampling"), 0.0, set()
     for x, sigma, given, out in seen:
         t = sampling.timestep(sigma)
@@ -38,14 +35,46 @@ def schedule(model, clip, direct, made):
         context = torch.cat([states[text] for text in order])
         answer = variant.unet(sampling.calculate_input(sigma, x), t, encoder_hidden_states=context).sample
         worst = max(worst, largest(out, sampling.calculate_denoised(sigma, answer, x)) / max(1.0, float(out.abs().max())))
-    found["schedule_difference"], found["schedule_sets"] = worst, sorted(map(list, sets))
-    found["schedule_in_one_batch"] = len(seen) == 6 and all(len(x) == 2 for x, *_ in seen)
-    seen.clear()
+    return worst, sorted(map(list, sets)), len(seen) == steps and all(len(x) == 2 for x, *_ in seen)
+
+
+def layouts(model, clip, direct, made):
+    """Tokens that every block sees, tokens with a vector per layer, and tokens with one per stage, beside the headless mix."""
+    method, tokens = core("escdiff_core.method.mix"), core("escdiff_core.method.tokens")
+    generator, different = torch.Generator().manual_seed(5), {}
+    for name, layout, count in (("all", "one", 1), ("layers", "layers", 16), ("stages", "stages", tokens.STAGES)):
+        uses = {}
+        for kind, attribute in made.items():
+            rows = attribute.embeddings["clip_l"].repeat(count, 1)
+            rows = rows + 0.3 * rows.std() * torch.randn(rows.shape, generator=generator)
+            uses[kind] = replace(attribute, reach="all", layout=layout, embeddings={"clip_l": rows})
+        both = method.Mix(direct, *(method.Use(a) for a in uses.values()))
+        result = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **uses)
+        different[name] = [both.variant(0.5).route.slots, len(both.parts), *beside_headless(model, result, both)]
+        clip_out = stock("CLIPTextEncode", "encode", clip=result[3], text=PROMPT)[0]
+        different[name].append(clip_out[0][0].shape[1])
+    found["layouts"] = different
+
+
+def schedule(model, clip, direct, made):
+    """With a start and an end, each step computes what the headless mix computes at that point, still in one batch."""
+    method, seen = core("escdiff_core.method.mix"), []
+    plain = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+    before = draw(model, plain, plain)
+    both = method.Mix(direct, method.Use(made["shape"], end=0.65), method.Use(made["appearance"], start=0.35))
+    result = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_end=0.65, appearance_start=0.35)
+    worst, sets, one_batch = beside_headless(model, result, both)
+    found["schedule_difference"], found["schedule_sets"], found["schedule_in_one_batch"] = worst, sets, one_batch
+
+    def keep(call, given):
+        seen.append(given["timestep"])
+        return call(given["input"], given["timestep"], **given["c"])
+
     border = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_end=0.6)
     mixed = border[0].clone()
     mixed.set_model_unet_function_wrapper(keep)
     stock("KSampler", "sample", model=mixed, seed=1, steps=30, cfg=3.0, sampler_name="euler", scheduler="sgm_uniform",
-          positive=border[1], negative=border[2], latent_image=latent, denoise=1.0)
+          positive=border[1], negative=border[2], latent_image=LATENT, denoise=1.0)
     found["schedule_steps_on_a_border"] = len(seen)
     found["schedule_leaves_the_model"] = torch.equal(draw(model, plain, plain), before)
 

@@ -99,6 +99,7 @@ MISTAKES = {
     "attribute of another base": (mix("--shape", "foreign.safetensors"), "another base model"),
     "wrong kind": (mix("--appearance", "shape.safetensors"), "give it as --shape"),
     "same token": (mix("--shape", "shape.safetensors", "--appearance", "same_token.safetensors"), "both attributes"),
+    "style that is no picture": (mix("--style", "text.png"), "text.png"),
     "strength": (mix("--shape", "shape.safetensors", "--shape-strength", "7"), "strength"),
     "strength nan": (mix("--shape", "shape.safetensors", "--shape-strength", "nan"), "strength"),
     "schedule": (mix("--shape", "shape.safetensors", "--shape-start", "0.9", "--shape-end", "0.1"), "schedule"),
@@ -201,6 +202,13 @@ def test_mix_without_an_attribute_is_plain_text_to_image(capsys, tmp_path):
     for name in ("one", "two"):
         assert run(capsys, *mix(**{"--out": tmp_path / name, "--prompt": "a red star"}))[0] == 0
     assert (tmp_path / "one" / "000.png").read_bytes() == (tmp_path / "two" / "000.png").read_bytes()
+
+
+def test_a_style_is_taken_from_a_picture(capsys, tmp_path):
+    for name, more in {"plain": (), "styled": ("--style", "disc.png")}.items():
+        assert run(capsys, *mix(*more, **{"--out": tmp_path / name, "--prompt": "a star"}))[0] == 0
+    assert (tmp_path / "plain" / "000.png").read_bytes() != (tmp_path / "styled" / "000.png").read_bytes()
+    assert json.loads((tmp_path / "styled" / "report.json").read_text())["style"] == "disc.png"
 
 
 def test_a_stopped_run_goes_on_with_resume(capsys, quick_recipes, tmp_path, monkeypatch):

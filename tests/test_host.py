@@ -47,9 +47,8 @@ def test_a_lora_on_the_model_is_baked_into_the_private_copy(found):
 
 def test_learning_leaves_the_user_s_model_as_it_was(found):
     assert found["model_unchanged"] and found["model_unchanged_after_an_error"]
-    assert found["wrong_kind"] == ("ESCDiffError: recipe 'escdiff-shape' learns shape, the filter before it was for "
-                                   "appearance; choose "
-                                   "a recipe for appearance or the other filter")
+    assert found["wrong_kind"].startswith("ESCDiffError: recipe 'escdiff-shape' learns shape, not appearance; recipes for "
+                                          "appearance: escdiff-appearance, ")
     assert found["shape_plot"] == found["appearance_plot"] and found["shape_plot"][-1] == 3
 
 
@@ -141,3 +140,11 @@ def test_wrong_inputs_are_one_sentence(found, case, sentence):
 def test_mixing_costs_what_plain_sampling_costs(found, record_property):
     record_property("mixing_ratio", found["mixing_ratio"])
     assert found["mixing_ratio"] <= 1.10, "the aim is 1.03 alone on the machine: benchmarks/host_mixing.py"
+
+
+def test_tokens_of_every_layout_and_reach_are_read_as_headless(found):
+    expected = {"all": [1, 1], "layers": [16, 1], "stages": [1, 10]}       # slots, parts of the schedule
+    assert {name: row[:2] for name, row in found["layouts"].items()} == expected
+    for name, (_, _, difference, sets, one_batch, tokens) in found["layouts"].items():
+        assert difference <= 1e-4 and one_batch and sets == [["shape", "appearance"]], name
+        assert tokens == 77, "the CLIP output knows one vector for every layer and stage"

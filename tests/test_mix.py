@@ -121,7 +121,7 @@ def test_the_lora_form_is_the_product_of_its_factors(model, strength):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-paper", "escdiff-shape-lora"])
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-appearance-paper", "escdiff-shape-lora"])
 def test_what_was_tuned_is_what_is_drawn(name, model):
     recipe = find_recipe(name, steps=2, batch_size=2, views=2, warmup_steps=0, rank=2, lr_weights=1e-2)
     with torch.enable_grad():
@@ -131,9 +131,10 @@ def test_what_was_tuned_is_what_is_drawn(name, model):
     generator = torch.Generator().manual_seed(2)
     x, t = torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([400])
     prompt = f"a photo of a {tuner.token} on a red background"
-    plain, own = tuner._plain_context([prompt]), states(model, prompt, **{tuner.token[1:]: made})
-    packed = torch.cat([plain, own] if recipe.kind == "appearance" else [own, own], dim=1)
-    tuned = tuner.unet(x, t, packed).sample
+    with tuner.averaged():
+        packed = tuner.texts(np.random.default_rng(0), [prompt], {tuner.token: tuner.vector()}, t)
+        tuned = tuner.unet(x, t, packed).sample
+    plain = tuner.texts.plain_states([prompt], [tuner.token])
     drawn = variant.unet(x, t, variant.states(prompt)).sample
     base = model.unet(x, t, plain).sample
     assert (drawn - tuned).abs().max() < 0.01 * (tuned - base).abs().max()     # the file keeps deltas in fp16
@@ -153,7 +154,7 @@ def test_the_middle_has_the_owner_that_was_asked_for(model):
             plain = PROMPT.replace("*m", "object").replace("*a", "plain")
             assert torch.equal(packed[slots[middle]], states(model, plain))
     assert touched == {"shape": True, "appearance": False, "none": False}
-    assert slots == {"shape": 0, "appearance": 1, "none": 2}
+    assert slots["shape"] == 0 < min(slots["appearance"], slots["none"])
     with pytest.raises(ESCDiffError, match="shape, appearance, none"):
         Mix(model, middle="both")
 
@@ -263,3 +264,33 @@ def test_the_schedule_is_cut_where_attributes_begin_and_end(shape, appearance):
     assert parts(Use(shape, end=0.5), Use(appearance, start=0.5)) == [(0.0, 0.5, ["shape"]), (0.5, 1.0, ["appearance"])]
     assert parts(Use(shape, start=0.3, end=0.3)) == [(0.0, 1.0, [])], "no time to act in"
     assert not Use(shape, end=0.0).acts_at(0.0) and Use(shape, end=0.5).acts_at(0.5) and not Use(shape, start=0.5).acts_at(0.5)
+
+
+@torch.no_grad()
+def test_a_style_is_a_last_row_that_every_self_attention_sees_and_nothing_of_it_is_drawn(model, shape):
+    before = hash_of(model)
+    red, pale = (disc((32, 32), colour=c) for c in (0.9, 0.2))
+    plain, first, again, other = (draw(Mix(model, Use(shape), style=style)) for style in (None, red, red, pale))
+    assert first.shape == plain.shape and np.array_equal(first, again)
+    assert not np.array_equal(first, plain) and not np.array_equal(first, other)
+    assert hash_of(model) == before
+    with pytest.raises(ESCDiffError, match="style picture is 64 x 64 pixels and the drawing 32 x 32"):
+        draw(Mix(model, style=disc()))
+
+
+@torch.no_grad()
+def test_shared_attention_brings_queries_and_keys_to_the_reference_s_statistics(model):
+    from escdiff_core.method.private import private_copy
+    from escdiff_core.method.shared_attention import _aligned, share_attention
+
+    x = torch.randn(3, 50, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 3.0, 0.2])[:, None, None] + 4
+    aligned = _aligned(x)
+    torch.testing.assert_close(aligned.mean(1), x[-1:].mean(1).expand(3, -1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(aligned.std(1), x[-1:].std(1).expand(3, -1), atol=1e-3, rtol=1e-3)
+    unet = private_copy(model.unet)
+    share_attention(unet)
+    context = encode_prompts(model, [""]).expand(2, -1, -1)
+    rows, t = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor(10)
+    same = rows[-1:].expand(2, -1, -1, -1)
+    torch.testing.assert_close(unet(same, t, context).sample, model.unet(same, t, context).sample, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(unet(rows, t, context).sample[0], model.unet(rows, t, context).sample[0], atol=1e-3)

@@ -19,6 +19,7 @@ FINE = {b for b in UP if b.startswith(("up_blocks.2", "up_blocks.3"))} | {"conv_
 FINE_PLUS = FINE | {"up_blocks.1.2", "up_blocks.1.resample"}
 # preset: (shape, appearance) as METHODS §2 names them
 OWNERS = {
+    "b-lora": ({"up_blocks.1.0"}, {"up_blocks.1.1"}),
     "paper": (DOWN | {"conv_in"}, UP | {"conv_out"}),
     "paper+middle": (DOWN | {"conv_in", "mid_block"}, UP | {"conv_out"}),
     "resolution": (ALL - FINE_PLUS - {b for b in ALL if b.startswith(("down_blocks.0", "down_blocks.1"))}

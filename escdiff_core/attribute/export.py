@@ -101,6 +101,9 @@ def export_embedding(attribute: Attribute, path: str | Path) -> ExportReport:
     """
     if not attribute.embeddings:
         raise ESCDiffError("the attribute holds no token embedding; use `export --format lora`")
+    if attribute.layout != "one":
+        raise ESCDiffError(f"the token {attribute.token!r} has a vector for each of the {attribute.layout}, an embedding file one "
+                           "for all; learn with a recipe of one vector, such as textual-inversion")
     vectors = attribute.quantised().embeddings
     tensors = dict(vectors) if len(vectors) > 1 else {"emb_params": next(iter(vectors.values()))}
     return ExportReport(Path(path), write_safetensors(tensors, path, METADATA_KEY, _label(attribute)))

@@ -20,6 +20,8 @@ from .tensors import ALPHA, DOWN, check_delta, check_embeddings, differences, fo
 METADATA_KEY = "escdiff.attribute"
 FORMAT_VERSION = 1
 KINDS = ("shape", "appearance", "concept")
+REACHES = ("own", "all")
+LAYOUTS = ("one", "layers", "stages")
 EMBEDDING_PREFIX, DELTA_PREFIX = "embedding.", "delta."
 STORED = {EMBEDDING_PREFIX: torch.float32, DELTA_PREFIX: torch.float16}
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16"}
@@ -35,8 +37,9 @@ class Attribute:
     ``kind``: shape, appearance or concept. ``token``: the placeholder in prompts (``*m``); ``word``: the plain words in
     its place on a half that does not own it. ``embeddings``: text encoder (clip_l, clip_g, clip_h) → (n_tokens, dim).
     ``delta``: the UNet's change under canonical names, in one of the two forms of :mod:`.tensors`. ``blocks``: ids of
-    the UNet blocks that trained. ``thumbnail``: a PNG, or empty. ``extra``: whatever else belongs to it, JSON data;
-    entries that this version does not know survive loading and saving.
+    the UNet blocks that trained. ``reach``: which blocks see the token, its ``own`` or ``all``. ``layout``: one vector for
+    all layers and timesteps, or one for each of the ``layers`` or ``stages`` (see method.tokens). ``thumbnail``: a PNG, or
+    empty. ``extra``: whatever else belongs to it, JSON data; entries that this version does not know survive.
     """
 
     kind: str
@@ -52,6 +55,8 @@ class Attribute:
     steps: int
     seed: int
     losses: Mapping[str, float] = field(default_factory=dict)
+    reach: str = "own"
+    layout: str = "one"
     reference_hash: str = ""
     thumbnail: bytes = b""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -212,8 +217,10 @@ def _check_fields(attribute: Attribute) -> None:
     if wrong is not None:
         raise ESCDiffError(f"the attribute's {wrong} is {str(getattr(attribute, wrong))[:80]!r}; needed: plain text of "
                            f"at most {LONGEST_TEXT} letters, or a finite number")
-    if attribute.kind not in KINDS:
-        raise ESCDiffError(f"unknown attribute kind {attribute.kind!r}; known: {', '.join(KINDS)}")
+    for what, value, known in (("attribute kind", attribute.kind, KINDS), ("reach", attribute.reach, REACHES),
+                               ("layout of a token", attribute.layout, LAYOUTS)):
+        if value not in known:
+            raise ESCDiffError(f"unknown {what} {value!r}; known: {', '.join(known)}")
     if not attribute.token or len(attribute.token.split()) != 1:
         raise ESCDiffError(f"the token is {attribute.token!r}; needed: one word without spaces, such as *m")
     picture = attribute.thumbnail

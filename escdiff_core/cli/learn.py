@@ -22,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", metavar="NAME", help="placeholder in prompts; default *m for shape, *a for appearance")
     parser.add_argument("--class-word", default="", metavar="WORD", help="what the subject is: vase, cat")
     parser.add_argument("--describe", default="", metavar="TEXT",
-                        help="the rest of the picture: 'on a yellow table'; for -paper recipes, others describe their own views")
+                        help="the rest of the picture: 'on a yellow table'; for recipes that learn from the picture as it is")
     parser.add_argument("--steps", type=int, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--encoder", default="auto", metavar="auto|none|PATH",
@@ -42,10 +42,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.out.suffix != ".safetensors" or options.out.is_dir():
         raise ESCDiffError(f"--out {options.out} must end in .safetensors and be no folder")
-    recipe = find_recipe(options.recipe or DEFAULTS[options.kind], preset=options.preset, steps=options.steps,
+    recipe = find_recipe(options.recipe or DEFAULTS[options.kind], options.kind, preset=options.preset, steps=options.steps,
                          batch_size=options.batch_size)
-    if recipe.kind != options.kind:
-        raise ESCDiffError(f"recipe {recipe.name!r} learns {recipe.kind}, not {options.kind}; choose another --recipe or --kind")
     model = load_model(options.model, options.device)
     references = [load_reference(path, options.mask, model.native_size) for path in options.reference]
     for path, reference in zip(options.reference, references, strict=True):
@@ -53,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             log.info("%s: %s", path, reference.note)
     encoder = choose_encoder(options.encoder, model)
     tuner = Tuner(model, references, recipe, options.seed, options.describe, options.class_word, encoder,
-                  choose_filter(options.filter, recipe.kind, model, encoder), options.token,
+                  choose_filter(options.filter, recipe.kind, model, encoder) if recipe.filter_scale else None, options.token,
                   options.checkpointing)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     bar = progress_bar(f"learning {options.kind}")

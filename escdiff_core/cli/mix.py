@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 
 from ..errors import ESCDiffError
+from ..pictures import save_picture, save_report
 from ..pocket.config import GUIDANCE
-from .common import add_model, output_folder, progress_bar, save_picture, save_report
+from .common import add_model, output_folder, progress_bar
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{kind}-strength", type=float, default=1.0, metavar="X", help="1 as learned, 0 off")
         parser.add_argument(f"--{kind}-start", type=float, default=0.0, metavar="X", help="of the schedule, 0 to 1")
         parser.add_argument(f"--{kind}-end", type=float, default=1.0, metavar="X", help="of the schedule, 0 to 1")
+    parser.add_argument("--style", type=Path, metavar="IMG",
+                        help="a picture whose look is taken over without learning (shared self-attention, StyleAligned)")
     parser.add_argument("--middle", default="shape", choices=["shape", "appearance", "none"], help="owner of the middle block")
     add_model(parser)
     parser.add_argument("--count", type=int, default=4, metavar="N")
@@ -32,6 +35,7 @@ def run(options: argparse.Namespace) -> None:
     from ..method.mix import Mix, Use
     from ..model.load import load_model
     from ..model.text import split_placeholders
+    from ..reference import load_reference
 
     if options.guidance is None:
         options.guidance = GUIDANCE if options.model == "pocket" else 6.0
@@ -47,20 +51,22 @@ def run(options: argparse.Namespace) -> None:
             raise ESCDiffError(f"{path} holds {attribute.kind}, not {kind}; give it as --{attribute.kind}")
         uses[kind] = Use(attribute, *(getattr(options, f"{kind}_{part}") for part in ("strength", "start", "end")))
     model = load_model(options.model, options.device)
-    mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle)
+    style = load_reference(options.style, "none", model.native_size) if options.style else None
+    mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle, style)
     folder = output_folder(options.out)
     tokens = [u.attribute.token for u in uses.values()]
     used = {piece for piece, is_token in split_placeholders(options.prompt, tokens) if is_token}
     missing = [t for t in tokens if t not in used]
     start = time.monotonic()
+    size = style.image.shape[:2] if style else None
     images = mix.draw(options.prompt, options.negative, options.count, options.sampling_steps, options.guidance,
-                      options.seed, progress=progress_bar("drawing"))
+                      options.seed, size, progress_bar("drawing"))
     seconds = time.monotonic() - start
     for number, image in enumerate(images):
         save_picture(image, folder / f"{number:03d}.png")
     report = {"prompt": options.prompt, "negative": options.negative, "seed": options.seed, "count": options.count,
               "sampling_steps": options.sampling_steps, "guidance": options.guidance, "model": str(options.model),
-              "middle": options.middle, "seconds": round(seconds, 2),
+              "middle": options.middle, "style": str(options.style or ""), "seconds": round(seconds, 2),
               "attributes": {k: {"file": str(getattr(options, k)), "token": u.attribute.token, "strength": u.strength,
                                  "start": u.start, "end": u.end, "recipe": u.attribute.recipe} for k, u in uses.items()},
               "warnings": [f"the prompt does not use {t}" for t in missing]}

@@ -17,7 +17,8 @@ from ..pocket.world import Spec, silhouette, surface
 # Words any Stable Diffusion knows, with outlines to cut an appearance into
 CUTS = ("circle", "square", "triangle", "star", "heart", "diamond", "hexagon", "cross", "oval", "flower", "drop", "semicircle")
 LOOKS = tuple(patterns.KNOWN)
-SMALLEST_CUT = 0.05   # radius of a cut by the picture's side, for subjects thin as a wire: latents show nothing of less
+CUT_RADIUS = (34.0, 48.0)   # half of a cut's longer side, where 128 is the picture's shorter: subjects fill most of a picture
+MIRRORS = 4                 # how often a surface is mirrored at its edge before its edge is drawn out
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _composite(front: np.ndarray, back: np.ndarray, mask: np.ndarray) -> np.ndar
     return np.clip(back + mask[..., None] * (front - back), 0, 1).astype(np.float32)
 
 
-def _nearest_names(image: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
+def nearest_names(image: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
     """The named colours that cover most of the masked picture, so that a background can stand apart from them."""
     pixels = image[mask > 0.5][::7]
     table = np.stack([colours.rgb(c) for c in colours.NAMES])
@@ -99,36 +100,38 @@ def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> V
 
 
 def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:
-    """A random named shape cut from inside the reference on a random named background: surface kept, outline new."""
+    """A random named shape cut from the reference's surface on a random named background: surface kept, outline new.
+
+    The cut is as large as subjects are; where it reaches beyond the reference's own, the surface goes on mirrored.
+    """
     h, w = mask.shape
-    side = max(h, w)
     inside = ndimage.distance_transform_edt(np.pad(mask > 0.5, 1))[1:-1, 1:-1]
-    word = str(rng.choice(CUTS))
     spots = np.argwhere(inside > 0.6 * inside.max())
-    best, best_share = None, -1.0
-    for _ in range(6):   # a cut that lies mostly inside: try a few places, shrinking
-        y, x = spots[rng.integers(len(spots))]
-        radius = max(float(inside.max()) * rng.uniform(0.95, 1.35), SMALLEST_CUT * side)
-        spec = Spec(shape=word, pattern="solid", colours=("red",), background="white", radius=radius * 128 / side,
-                    centre=(x * 128 / side, y * 128 / side), rotation=float(rng.uniform(-14, 14)))
-        cut = silhouette(spec, side)[:h, :w]
-        share = float((cut * (mask > 0.5)).sum() / max(cut.sum(), 1))
-        if share > best_share:
-            best, best_share = cut, share
-        if share > 0.97:
-            break
-    filled = _fill_outwards(image, mask)
-    moved, moved_image = _moved(best, filled, rng, (1.0, 1.35), 10)
-    background, back = _background(rng, (h, w), _nearest_names(image, mask))
+    y, x = spots[rng.integers(len(spots))]
+    word = str(rng.choice(CUTS))
+    spec = Spec(shape=word, pattern="solid", colours=("red",), background="white", radius=float(rng.uniform(*CUT_RADIUS)),
+                centre=(64.0, 64.0), rotation=float(rng.uniform(-14, 14)))
+    small, cut = min(h, w), np.zeros((h, w), np.float32)
+    top, left = (h - small) // 2, (w - small) // 2
+    cut[top:top + small, left:left + small] = silhouette(spec, small)
+    surface = _mirrored_outwards(image, mask)
+    rows, columns = (np.clip(np.arange(length) + middle - length // 2, 0, length - 1) for middle, length in ((y, h), (x, w)))
+    moved, moved_image = _moved(cut, surface[rows][:, columns], rng, (0.9, 1.1), 10)
+    background, back = _background(rng, (h, w), nearest_names(image, mask))
     return View(_composite(moved_image, back, moved), moved.astype(np.float32), word, f"on a {background} background")
 
 
-def _fill_outwards(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Every pixel outside the mask takes the nearest one well inside it, so that a cut never shows the old background."""
+def _mirrored_outwards(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The surface inside the mask, carried on beyond it: every pixel outside shows its mirror image across the nearest edge."""
     core = ndimage.binary_erosion(mask > 0.9, iterations=2)
     core = core if core.any() else mask > 0.5
-    rows, columns = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
-    return image[rows, columns]
+    edge = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)      # (2, h, w)
+    last = np.array(mask.shape)[:, None, None] - 1
+    at = np.indices(mask.shape)
+    for _ in range(MIRRORS):
+        at = np.where(core[tuple(at)], at, np.clip(2 * edge[:, at[0], at[1]] - at, 0, last))
+    at = np.where(core[tuple(at)], at, edge[:, at[0], at[1]])
+    return image[tuple(at)]
 
 
 def unchanged(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:

@@ -12,6 +12,10 @@ from fnmatch import fnmatchcase
 from ..errors import ESCDiffError, lookup
 
 KINDS = ("shape", "appearance")
+# Which tensors of its blocks a recipe trains: all, those of attention, keys and values of cross-attention, or the token alone
+SCOPES: Mapping[str, tuple[str, ...]] = {
+    "all": ("*",), "attention": ("*.attn[12].to_*",), "cross-kv": ("*.attn2.to_[kv].*",), "token": (),
+}
 _LAYER = re.compile(r"((?:down|up)_blocks\.\d+)\.(?:resnets|attentions)\.(\d+)\.")
 _RESAMPLER = re.compile(r"((?:down|up)_blocks\.\d+)\.(?:down|up)samplers\.")
 _WHOLE = {"mid_block": "mid_block", "conv_in": "conv_in", "time_embedding": "time_embedding",
@@ -66,6 +70,8 @@ PRESETS: Mapping[str, Preset] = {p.name: p for p in (
     Preset("coarse-fine", ("conv_in", "down_blocks.*", "mid_block", "up_blocks.0.*", "up_blocks.1.0", "up_blocks.1.1"),
            ("up_blocks.1.2", "up_blocks.1.resample", *_FINE),
            "encoder, middle and coarse decoder for shape, fine decoder for appearance: disjoint, and nothing left out"),
+    Preset("b-lora", ("up_blocks.1.0",), ("up_blocks.1.1",),
+           "one layer each at a quarter of the input: nearest to the two SDXL blocks of B-LoRA (Frenkel et al. 2024)"),
     Preset("whole", ("*",), ("*",), "control: everything trains for both"),
 )}
 

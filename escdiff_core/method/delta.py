@@ -1,6 +1,6 @@
-"""UNet deltas: taken from a tuned private copy under canonical names, and put back, scaled, onto a base."""
+"""UNet deltas, kept under canonical names, put back, scaled, onto a base."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -10,22 +10,6 @@ from ..attribute.tensors import differences
 from ..errors import ESCDiffError
 from ..model.names import unet_map
 from .blocks import block_of
-from .recipes import Recipe
-
-
-def extract_delta(base: UNet2DConditionModel, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> dict[str, torch.Tensor]:
-    """What training changed, by canonical name, fp32 on the CPU: differences, or LoRA factors with their alpha."""
-    canonical = unet_map(base.config)
-    if recipe.form == "full":
-        before = base.state_dict()
-        return {canonical[n]: (w.detach() - before[n].float()).cpu() for n, w in weights.items()}
-    delta = {}
-    for name, factor in weights.items():
-        module, _, part = name.rpartition(".lora_")
-        place = canonical[f"{module}.weight"].removesuffix(".weight")
-        delta[f"{place}.lora_{'down' if part.startswith('A') else 'up'}.weight"] = factor.detach().float().cpu()
-        delta[f"{place}.alpha"] = torch.tensor(float(recipe.rank))
-    return delta
 
 
 def named_differences(attribute: Attribute, base: UNet2DConditionModel) -> Iterator[tuple[str, torch.Tensor]]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,10 +14,13 @@ from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import sample
 from ..model.text import encode_prompts
+from ..reference import Reference
 from .delta import changed_tensors
 from .filters import starting_word
 from .private import private_copy
 from .route import Route, derive_route, install, pack, without_tokens
+from .shared_attention import Style, share_attention
+from .tokens import STAGES, cross_blocks, only_row, row_name
 
 log = logging.getLogger(__name__)
 MIDDLES = ("shape", "appearance", "none")
@@ -55,8 +58,12 @@ class Plan:
     middle_owner: Attribute | None
 
 
-def plan_mix(active: Sequence[Use], middle: str = "shape") -> Plan:
-    """Derive slots and route from the attributes in use; ``middle`` owns the middle block if it is there to ask for."""
+def plan_mix(active: Sequence[Use], middle: str = "shape", cross: Sequence[str] = ()) -> Plan:
+    """Derive slots and route from the attributes in use; ``middle`` owns the middle block if it is there to ask for.
+
+    Tokens with reach ``all`` are known to every slot. Tokens with a vector for each of the ``cross``-attention blocks (see
+    tokens.cross_blocks) take a slot for each.
+    """
     by_kind = {use.attribute.kind: use for use in active}
     main = by_kind.get("shape") or by_kind.get("concept")
     rider = by_kind.get("appearance")
@@ -76,16 +83,51 @@ def plan_mix(active: Sequence[Use], middle: str = "shape") -> Plan:
         owners.append(())
     route, contested = derive_route(owners, middle_slot)
     if contested:
-        log.info("both attributes trained %s: both deltas add, the prompt is the smaller set's", ", ".join(contested))
-    return Plan(tuple(slots), route, middle_owner)
+        log.info("both attributes trained %s: both deltas add; where only one's token may be seen, the smaller set's",
+                 ", ".join(contested))
+    known = [tuple(u for u in active if u in own or u.attribute.reach == "all") for own in slots]
+    slots, route = _share(known, route, cross)
+    return Plan(slots, route, middle_owner)
+
+
+def _share(known: Sequence[tuple[Use, ...]], route: Route, cross: Sequence[str]) -> tuple[tuple[tuple[Use, ...], ...], Route]:
+    """Slots that know the same become one; one that knows a token with a vector per layer becomes one for each layer."""
+    base = route.layers or {}
+
+    def of_layer(uses: tuple[Use, ...], row: int) -> tuple[Use, ...]:
+        return tuple(replace(u, attribute=only_row(u.attribute, row)) if u.attribute.layout == "layers" else u for u in uses)
+
+    def layered(uses: tuple[Use, ...]) -> bool:
+        return any(u.attribute.layout == "layers" for u in uses)
+
+    # The main slot is also what a ControlNet reads: with a vector per layer, that of the first layer which reads it
+    first = next((i for i, block in enumerate(cross) if not base.get(block, 0)), 0)
+    slots, layers = [of_layer(known[0], first)], {}
+    for block in dict.fromkeys([*cross, *base]):
+        uses = known[base.get(block, 0)]
+        if layered(uses):
+            if block not in cross:
+                continue
+            uses = slots[0] if block == cross[first] and not base.get(block, 0) else of_layer(uses, cross.index(block))
+        if uses not in slots:
+            slots.append(uses)
+        layers[block] = slots.index(uses)
+    return tuple(slots), Route(len(slots), {b: s for b, s in layers.items() if s})
 
 
 def schedule_parts(used: Sequence[Use]) -> list[tuple[float, float, list[Use]]]:
-    """The schedule, 0 to 1, cut where an attribute begins or ends: (start, end, the uses that are active there)."""
-    marks = sorted({0.0, 1.0, *(v for u in used for v in (u.start, u.end))})
+    """The schedule, 0 to 1, cut where an attribute begins or ends: (start, end, the uses that are active there).
+
+    A token with a vector per stage is cut at the stages' borders too, and has its stage's vector as its only one in each part.
+    """
+    staged = [u for u in used if u.attribute.layout == "stages"]
+    borders = [i / STAGES for i in range(1, STAGES)] if staged else []
+    marks = sorted({0.0, 1.0, *borders, *(v for u in used for v in (u.start, u.end))})
     parts: list[tuple[float, float, list[Use]]] = []
     for start, end in pairwise(marks):
-        active = [u for u in used if u.acts_at((start + end) / 2)]
+        middle = (start + end) / 2
+        active = [u if u not in staged else replace(u, attribute=only_row(u.attribute, int(STAGES * (1 - middle))))
+                  for u in used if u.acts_at(middle)]
         if parts and parts[-1][2] == active:
             parts[-1] = (parts[-1][0], end, active)
         else:
@@ -117,14 +159,25 @@ def check_uses(shape: Use | None, appearance: Use | None, middle: str, fingerpri
 
 
 class Variant:
-    """The UNet, route and prompts for one set of active attributes. Shares all unchanged tensors with the base."""
+    """The UNet, route and prompts for one set of active attributes.
 
-    def __init__(self, model: DiffusionModel, active: list[Use], everyone: list[Use], middle: str):
-        self.model, self.active, self.everyone, self.plan = model, active, everyone, plan_mix(active, middle)
+    Shares all unchanged tensors with the base, and through ``merged`` the changed ones with variants of the same deltas.
+    """
+
+    def __init__(self, model: DiffusionModel, active: list[Use], everyone: list[Use], middle: str, shares: bool,
+                 merged: dict[tuple, dict[str, torch.Tensor]]):
+        self.model, self.active, self.everyone = model, active, everyone
+        self.plan = plan_mix(active, middle, cross_blocks(model.unet.state_dict()))
         self.route = self.plan.route
-        changed = changed_tensors(model.unet, [(u.attribute, u.strength) for u in active], self.plan.middle_owner)
-        self.unet = private_copy(model.unet, changed=changed) if changed or self.route.slots > 1 else model.unet
+        owner = self.plan.middle_owner
+        same = (*((id(u.attribute.delta), u.strength) for u in active), id(owner.delta) if owner else None)
+        if same not in merged:
+            merged[same] = changed_tensors(model.unet, [(u.attribute, u.strength) for u in active], owner)
+        changed = merged[same]
+        self.unet = private_copy(model.unet, changed=changed) if changed or shares or self.route.slots > 1 else model.unet
         install(self.unet, self.route)
+        if shares:
+            share_attention(self.unet)
 
     def texts(self, prompt: str) -> list[str]:
         """``prompt`` as each slot reads it: its own tokens stay, the others are their plain words."""
@@ -137,8 +190,13 @@ class Variant:
 
 def packed_states(variants: Sequence[Variant], prompt: str) -> torch.Tensor:
     """The text states of ``prompt`` for every slot of ``variants`` side by side, (1, n * 77, dim), encoded in one batch."""
-    tokens = {u.attribute.token: token_vectors(v.model, u) for v in variants for u in v.active}
-    texts = [text for v in variants for text in v.texts(prompt)]
+    texts, tokens = [], {}
+    for variant in variants:
+        for text, own in zip(variant.texts(prompt), variant.plan.slots, strict=True):
+            # one name per vector: slots may know the same token by different vectors
+            names = {u.attribute.token: row_name(u.attribute.token, id(u.attribute)) for u in own}
+            tokens |= {names[u.attribute.token]: token_vectors(variant.model, u) for u in own}
+            texts.append(without_tokens(text, names))
     unique = list(dict.fromkeys(texts))
     states = encode_prompts(variants[0].model, unique, tokens)
     return pack([states[unique.index(text)][None] for text in texts])
@@ -165,45 +223,52 @@ def token_vectors(model: DiffusionModel, use: Use) -> torch.Tensor:
 class Mix:
     """Attributes put onto a model: draws pictures with diffusers, at the price of plain sampling.
 
-    ``shape`` and ``appearance`` may each be None; without both it is plain text-to-image. The model stays untouched.
+    ``shape`` and ``appearance`` may each be None; without both it is plain text-to-image. ``style`` is a reference whose look
+    is taken over without learning, through shared self-attention (see shared_attention). The model stays untouched.
     Raises ESCDiffError when an attribute was learned on another base model.
     """
 
     def __init__(self, model: DiffusionModel, shape: Use | None = None, appearance: Use | None = None,
-                 middle: str = "shape"):
+                 middle: str = "shape", style: Reference | None = None):
         self.model, self.middle = model, middle
+        self.style = None if style is None else Style(model, style)
         self.given = check_uses(shape, appearance, middle, model.fingerprint)
-        self.used = [u for u in self.given if u.strength != 0]
-        self.variants: dict[tuple[bool, ...], Variant] = {}
+        self.parts = schedule_parts([u for u in self.given if u.strength != 0])
+        self.variants: dict[tuple[Use, ...], Variant] = {}
+        self.merged: dict[tuple, dict[str, torch.Tensor]] = {}
 
     def variant(self, progress: float) -> Variant:
-        """The UNet and route in force at ``progress`` (0 to 1) of the schedule."""
-        key = tuple(u.acts_at(progress) for u in self.used)
-        if key not in self.variants:
-            active = [u for u, on in zip(self.used, key, strict=True) if on]
-            self.variants[key] = Variant(self.model, active, self.given, self.middle)
-        return self.variants[key]
+        """The UNet and route in force at ``progress`` (0 to 1) of the schedule; a border belongs to the part before it."""
+        active = next(tuple(active) for _, end, active in self.parts if progress <= end)
+        if active not in self.variants:
+            self.variants[active] = Variant(self.model, list(active), self.given, self.middle, self.style is not None,
+                                            self.merged)
+        return self.variants[active]
 
-    def draw(self, prompt: str, negative: str = "", count: int = 1, steps: int = 30, guidance_scale: float = 5.0,
+    def draw(self, prompt: str | Sequence[str], negative: str = "", count: int = 1, steps: int = 30, guidance_scale: float = 5.0,
              seed: int = 0, size: int | tuple[int, int] | None = None,
              progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Draw ``count`` pictures of ``prompt``, float32 (count, h, w, 3); picture i has seed ``seed + i``."""
+        """Draw ``count`` pictures of ``prompt``, or one of each of several: float32 (n, h, w, 3), seeds ``seed + i``."""
+        prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
         total = self.model.schedule.num_train_timesteps
-        marks = sorted({0.0, 1.0, *(v for u in self.used for v in (u.start, u.end))})
-        middles = [*marks, *((a + b) / 2 for a, b in pairwise(marks))]
-        needed = list(dict.fromkeys(self.variant(p) for p in middles))
+        needed = list(dict.fromkeys(self.variant(end) for _, end, _ in self.parts))
         lengths = [v.route.slots for v in needed]
         offsets = dict(zip(needed, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))
-        positive, negatives = packed_states(needed, prompt), packed_states(needed, negative)
+        states = {p: packed_states(needed, p) for p in dict.fromkeys([*prompts, negative, *([""] if self.style else [])])}
+        positive, negatives = torch.cat([states[p] for p in prompts]), states[negative]
         length = positive.shape[1] // sum(lengths)
 
         def unet_call(x: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-            variant = self.variant(1 - (float(timestep) + 1) / total)
+            variant = self.variant(round(1 - (float(timestep) + 1) / total, 6))
             first = offsets[variant] * length
-            own = context[:, first:first + variant.route.slots * length]
-            return variant.unet(x, timestep, encoder_hidden_states=own).sample
+            part = slice(first, first + variant.route.slots * length)
+            own = context[:, part]
+            if self.style is None:
+                return variant.unet(x, timestep, encoder_hidden_states=own).sample
+            own = torch.cat([own, states[""][:, part].to(own)])
+            return variant.unet(self.style.beside(x, timestep), timestep, encoder_hidden_states=own).sample[:-1]
 
         return sample(self.model, None, steps=steps, guidance_scale=guidance_scale, seed=seed, size=size,
-                      progress=progress, encoder_hidden_states=positive.expand(count, -1, -1),
+                      progress=progress, encoder_hidden_states=positive,
                       negative_hidden_states=negatives, unet_call=unet_call)
 

@@ -12,8 +12,9 @@ PRECISIONS = {"auto": None, "bf16": True, "fp32": False}
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:
     """A context for forward passes on ``device``; ``precision`` is a row of :data:`PRECISIONS`.
 
-    ``auto`` is bf16 on GPUs that have it and on CPUs with matrix units for it (AMX: a step of the pocket model takes 0.48 s
-    instead of 0.74 s on two cores), fp32 elsewhere. Raises ESCDiffError for an unknown name.
+    ``auto`` is bf16 on GPUs that have it and on CPUs with instructions for it, fp32 elsewhere: a shape step of the pocket model
+    takes 0.48 instead of 0.74 s with AMX and 0.43 instead of 0.60 s with AVX-512 BF16, on two cores each. Raises ESCDiffError
+    for an unknown name.
     """
     wanted = lookup(PRECISIONS, precision, "precision")
     if wanted if wanted is not None else is_fast_in_bf16(device):
@@ -25,5 +26,5 @@ def is_fast_in_bf16(device: torch.device) -> bool:
     """Whether bf16 matrix products run on hardware made for them."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return device.type == "cpu" and has_tiles is not None and has_tiles()
+    asks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return device.type == "cpu" and any(ask is not None and ask() for ask in asks)

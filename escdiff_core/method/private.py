@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 
-from .blocks import block_of
+from .blocks import SCOPES, block_of
 
 
 def private_copy(unet: UNet2DConditionModel, own: Iterable[str] = (),
@@ -29,10 +30,10 @@ def private_copy(unet: UNet2DConditionModel, own: Iterable[str] = (),
     return copy
 
 
-def tensors_of(unet: UNet2DConditionModel, blocks: Iterable[str]) -> list[str]:
-    """diffusers' names of the UNet's tensors that lie in ``blocks``."""
-    blocks = set(blocks)
-    return [name for name in unet.state_dict() if block_of(name) in blocks]
+def tensors_of(unet: UNet2DConditionModel, blocks: Iterable[str], scope: str = "all") -> list[str]:
+    """diffusers' names of the UNet's tensors that lie in ``blocks`` and in ``scope``, a row of blocks.SCOPES."""
+    blocks, patterns = set(blocks), SCOPES[scope]
+    return [n for n in unet.state_dict() if block_of(n) in blocks and any(fnmatchcase(n, p) for p in patterns)]
 
 
 @dataclass

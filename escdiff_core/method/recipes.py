@@ -5,9 +5,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
+from ..attribute.file import LAYOUTS, REACHES
 from ..errors import ESCDiffError, lookup
 from ..words import with_articles
-from .blocks import KINDS, PRESETS
+from .blocks import KINDS, PRESETS, SCOPES
+from .forms import FORMS
+from .tokens import STAGES
 
 
 @dataclass(frozen=True)
@@ -22,19 +25,26 @@ class Recipe:
     word: str                                   # what stands for the token on a half that does not own it
     templates: tuple[str, ...]                  # of {token}, {rest} (the other attribute in words), {behind} (the background)
     rest: str = ""                              # what stands for {rest} where nothing is known of it
-    form: str = "full"                          # full weights, or "lora" (Hu et al. 2021, through peft)
+    form: str = "full"                          # a row of forms.FORMS: whole weights, LoRA, predicted offsets
     rank: int = 16                              # of the LoRA form
+    scope: str = "all"                          # a row of blocks.SCOPES: which tensors of the blocks train
+    joint: bool = False                         # the preset's blocks of both kinds train, those of the own kind are kept
+    layout: str = "one"                         # of the token: one vector, or one per layer or stage (see tokens.py)
+    stages: tuple[int, int] = (0, STAGES)       # of a token by stages: those kept (0: least noisy tenth); the rest is the word
+    reach: str = "own"                          # which blocks see the token when drawing: its own, or all
     steps: int = 110                            # under a minute on two CPU cores with the pocket model
     batch_size: int = 16                        # (view, timestep, noise) draws of the one reference per step
-    lr_weights: float = 5e-4                    # tuned per preset; see benchmarks/method.md
+    lr_weights: float = 5e-4                    # the default rows' are measured: benchmarks/ablations.md
     lr_token: float = 5e-3
     lr_filter: float = 1e-3
     weight_decay: float = 0.0                   # the delta is small and its run short: nothing to decay
     warmup_steps: int = 10
+    average: float = 0.2                        # the attribute is the mean over about the last such share of the steps; 0: the last
     timesteps: str = "uniform"                  # a row of TIMESTEP_LAWS
     augmentation: str = "none"                  # a row of augment.AUGMENTATIONS
     views: int = 64                             # augmented pictures drawn and encoded once, before the first step
-    plain_share: float = 0.5                    # how often the half that does not learn sees the plain word instead
+    prior: int = 0                              # pictures of the plain word, drawn by the model itself, that it is to keep
+    plain_share: float = 1.0                    # how often the blocks that do not learn see the plain word instead
     background_weight: float = 0.3              # of the loss outside the mask, before division by the mean
     feature_timestep: int = 250                 # where the reference features are read: shape and texture both visible
     filter_scale: float = 0.1                   # s in e = e_word + s * filter(features) (E4T)
@@ -46,9 +56,11 @@ class Recipe:
             raise ESCDiffError(f"unknown kind {self.kind!r}; known: {', '.join(KINDS)}, concept")
         lookup(PRESETS, self.preset, "preset")
         lookup(TIMESTEP_LAWS, self.timesteps, "timestep law")
-        if self.form not in ("full", "lora"):
-            raise ESCDiffError(f"unknown form {self.form!r}; known: full, lora")
-        for name, low in (("steps", 0), ("batch_size", 1), ("views", 1), ("rank", 1), ("pool", 1)):
+        lookup(FORMS, self.form, "form")
+        lookup(SCOPES, self.scope, "scope")
+        for what, known in (("layout", LAYOUTS), ("reach", REACHES)):
+            lookup(dict.fromkeys(known), getattr(self, what), what)
+        for name, low in (("steps", 0), ("batch_size", 1), ("views", 1), ("prior", 0), ("rank", 1), ("pool", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < low:
                 raise ESCDiffError(f"{name} must be a whole number of at least {low}, not {value!r}")
@@ -68,29 +80,75 @@ class Recipe:
 # Exponent of a uniform draw: t = T * u ** exponent. Below 1 favours high noise (layout), above 1 low noise (material).
 TIMESTEP_LAWS: Mapping[str, float] = {"uniform": 1.0, "layout": 0.7, "material": 1.4}
 
-_SHAPE = Recipe(
-    name="escdiff-shape", kind="shape", preset="coarse-fine", token="*m", init_word="shape", word="object",
-    templates=("a photo of a {rest} {token} {behind}", "a {rest} {token} {behind}", "a {token} with {rest} appearance {behind}"),
-    augmentation="recolour", lr_weights=1e-3, timesteps="layout",
-)
-_APPEARANCE = Recipe(
-    name="escdiff-appearance", kind="appearance", preset="fine-decoder+", token="*a", init_word="appearance", word="plain",
-    rest="object",
-    templates=("a photo of a {token} {rest} {behind}", "a {token} {rest} {behind}", "a {rest} with {token} appearance {behind}"),
-    augmentation="reshape", lr_weights=1e-3,
-)
+# What goes with a kind, whichever way it is learned
+WORDS: Mapping[str, Mapping[str, object]] = {
+    "shape": {"token": "*m", "init_word": "shape", "word": "object", "stages": (4, STAGES), "templates": (
+        "a photo of a {rest} {token} {behind}", "a {rest} {token} {behind}", "a {token} with {rest} appearance {behind}")},
+    "appearance": {"token": "*a", "init_word": "appearance", "word": "plain", "rest": "object", "stages": (0, 4), "templates": (
+        "a photo of a {token} {rest} {behind}", "a {token} {rest} {behind}", "a {rest} with {token} appearance {behind}")},
+    "concept": {"token": "*c", "init_word": "object", "word": "object", "templates": (
+        "a photo of a {token} {behind}", "a {token} {behind}")},
+}
+
+# Disjoint weights, but every block sees both tokens: what the prompt explains the token need not learn, so it does not leak,
+# and a mix keeps far more of an appearance that the coarse blocks know of (benchmarks/ablations.md).
+_SHAPE = Recipe(name="escdiff-shape", kind="shape", preset="coarse-fine", augmentation="recolour", lr_weights=1e-3,
+                plain_share=0.0, reach="all", **WORDS["shape"])
+# An appearance needs no more than attention's weights: with all of its blocks' the outlines of a mix suffer.
+_APPEARANCE = Recipe(name="escdiff-appearance", kind="appearance", preset="fine-decoder+", scope="attention",
+                     augmentation="reshape", lr_weights=1e-3, plain_share=0.0, reach="all", **WORDS["appearance"])
+_PAPER = {"preset": "paper", "scope": "all", "augmentation": "none", "plain_share": 1.0, "reach": "own"}
+# A method of the field: learns a whole subject, or either kind of attribute (find_recipe). One picture as it is, its token
+# seen by every block, and but for E4T no filter. Rates and batches are the papers'.
+_FIELD = Recipe(name="", kind="concept", preset="whole", reach="all", plain_share=0.0, filter_scale=0.0, background_weight=1.0,
+                views=1, **WORDS["concept"])
 
 RECIPES: Mapping[str, Recipe] = {r.name: r for r in (
     _SHAPE,
     _APPEARANCE,
     replace(_SHAPE, name="escdiff-shape-lora", form="lora", lr_weights=2e-3),
     replace(_APPEARANCE, name="escdiff-appearance-lora", form="lora", lr_weights=2e-3),
-    replace(_SHAPE, name="escdiff-shape-paper", preset="paper", augmentation="none"),
-    replace(_APPEARANCE, name="escdiff-appearance-paper", preset="paper", augmentation="none"),
+    # As published: encoder or decoder, each with its own prompt
+    replace(_SHAPE, name="escdiff-shape-paper", **{**_PAPER, "plain_share": 0.5}),   # alone, every block reads its prompt
+    replace(_APPEARANCE, name="escdiff-appearance-paper", **_PAPER),
+    # Gal et al. 2022: one token
+    replace(_FIELD, name="textual-inversion", scope="token", lr_token=5e-3, batch_size=4),
+    # Ruiz et al. 2023: the whole UNet, the token stays at its word
+    replace(_FIELD, name="dreambooth", lr_weights=5e-6, lr_token=0.0, batch_size=4),
+    replace(_FIELD, name="dreambooth-prior", lr_weights=5e-6, lr_token=0.0, batch_size=4, prior=16),
+    # Kumari et al. 2023: keys and values of cross-attention, and the token
+    replace(_FIELD, name="custom-diffusion", scope="cross-kv", lr_weights=1e-5, lr_token=1e-5, batch_size=2),
+    # Voynov et al. 2023: a vector per cross-attention layer; coarse layers carry shape, the others appearance
+    replace(_FIELD, name="p-plus", scope="token", layout="layers", preset="resolution", joint=True, lr_token=5e-3, batch_size=8),
+    # Zhang et al. 2023: a vector per tenth of the schedule; noisy stages carry layout, late ones material
+    replace(_FIELD, name="prospect", scope="token", layout="stages", lr_token=1e-4, batch_size=4),
+    # Gal et al. 2023: a pre-trained filter, then few steps of the whole UNet
+    replace(_FIELD, name="e4t", filter_scale=0.1, lr_weights=1.6e-5, lr_token=0.0, batch_size=16, steps=30),
+    # Frenkel et al. 2024: LoRAs of two layers, learned together, used apart
+    replace(_FIELD, name="b-lora", form="lora", preset="b-lora", joint=True, lr_weights=5e-5, lr_token=0.0, batch_size=1),
+    # 2403.11053: offsets of one half's attention weights, predicted by a small network
+    replace(_FIELD, name="ostaf", form="offsets", scope="attention", preset="paper", lr_weights=1e-4, batch_size=4),
+    # Zhang et al. 2024: token and both halves train, the other half is restored
+    replace(_FIELD, name="forgedit", preset="paper", joint=True, lr_weights=6e-5, lr_token=1e-3, batch_size=10, steps=40),
 )}
 DEFAULTS: Mapping[str, str] = {"shape": "escdiff-shape", "appearance": "escdiff-appearance"}
 
 
-def find_recipe(name: str, **changes) -> Recipe:
-    """The recipe called ``name`` with ``changes`` (those that are not None) applied. Unknown names raise and list the known."""
-    return replace(lookup(RECIPES, name, "recipe"), **{k: v for k, v in changes.items() if v is not None})
+def recipes_for(kind: str) -> list[str]:
+    """The names of the recipes that learn ``kind``."""
+    return [r.name for r in RECIPES.values() if r.kind in (kind, "concept")]
+
+
+def find_recipe(name: str, kind: str | None = None, **changes) -> Recipe:
+    """The recipe called ``name``, for ``kind`` (None: its own), with ``changes`` (those that are not None) applied.
+
+    A recipe of kind ``concept`` learns any kind, with that kind's words. Raises ESCDiffError for a name that is unknown or
+    learns another kind, and lists those that would do.
+    """
+    recipe = lookup(RECIPES, name, "recipe")
+    if kind is not None and kind != recipe.kind:
+        if recipe.kind != "concept":
+            raise ESCDiffError(f"recipe {name!r} learns {recipe.kind}, not {kind}; recipes for {kind}: "
+                               f"{', '.join(recipes_for(kind))}")
+        recipe = replace(recipe, kind=kind, **lookup(WORDS, kind, "kind"))
+    return replace(recipe, **{k: v for k, v in changes.items() if v is not None})

@@ -60,18 +60,22 @@ def pack(contexts: Sequence[torch.Tensor]) -> torch.Tensor:
 class RoutedProcessor:
     """An attention processor that sees one slot of the packed text states and leaves the rest to the usual processor."""
 
-    def __init__(self, usual, slot: int, slots: int):
-        self.usual, self.slot, self.slots = usual, slot, slots
+    def __init__(self, usual, slot: int, slots: int, gradient: bool = True):
+        self.usual, self.slot, self.slots, self.gradient = usual, slot, slots, gradient
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         own = encoder_hidden_states.chunk(self.slots, dim=1)[self.slot]
-        return self.usual(attn, hidden_states, own, *args, **kwargs)
+        return self.usual(attn, hidden_states, own if self.gradient else own.detach(), *args, **kwargs)
 
 
-def install(unet: UNet2DConditionModel, route: Route) -> None:
-    """Route the cross-attention of ``unet`` (a private copy) by ``route``; one slot leaves it as it is."""
+def install(unet: UNet2DConditionModel, route: Route, constant: Sequence[int] = ()) -> None:
+    """Route the cross-attention of ``unet`` (a private copy) by ``route``; one slot leaves it as it is.
+
+    No gradient goes back through the ``constant`` slots, so that frozen blocks before the first learning one keep no graph.
+    """
     if route.slots == 1:
         return
     usual = {name: getattr(p, "usual", p) for name, p in unet.attn_processors.items()}
-    unet.set_attn_processor({name: RoutedProcessor(p, route.slot(name), route.slots) if name.endswith(CROSS) else p
-                             for name, p in usual.items()})
+    unet.set_attn_processor({
+        name: RoutedProcessor(p, route.slot(name), route.slots, route.slot(name) not in constant) if name.endswith(CROSS) else p
+        for name, p in usual.items()})

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ESCDiffError
@@ -17,10 +16,6 @@ STATE = "resume.safetensors"
 METADATA_KEY = "escdiff.run"
 
 
-def _trained(tuner: "Tuner") -> list[torch.Tensor]:
-    return [p for group in tuner.optimizer.param_groups for p in group["params"]]
-
-
 def save_snapshot(tuner: "Tuner", directory: Path) -> None:
     """Keep ``step-000050.safetensors`` (an attribute file) and the state to resume from, each whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -30,8 +25,8 @@ def save_snapshot(tuner: "Tuner", directory: Path) -> None:
         tuner.fresh = False
     tuner.attribute().save(directory / f"step-{tuner.done:06d}.safetensors")
     tensors = {}
-    for i, parameter in enumerate(_trained(tuner)):
-        tensors[f"{i}.value"] = parameter.detach()
+    for i, parameter in enumerate(p for group in tuner.optimizer.param_groups for p in group["params"]):
+        tensors[f"{i}.value"], tensors[f"{i}.average"] = parameter.detach(), tuner.average[i]
         for key, value in tuner.optimizer.state[parameter].items():
             tensors[f"{i}.{key}"] = value
     metadata = {"done": tuner.done, "losses": tuner.report.losses, "run": run_identity(tuner)}
@@ -52,17 +47,18 @@ def load_snapshot(tuner: "Tuner", directory: Path) -> None:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ESCDiffError(f"{path} is damaged; delete it and start afresh") from error
-    for i, parameter in enumerate(_trained(tuner)):
-        parameter.data.copy_(tensors[f"{i}.value"])
+    for i, parameter in enumerate(p for group in tuner.optimizer.param_groups for p in group["params"]):
+        parameter.data.copy_(tensors.pop(f"{i}.value"))
+        tuner.average[i].copy_(tensors.pop(f"{i}.average"))
         tuner.optimizer.state[parameter] = {
             # a copy: what safetensors hands out is a window into the file; and fused AdamW keeps its step on the device
             k.split(".", 1)[1]: v.to(parameter.device, copy=True) for k, v in tensors.items()
-            if k.startswith(f"{i}.") and not k.endswith(".value")}
+            if k.startswith(f"{i}.")}
     tuner.done, tuner.report.losses, tuner.fresh = metadata["done"], metadata["losses"], False
 
 
 def run_identity(tuner: "Tuner") -> list:
     """What must agree between a run and its continuation, as JSON data."""
-    words = [tuner.token, tuner.plain, tuner.init_word, tuner.describe]
-    network = [tuner.filter_trains, list(tuner.network.widths.values())]
+    words = [tuner.token, tuner.plain, tuner.init_word, tuner.class_word, tuner.describe]
+    network = [tuner.filter_trains, list(tuner.network.widths.values()) if tuner.network else []]
     return [tuner.model.fingerprint, tuner.recipe.hash(), tuner.seed, words, [r.hash for r in tuner.references], network]

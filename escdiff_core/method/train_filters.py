@@ -1,7 +1,7 @@
 """Pre-train the two filters on many pictures, so that a new reference's token starts close (E4T, Gal et al. 2023).
 
-The UNet is frozen; the loss is the tuning loss with each picture's own token, plus the square of the filter's offset. What
-the words of an example explain (``rest``, ``behind``) the filter need not say.
+The UNet is frozen; the loss is the tuning loss with each picture's own token, seen by the blocks that will learn, plus the
+square of the filter's offset. What the words of an example explain (``rest``, ``behind``) the filter need not say.
 """
 
 import logging
@@ -16,14 +16,17 @@ import torch
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
-from ..model.text import encode_prompts
 from ..pocket.captions import appearance_phrase
 from ..pocket.world import render, training_spec
 from ..reference import load_reference
+from .blocks import find_preset
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
 from .precision import autocast
+from .private import private_copy
 from .recipes import Recipe
+from .route import install
+from .texts import TrainingTexts
 
 log = logging.getLogger(__name__)
 PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -85,7 +88,7 @@ def look_at(model: DiffusionModel, examples: Sequence[Example], timestep: int, e
 def train_filter(model: DiffusionModel, seen: Seen, recipe: Recipe, steps: int, batch_size: int = 32, lr: float = 1e-3,
                  seed: int = 0, seconds: float | None = None,
                  progress: Callable[[int, int], None] | None = None) -> AttributeFilter:
-    """Train the filter of ``recipe``'s kind for ``steps`` (or ``seconds``). Pictures must share one size per batch."""
+    """Train the filter for ``recipe`` for ``steps`` (or ``seconds``). Pictures must share one size per batch."""
     kind, examples, features, latents = recipe.kind, seen.examples, seen.features, seen.latents
     groups: dict[tuple, list[int]] = {}
     for i, z in enumerate(latents):
@@ -93,20 +96,24 @@ def train_filter(model: DiffusionModel, seen: Seen, recipe: Recipe, steps: int, 
     sizes = list(groups.values())
     network = make_filter(model, features[0], seed).train()
     word = starting_word(model, recipe.init_word)
+    blocks = find_preset(recipe.preset).blocks(kind, model.unet.state_dict())
+    texts = TrainingTexts(model, blocks, recipe.word, recipe.plain_share)
+    unet = private_copy(model.unet)
+    install(unet, texts.route, constant=(0,) if texts.hides and recipe.plain_share == 1 else ())
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     alphas, began = model.schedule.alphas_cumprod().to(model.device), time.monotonic()
     for step in range(steps):
         rng = np.random.default_rng((seed, 17, step))
         group = sizes[rng.choice(len(sizes), p=np.array([len(g) for g in sizes]) / len(examples))]
         chosen = rng.choice(group, batch_size)
-        unet = torch.stack([features[i].unet for i in chosen])
+        pooled = torch.stack([features[i].unet for i in chosen])
         clip = None if features[0].clip is None else torch.stack([features[i].clip for i in chosen])
-        offset = recipe.filter_scale * network(unet, clip) * word.norm()                        # (b, dim)
+        offset = recipe.filter_scale * network(pooled, clip) * word.norm()                        # (b, dim)
         vectors = merge(word, offset)
         names = [f"{recipe.token}{n}" for n in range(batch_size)]
         prompts = [recipe.prompt(rng.integers(len(recipe.templates)), name, examples[i].rest.get(kind, ""), examples[i].behind)
                    for name, i in zip(names, chosen, strict=True)]
-        tokens = dict(zip(names, vectors, strict=True))
+        tokens = dict(zip(names, vectors[:, None], strict=True))
         z = torch.stack([latents[i] for i in chosen])
         t = torch.from_numpy((len(alphas) * (np.arange(batch_size) + rng.random(batch_size)) / batch_size).astype(np.int64))
         noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32)).to(z)
@@ -114,7 +121,8 @@ def train_filter(model: DiffusionModel, seen: Seen, recipe: Recipe, steps: int, 
         x = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
         target = noise if model.schedule.prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * z
         with autocast(model.device):
-            error = (model.unet(x, t.to(z.device), encode_prompts(model, prompts, tokens)).sample.float() - target).square().mean()
+            context = texts(rng, prompts, tokens, t)
+            error = (unet(x, t.to(z.device), context).sample.float() - target).square().mean()
         loss = error + REGULARISER * (offset / word.norm()).square().sum(1).mean()
         done = max(step / steps, (time.monotonic() - began) / seconds if seconds else 0.0)
         for pg in optimizer.param_groups:

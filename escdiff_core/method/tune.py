@@ -6,7 +6,8 @@ the blocks of the recipe's preset get gradients. Each step draws from its own se
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,17 +20,18 @@ from ..attribute import Attribute
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
-from ..model.text import encode_prompts
 from ..reference import Reference
-from .blocks import block_of, find_preset
-from .delta import extract_delta
+from .blocks import find_preset
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
+from .forms import FORMS
 from .precision import autocast
-from .private import EncoderFeatures, decode, encode, private_copy, tensors_of
+from .private import EncoderFeatures, decode, encode, tensors_of
 from .recipes import TIMESTEP_LAWS, Recipe
-from .route import derive_route, install, pack, without_tokens
+from .route import install
 from .snapshots import load_snapshot, save_snapshot
+from .texts import TrainingTexts
+from .tokens import STAGES, cross_blocks, vector_count
 from .views import prepare_views
 
 log = logging.getLogger(__name__)
@@ -69,34 +71,47 @@ class Tuner:
                  network: AttributeFilter | None = None, token: str | None = None, checkpointing: bool = False,
                  precision: str = "auto", features: ReferenceFeatures | None = None):
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
-        self.token, self.describe, self.init_word = token or recipe.token, describe, class_word or recipe.init_word
+        self.token, self.describe, self.class_word = token or recipe.token, describe, class_word
         if len(self.token.split()) != 1:
             raise ESCDiffError(f"the token is {self.token!r}; needed: one word without spaces, such as {recipe.token}")
         if not 0 <= seed < 2**63:
             raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**63 - 1")
-        self.plain = class_word if class_word and recipe.kind == "shape" else recipe.word
+        # What a shape is of starts its token and stands for it; with an appearance it is a word of the prompt
+        named = class_word if recipe.kind != "appearance" else ""
+        self.init_word, self.plain = recipe.init_word, named or recipe.word
+        if named and recipe.lr_token:            # a token that stays at its word must not be the plain one
+            self.init_word = named
         self.done, self.report, self.checkpointing, self.precision = 0, Report(), checkpointing, precision
         self.fresh = True           # nothing of this run is on disk yet
-        self.blocks = find_preset(recipe.preset).blocks(recipe.kind, model.unet.state_dict())
-        self.views = prepare_views(model, self.references, recipe, seed, describe)
-        self.features = features if features is not None else self._read_features(encoder)
+        names, preset = list(model.unet.state_dict()), find_preset(recipe.preset)
+        self.blocks = preset.blocks("concept" if recipe.joint else recipe.kind, names)      # those that train
+        self.kept = preset.blocks(recipe.kind, names)
+        self.views = prepare_views(model, self.references, recipe, seed, describe, self.plain)
         self.word = starting_word(model, self.init_word)                                       # (dim,)
-        self.network = network if network is not None else make_filter(model, self.features, seed)
-        self._check_filter()
-        self.filter_trains = network is None
-        self.offset = nn.Parameter(torch.zeros_like(self.word))
+        self._choose_filter(network, features, encoder)
+        self.offset = nn.Parameter(torch.zeros(vector_count(recipe.layout, names), len(self.word), device=self.word.device),
+                                   requires_grad=recipe.lr_token > 0)
         self._build_unet()
         self._build_optimizer()
-        self.plain_contexts: dict[str, torch.Tensor] = {}
         self.pool: tuple | None = None
 
-    def _check_filter(self) -> None:
+    def _choose_filter(self, network: AttributeFilter | None, features: ReferenceFeatures | None,
+                       encoder: ReferenceEncoder | None) -> None:
+        """The filter that starts the token: the given one, a fresh one that trains along, or none for recipes of scale 0."""
+        self.features, self.network, self.filter_trains, self.filter_scale = features, None, False, self.recipe.filter_scale
+        if not self.filter_scale:
+            return
+        if features is None:
+            self.features = self._read_features(encoder)
+        self.filter_trains = network is None
+        self.network = network if network is not None else make_filter(self.model, self.features, self.seed)
+        if self.network.scale is not None:
+            self.filter_scale = self.network.scale
         clip = 0 if self.features.clip is None else len(self.features.clip)
         needed = self.network.widths["clip_width"]
         if needed not in (0, clip):
             raise ESCDiffError(f"the filter was trained with an encoder of width {needed}, this one's is {clip}; give "
                                "the same encoder, or train filters for this one")
-        self.filter_scale = self.recipe.filter_scale if self.network.scale is None else self.network.scale
 
     def _read_features(self, encoder: ReferenceEncoder | None) -> ReferenceFeatures:
         latents = torch.cat([image_to_latents(self.model, r.image[None]) for r in self.references])
@@ -105,31 +120,22 @@ class Tuner:
 
     def _build_unet(self) -> None:
         model, recipe = self.model, self.recipe
-        names = tensors_of(model.unet, self.blocks)
-        if recipe.form == "full":
-            self.unet = private_copy(model.unet, own=names)
-            self.weights = {n: p for n, p in self.unet.named_parameters() if p.requires_grad}
-        else:
-            from .lora import add_lora
-
-            self.unet = private_copy(model.unet)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                self.weights = add_lora(self.unet, names, recipe.rank)
-        # Shape is the main prompt; an appearance rides along on the blocks it trains, and the rest sees the plain word.
-        owners = [self.blocks] if recipe.kind != "appearance" else [(), self.blocks]
-        if recipe.kind == "shape" and recipe.plain_share > 0:
-            owners = [self.blocks, tuple({block_of(n) for n in self.unet.state_dict()} - set(self.blocks))]
-        self.route, _ = derive_route(owners, None if recipe.kind == "appearance" else 0)
+        names = tensors_of(model.unet, self.blocks, recipe.scope)
+        self.trained = FORMS[recipe.form](model.unet, names, recipe.rank, self.seed)
+        self.unet, self.weights = self.trained.unet, self.trained.parameters
+        self.texts = TrainingTexts(model, self.blocks, self.plain, recipe.plain_share, recipe.layout)
+        self.route = self.texts.route
         if model.device.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())      # plain bmm: its backward is faster there than the fused kernel's
-        install(self.unet, self.route)
+        hidden = self.texts.hides and recipe.plain_share == 1          # slot 0 never sees the token
+        install(self.unet, self.route, constant=(0,) if hidden else ())
         if self.checkpointing:
             self.unet.enable_gradient_checkpointing()
-        self.encoder_trains = any(not n.startswith(("up_blocks", "conv_norm_out", "conv_out")) for n in self.weights)
-        if recipe.cached and (self.encoder_trains or recipe.kind != "appearance"):
-            raise ESCDiffError(f"recipe {recipe.name!r} cannot cache encoder features: preset {recipe.preset!r} trains the "
-                               "encoder or gives it the token; use a decoder-only appearance preset such as paper")
+        # Neither its weights nor its prompt change
+        self.encoder_frozen = hidden and all(b.startswith(("up_blocks", "conv_out")) for b in self.blocks)
+        if recipe.cached and not self.encoder_frozen:
+            raise ESCDiffError(f"recipe {recipe.name!r} cannot cache encoder features: with preset {recipe.preset!r} the encoder "
+                               "trains or sees the token; use a decoder-only one such as escdiff-appearance-paper")
 
     def _build_optimizer(self) -> None:
         recipe = self.recipe
@@ -140,22 +146,57 @@ class Tuner:
         for group in groups:
             group["peak"] = group["lr"]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
-        trained = [p for g in groups for p in g["params"]]
+        trained = self.trained_tensors()
+        self.average = [p.detach().clone() for p in trained]
         self.report.trained_parameters = sum(p.numel() for p in trained)
-        # weight, gradient and two moments, all fp32
-        self.report.trained_state_bytes = 16 * self.report.trained_parameters
+        # weight, gradient, two moments and the average, all fp32
+        self.report.trained_state_bytes = 20 * self.report.trained_parameters
+
+    def trained_tensors(self) -> list[torch.Tensor]:
+        """What the optimiser moves, in its order, without gradients."""
+        return [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While open, the trained tensors are the average over the last steps, which is what an attribute keeps.
+
+        The rate stays constant and the average takes the place of its decay (Polyak and Juditsky 1992), so that what has been
+        learned is as good as it gets at every step: a run may be longer, stopped early, or an earlier snapshot picked.
+        """
+        live, trained = [p.clone() for p in self.trained_tensors()], self.trained_tensors()
+        torch._foreach_copy_(trained, self.average)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(trained, live)
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
     def vector(self) -> torch.Tensor:
-        """The token embedding as it stands, (1, dim), at the norm of its word."""
+        """The token's vectors as they stand, (n, dim), at the norm of its word."""
+        if self.network is None:
+            return merge(self.word, self.offset)
         out = self.network(self.features.unet, self.features.clip)
-        return merge(self.word, self.filter_scale * out * self.word.norm() + self.offset)[None]
+        return merge(self.word, self.filter_scale * out * self.word.norm() + self.offset)
+
+    def kept_vectors(self) -> torch.Tensor:
+        """The vectors that the attribute keeps, (n, dim); those of other layers or stages are the word's."""
+        with torch.no_grad():
+            vectors, layout = self.vector(), self.recipe.layout
+        rows = {"one": (), "stages": [not self.recipe.stages[0] <= i < self.recipe.stages[1] for i in range(STAGES)],
+                "layers": [b not in self.kept for b in cross_blocks(self.model.unet.state_dict())]}[layout]
+        for i, lost in enumerate(rows):
+            if lost:
+                vectors[i] = self.word
+        return vectors.cpu()
 
     def _draw(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, ...]:
         """Views, timesteps, noised latents and noise of ``count`` draws."""
         recipe, device = self.recipe, self.views.latents.device
-        index = torch.from_numpy(rng.integers(0, len(self.views.latents), count)).to(device)
+        picks = rng.integers(0, self.views.own, count)
+        if recipe.prior:                                                    # half of the draws keep what the model knew
+            picks = np.where(rng.random(count) < 0.5, self.views.own + rng.integers(0, recipe.prior, count), picks)
+        index = torch.from_numpy(picks).to(device)
         total = self.model.schedule.num_train_timesteps
         u = (np.arange(count) + rng.random(count)) / count                  # one draw from each slice: less variance
         t = torch.from_numpy((total * u ** TIMESTEP_LAWS[recipe.timesteps]).astype(np.int64)).to(device)
@@ -167,30 +208,9 @@ class Tuner:
 
     def _prompts(self, rng: np.random.Generator, index: torch.Tensor) -> list[str]:
         forms = rng.integers(0, len(self.recipe.templates), len(index))
-        return [self.recipe.prompt(form, self.token, self.views.rest[i], self.views.behind[i])
-                for i, form in zip(index.tolist(), forms, strict=True)]
-
-    def _plain_context(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Text states of prompts with the plain word in the token's place; they never change, so each is encoded once."""
-        texts = [without_tokens(p, {self.token: self.plain}) for p in prompts]
-        new = [t for t in dict.fromkeys(texts) if t not in self.plain_contexts]
-        if new:
-            with torch.no_grad():
-                self.plain_contexts.update(zip(new, encode_prompts(self.model, new), strict=True))
-        return torch.stack([self.plain_contexts[t] for t in texts])
-
-    def _context(self, rng: np.random.Generator, prompts: list[str]) -> torch.Tensor:
-        """The packed text states of the route's slots, (b, slots * 77, dim)."""
-        unique = list(dict.fromkeys(prompts))
-        states = encode_prompts(self.model, unique, {self.token: self.vector()})
-        own = states[[unique.index(p) for p in prompts]]
-        if self.route.slots == 1:
-            return own
-        plain = self._plain_context(prompts)
-        if self.recipe.kind == "appearance":
-            return pack([plain, own])
-        hide = torch.from_numpy(rng.random(len(prompts)) < self.recipe.plain_share).to(own.device)[:, None, None]
-        return pack([own, torch.where(hide, plain, own)])
+        subject = self.class_word if self.recipe.kind == "appearance" else ""
+        return [self.recipe.prompt(form, self.token, self.views.rest[i] or subject, self.views.behind[i]) if i < self.views.own
+                else self.recipe.prompt(0, self.plain, "", "") for i, form in zip(index.tolist(), forms, strict=True)]
 
     def _fill_pool(self) -> None:
         """Encode a pool of draws once: exact while neither the encoder nor its prompt changes."""
@@ -202,14 +222,14 @@ class Tuner:
         parts = []
         for start in range(0, len(index), 32):
             rows = slice(start, start + 32)
-            parts.append(self._encode(x[rows], t[rows], pack([self._plain_context(prompts[rows])] * self.route.slots)))
+            parts.append(self._encode(x[rows], t[rows], self.texts.nothing_learned(prompts[rows], [self.token])))
         features = EncoderFeatures(torch.cat([p.sample for p in parts]),
                                    tuple(map(torch.cat, zip(*(p.skips for p in parts), strict=True))),
                                    torch.cat([p.emb for p in parts]))
-        self.pool = (index, prompts, target, features)
+        self.pool = (index, prompts, t, target, features)
 
     def _encode(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> EncoderFeatures:
-        return encode(self.unet, x, t, context, grad=self.encoder_trains or self.recipe.kind != "appearance")
+        return encode(self.unet, x, t, context, grad=not self.encoder_frozen)
 
     def loss(self) -> torch.Tensor:
         """The loss of the next step, with its graph."""
@@ -218,15 +238,15 @@ class Tuner:
             with autocast(self.model.device, self.precision):
                 self._fill_pool()
         if self.pool is not None:
-            index, prompts, target, features = self.pool
+            index, prompts, t, target, features = self.pool
             rows = torch.from_numpy(rng.integers(0, len(index), self.recipe.batch_size))
-            index, target, features = index[rows], target[rows], features.pick(rows)
+            index, t, target, features = index[rows], t[rows], target[rows], features.pick(rows)
             prompts = [prompts[i] for i in rows.tolist()]
         else:
             index, t, x, target = self._draw(rng, self.recipe.batch_size)
             prompts, features = self._prompts(rng, index), None
         with autocast(self.model.device, self.precision):
-            context = self._context(rng, prompts)
+            context = self.texts(rng, prompts, {self.token: self.vector()}, t)
             if features is None:
                 features = self._encode(x, t, context)
             error = (decode(self.unet, features, context).float() - target).square()        # (b, 4, h, w)
@@ -236,9 +256,8 @@ class Tuner:
         """Take one step; returns its loss. Raises ESCDiffError when memory runs out, with what to lower."""
         recipe = self.recipe
         warm = min(1.0, (self.done + 1) / max(recipe.warmup_steps, 1))
-        fall = min(1.0, 2.0 * (recipe.steps - self.done) / max(recipe.steps, 1))     # linear to zero over the last half
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * warm * fall
+            group["lr"] = group["peak"] * warm
         try:
             loss = self.loss()
             loss.backward()
@@ -253,6 +272,7 @@ class Tuner:
         finally:
             self.optimizer.zero_grad(set_to_none=True)    # a step that failed leaves nothing for the next one to add to
         self.done += 1
+        torch._foreach_lerp_(self.average, self.trained_tensors(), 1 / (1 + recipe.average * (self.done - 1)))
         self.report.losses.append(float(loss.detach()))
         return self.report.losses[-1]
 
@@ -266,16 +286,16 @@ class Tuner:
 
     def attribute(self) -> Attribute:
         """What has been learned so far, as it would be saved."""
-        with torch.no_grad():
-            vector = self.vector().detach().cpu()
         recent = self.report.losses[-20:]
+        with self.averaged():
+            vectors, delta = self.kept_vectors(), self.trained.delta(self.kept)
         return Attribute(
-            kind=self.recipe.kind, token=self.token, word=self.plain, embeddings={"clip_l": vector},
-            delta=extract_delta(self.model.unet, self.weights, self.recipe), blocks=self.blocks, recipe=self.recipe.name,
+            kind=self.recipe.kind, token=self.token, word=self.plain, embeddings={"clip_l": vectors},
+            delta=delta, blocks=self.kept, recipe=self.recipe.name,
             recipe_hash=self.recipe.hash(), preset=self.recipe.preset, base_fingerprint=self.model.fingerprint,
             steps=self.done, seed=self.seed, losses={"final": float(np.mean(recent)) if recent else 0.0},
             reference_hash=self.references[0].hash, thumbnail=self.references[0].thumbnail(),
-            extra={"init_word": self.init_word},
+            reach=self.recipe.reach, layout=self.recipe.layout, extra={"init_word": self.init_word},
         ).quantised()
 
     def run(self, on_step: Callable[[Progress], None] | None = None, snapshots: Path | None = None,

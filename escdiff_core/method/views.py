@@ -9,25 +9,32 @@ import torch.nn.functional as F
 
 from ..errors import ESCDiffError, lookup
 from ..model.load import DiffusionModel
-from ..model.sample import image_to_latents
+from ..model.sample import image_to_latents, sample
 from ..reference import Reference
 from .augment import AUGMENTATIONS
 from .recipes import Recipe
 
+PRIOR_STEPS = 20     # of sampling, for the pictures of prior preservation
+
 
 @dataclass(frozen=True)
 class Views:
-    """The reference as the loss sees it: ``latents`` (v, 4, h, w), ``weights`` (v, 1, h, w) of mean 1, words per view."""
+    """The reference as the loss sees it: ``latents`` (v, 4, h, w), ``weights`` (v, 1, h, w) of mean 1, words per view.
+
+    The first ``own`` show the reference. The others are what the model itself draws for the plain word, which it is to keep
+    (prior preservation, Ruiz et al. 2023).
+    """
 
     latents: torch.Tensor
     weights: torch.Tensor
     rest: tuple[str, ...]
     behind: tuple[str, ...]
+    own: int
 
 
 def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
-                  describe: str = "") -> Views:
-    """Draw the recipe's views of the references and encode them once."""
+                  describe: str = "", plain: str = "") -> Views:
+    """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them once."""
     sizes = {r.image.shape[:2] for r in references}
     if len(sizes) != 1:
         raise ESCDiffError(f"{len(references)} references of {len(sizes)} different sizes were given; give one picture, "
@@ -46,4 +53,10 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     masks = F.interpolate(masks, size=latents.shape[2:], mode="area")
     weights = masks + recipe.background_weight * (1 - masks)
     words = [(v.rest, v.behind) if v.rest or v.behind else ("", describe) for v in drawn]
-    return Views(latents, weights / weights.mean((2, 3), keepdim=True), tuple(w[0] for w in words), tuple(w[1] for w in words))
+    weights = weights / weights.mean((2, 3), keepdim=True)
+    if recipe.prior:
+        kept = image_to_latents(model, sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior, steps=PRIOR_STEPS,
+                                              seed=seed, size=images.shape[1:3]))
+        latents, weights = torch.cat([latents, kept]), torch.cat([weights, torch.ones_like(kept[:, :1])])
+        words += [("", "")] * recipe.prior
+    return Views(latents, weights, tuple(w[0] for w in words), tuple(w[1] for w in words), count)

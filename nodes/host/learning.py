@@ -14,7 +14,7 @@ from PIL import Image
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.cache import AttributeCache, cache_key
 from ...escdiff_core.errors import ESCDiffError
-from ...escdiff_core.method.encoders import choose_filter
+from ...escdiff_core.method.encoders import POCKET_FILTERS, choose_filter
 from ...escdiff_core.method.features import ReferenceEncoder, reference_features
 from ...escdiff_core.method.features import ReferenceFeatures as Vectors
 from ...escdiff_core.method.features import load_encoder as load_tower
@@ -81,15 +81,12 @@ def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describ
 
     Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is.
     """
-    if recipe.kind != token.kind:
-        raise ESCDiffError(f"recipe {recipe.name!r} learns {recipe.kind}, the filter before it was for {token.kind}; choose a "
-                           f"recipe for {token.kind} or the other filter")
     with torch.inference_mode(False), torch.enable_grad():
         losses: list[float] = []
 
         def work() -> Attribute:
             file = Path(token.filter_file) if token.filter_file else None
-            network = choose_filter(file, token.kind, copy, token.features.vectors.clip)
+            network = choose_filter(file, token.kind, copy, token.features.vectors.clip) if recipe.filter_scale else None
             tuner = Tuner(copy, token.features.references, replace(recipe, feature_timestep=token.features.timestep), seed,
                           describe, token.class_word, network=network, token=name or None, checkpointing=checkpointing,
                           features=token.features.vectors)
@@ -103,7 +100,7 @@ def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describ
                          "vae": _hash_of(copy.vae.state_dict()), "schedule": copy.schedule.config(),
                          "recipe": recipe.hash(), "seed": seed, "references": [r.hash for r in token.features.references],
                          "features": _hash_of(vars(token.features.vectors)), "describe": describe, "name": name,
-                         "class_word": token.class_word, "filter": _hash_of_file(token.filter_file)})
+                         "class_word": token.class_word, "filter": _hash_of_file(token.filter_file or POCKET_FILTERS)})
         return cache().get_or_learn(key, work, _interrupted), losses
 
 
@@ -125,8 +122,8 @@ def _hash_of(tensors: Mapping[str, torch.Tensor | None]) -> str:
     return digest.hexdigest()
 
 
-def _hash_of_file(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+def _hash_of_file(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else ""
 
 
 def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.conds
 import comfy.hooks
@@ -14,6 +14,7 @@ from ...escdiff_core.errors import ESCDiffError
 from ...escdiff_core.method.blocks import block_of
 from ...escdiff_core.method.mix import Plan, Use, check_uses, plain_words, plan_mix, schedule_parts, token_vectors
 from ...escdiff_core.method.route import Route, without_tokens
+from ...escdiff_core.method.tokens import cross_blocks, in_one
 from ...escdiff_core.model.names import unet_map
 from ...escdiff_core.model.text import split_placeholders
 from .export import HOST_UNET, base_fingerprint, check_clip, unet_config
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """What holds from ``start`` to ``end`` of the schedule (0 to 1); ``hooks`` carry the weights when there are several parts."""
+    """What holds from ``start`` to ``end`` of the schedule (0 to 1); ``hooks`` carry the weights that other parts do without."""
 
     start: float
     end: float
@@ -48,27 +49,35 @@ class Mixed:
 def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape") -> Mixed:
     """Put attributes onto a clone of ``model``. Raises ESCDiffError for another base model and the like (see check_uses).
 
-    Attributes that act all the time are patches of the clone. With a start or an end the weights change on the way: then
-    they are the host's weight hooks, which ride on the conditioning of each part of the schedule.
+    Weights that act all the time are patches of the clone. Those of an attribute with a start or an end change on the way: they
+    are the host's weight hooks, which ride on the conditioning of each part of the schedule.
     """
     given = check_uses(shape, appearance, middle, base_fingerprint(model))
-    cuts, clone, parts = schedule_parts([u for u in given if u.strength != 0]), model.clone(), []
-    for start, end, active in cuts:
-        plan = plan_mix(active, middle)
-        hooks = comfy.hooks.HookGroup() if len(cuts) > 1 and active else None
-        for use in active:
-            patches = delta_patches(clone, use, keep_middle=plan.middle_owner is use.attribute)
-            if hooks is None:
-                clone.add_patches(patches, use.strength)
-            else:
-                hook = comfy.hooks.WeightHook(strength_model=use.strength)
-                hook.weights, hook.need_weight_init = patches, False
-                hooks.add(hook)
+    cross, clone, parts = cross_blocks(unet_map(unet_config(model))), model.clone(), []
+    cuts = [(*cut, plan_mix(cut[2], middle, cross)) for cut in schedule_parts([u for u in given if u.strength != 0])]
+    deltas = [{_delta_of(use, plan): use for use in active} for _, _, active, plan in cuts]
+    always = set.intersection(*map(set, deltas))
+    for key in always:
+        clone.add_patches(delta_patches(clone, deltas[0][key], keep_middle=key[2]), key[1])
+    for (start, end, _, plan), own in zip(cuts, deltas, strict=True):
+        hooks = None
+        for key, use in own.items():
+            if key in always or not (patches := delta_patches(clone, use, keep_middle=key[2])):
+                continue
+            hook = comfy.hooks.WeightHook(strength_model=use.strength)
+            hook.weights, hook.need_weight_init = patches, False
+            hooks = hooks or comfy.hooks.HookGroup()
+            hooks.add(hook)
         parts.append(Part(start, end, plan, hooks))
     routes = [p.plan.route for p in parts]
     if any(r.slots > 1 for r in routes):
         route_prompts(clone, routes)
     return Mixed(clone, tuple(parts), tuple(given))
+
+
+def _delta_of(use: Use, plan: Plan) -> tuple[int, float, bool]:
+    """What a use does to the weights: which delta, at which strength, with the middle block or without."""
+    return id(use.attribute.delta), use.strength, plan.middle_owner is use.attribute
 
 
 def delta_patches(model, use: Use, keep_middle: bool) -> dict:
@@ -125,7 +134,8 @@ def warn_of_missing_tokens(mixed: Mixed, prompt: str) -> None:
 def clip_of(mixed: Mixed, clip):
     """A CLIP that knows the tokens of all attributes in use, for any text node; one prompt then serves every block."""
     words = HostText.of(clip)
-    return clip_with_tokens(clip, {u.attribute.token: token_vectors(words, u) for u in mixed.given if u.strength != 0})
+    uses = [replace(u, attribute=in_one(u.attribute)) for u in mixed.given if u.strength != 0]
+    return clip_with_tokens(clip, {u.attribute.token: token_vectors(words, u) for u in uses})
 
 
 def cleared(rows: list) -> list:

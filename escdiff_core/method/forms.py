@@ -1,0 +1,111 @@
+"""The forms in which weights train, as a table: whole weights, low-rank factors, or offsets that a small network predicts."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ..model.names import unet_map
+from .blocks import block_of
+from .private import private_copy
+
+HYPER_WIDTH = 32   # of the one vector from which all weight offsets are predicted (the weight offsets of E4T, Gal et al. 2023)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A private UNet in training: what the optimiser moves, and ``delta(blocks)``, their change: canonical names, fp32, CPU."""
+
+    unet: UNet2DConditionModel
+    parameters: dict[str, nn.Parameter]
+    delta: Callable[[Collection[str]], dict[str, torch.Tensor]]
+
+
+def train_full(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
+    """Train the tensors ``names`` themselves."""
+    unet, canonical, before = private_copy(base, own=names), unet_map(base.config), base.state_dict()
+    weights = {n: p for n, p in unet.named_parameters() if p.requires_grad}
+    return Trained(unet, weights, lambda blocks: {
+        canonical[n]: (w.detach() - before[n].float()).cpu() for n, w in weights.items() if block_of(n) in blocks})
+
+
+def train_lora(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
+    """Train low-rank factors beside the linears and convolutions among ``names`` (Hu et al. 2021, through peft).
+
+    Alpha equals the rank, so that strength scales the product once.
+    """
+    unet, canonical = private_copy(base), unet_map(base.config)
+    targets = [n.removesuffix(".weight") for n in _matrices(unet, names)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights=True))
+    factors = {n.replace(".default", ""): p for n, p in unet.named_parameters() if "lora_" in n}
+    for parameter in factors.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+
+    def delta(blocks: Collection[str]) -> dict[str, torch.Tensor]:
+        made = {}
+        for name, factor in factors.items():
+            module, _, part = name.rpartition(".lora_")
+            if block_of(f"{module}.weight") not in blocks:
+                continue
+            place = canonical[f"{module}.weight"].removesuffix(".weight")
+            side = "down" if part.startswith("A") else "up"
+            made[f"{place}.lora_{side}.weight"] = factor.detach().to("cpu", torch.float32, copy=True)
+            made[f"{place}.alpha"] = torch.tensor(float(rank))
+        return made
+
+    return Trained(unet, factors, delta)
+
+
+class _Offset(nn.Module):
+    """W to W * (1 + row x column): the two vectors are linear in a code that all weights share; zero at first."""
+
+    def __init__(self, code: nn.Parameter, rows: int, columns: int):
+        super().__init__()
+        self.code = [code]                       # in a list: a parameter of the run, not of every weight
+        self.row, self.column = nn.Linear(len(code), rows), nn.Linear(len(code), columns)
+        nn.init.zeros_(self.row.weight)
+        nn.init.zeros_(self.row.bias)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(weight.device.type, enabled=False):       # in bf16, 1 plus a small offset is 1
+            grid = torch.outer(self.row(self.code[0]), self.column(self.code[0]))
+            return weight + weight * grid.view(*grid.shape, *[1] * (weight.ndim - 2))
+
+
+def train_offsets(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
+    """Train a small network that predicts an offset for every matrix among ``names``; the weights themselves stay."""
+    unet, canonical, before = private_copy(base), unet_map(base.config), base.state_dict()
+    matrices = _matrices(unet, names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        code = nn.Parameter(torch.randn(HYPER_WIDTH) / HYPER_WIDTH ** 0.5)
+        offsets = {n: _Offset(code, *before[n].shape[:2]) for n in matrices}
+    code.data = code.data.to(base.device)
+    for name, offset in offsets.items():
+        parametrize.register_parametrization(unet.get_submodule(name.removesuffix(".weight")), "weight", offset.to(base.device))
+    parameters = {"code": code, **{f"{n}.{k}": p for n, o in offsets.items() for k, p in o.named_parameters()}}
+
+    def delta(blocks: Collection[str]) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            return {canonical[n]: (o(before[n].float()) - before[n].float()).cpu() for n, o in offsets.items()
+                    if block_of(n) in blocks}
+
+    return Trained(unet, parameters, delta)
+
+
+def _matrices(unet: UNet2DConditionModel, names: Sequence[str]) -> list[str]:
+    """Those of ``names`` that are weights of linears and convolutions."""
+    wanted = {n.removesuffix(".weight") for n in names if n.endswith(".weight")}
+    return [f"{n}.weight" for n, m in unet.named_modules() if n in wanted and isinstance(m, (nn.Linear, nn.Conv2d))]
+
+
+FORMS: Mapping[str, Callable[[UNet2DConditionModel, Sequence[str], int, int], Trained]] = {
+    "full": train_full, "lora": train_lora, "offsets": train_offsets,
+}

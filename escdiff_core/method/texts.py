@@ -1,0 +1,70 @@
+"""What each slot of the route reads in training: the blocks that learn see the token, the others mostly its plain word."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from ..model.load import DiffusionModel
+from ..model.text import encode_prompts
+from .blocks import block_of
+from .route import Route, pack, without_tokens
+from .tokens import cross_blocks, named_rows, row_name, stage_of
+
+
+class TrainingTexts:
+    """Encodes training prompts for the slots of its ``route``: (b, slots * 77, dim).
+
+    Slot 0 is that of the blocks that do not learn: they read ``plain`` for the token in ``plain_share`` of the rows. The
+    others are the learning blocks', one for all or, with ``layout`` ``layers``, one for each with cross-attention. Where
+    there is no other block, or nothing is hidden from it, slot 0 is a learning one.
+    """
+
+    def __init__(self, model: DiffusionModel, blocks: Sequence[str], plain: str, plain_share: float, layout: str = "one"):
+        names = list(model.unet.state_dict())
+        self.model, self.plain, self.plain_share, self.layout = model, plain, plain_share, layout
+        self.hides = bool({block_of(n) for n in names} - set(blocks)) and plain_share > 0
+        own = [(b, row) for row, b in enumerate(cross_blocks(names)) if b in blocks or not self.hides] if layout == "layers" else []
+        self.rows: list[int | None] = [row for _, row in own] or [None]        # of the token's vectors, for each learning slot
+        first = int(self.hides)
+        layers = {b: first + i for i, (b, _) in enumerate(own)} or (dict.fromkeys(blocks, 1) if self.hides else {})
+        self.route = Route(first + len(self.rows), {b: s for b, s in layers.items() if s})
+        self.known: dict[str, torch.Tensor] = {}
+
+    def plain_states(self, prompts: Sequence[str], tokens: Sequence[str]) -> torch.Tensor:
+        """States (b, 77, dim) of the prompts with the plain word in the place of every one of ``tokens``.
+
+        They never change, so each prompt's are encoded once.
+        """
+        texts = [without_tokens(p, dict.fromkeys(tokens, self.plain)) for p in prompts]
+        new = [t for t in dict.fromkeys(texts) if t not in self.known]
+        if new:
+            with torch.no_grad():
+                self.known.update(zip(new, encode_prompts(self.model, new), strict=True))
+        return torch.stack([self.known[t] for t in texts])
+
+    def __call__(self, rng: np.random.Generator, prompts: Sequence[str], tokens: Mapping[str, torch.Tensor],
+                 timesteps: torch.Tensor) -> torch.Tensor:
+        """The packed states of ``prompts`` at ``timesteps`` (b,); gradients flow to the vectors of ``tokens``, (n, dim) each."""
+        slots = [self._texts(prompts, list(tokens), timesteps, row) for row in self.rows]
+        unique = list(dict.fromkeys(text for texts in slots for text in texts))
+        states = encode_prompts(self.model, unique, tokens if self.layout == "one" else named_rows(tokens))
+        place = {text: i for i, text in enumerate(unique)}
+        own = [states[[place[text] for text in texts]] for texts in slots]
+        if not self.hides:
+            return pack(own)
+        plain = self.plain_states(prompts, list(tokens))
+        hide = torch.from_numpy(rng.random(len(prompts)) < self.plain_share).to(plain.device)[:, None, None]
+        return pack([torch.where(hide, plain, own[0]), *own])
+
+    def _texts(self, prompts: Sequence[str], tokens: Sequence[str], timesteps: torch.Tensor, row: int | None) -> Sequence[str]:
+        """The prompts as one slot reads them: a token with several vectors under the name of the one that counts there."""
+        if self.layout == "one":
+            return prompts
+        total = self.model.schedule.num_train_timesteps
+        rows = [row if row is not None else stage_of(t, total) for t in timesteps.tolist()]
+        return [without_tokens(p, {n: row_name(n, r) for n in tokens}) for p, r in zip(prompts, rows, strict=True)]
+
+    def nothing_learned(self, prompts: Sequence[str], tokens: Sequence[str]) -> torch.Tensor:
+        """The packed states where every slot reads the plain word."""
+        return pack([self.plain_states(prompts, tokens)] * self.route.slots)

@@ -1,0 +1,61 @@
+"""Which of a token's vectors a layer reads at a timestep: one for all, one per cross-attention layer, or one per stage.
+
+``layers`` is P+ (Voynov et al. 2023), ``stages`` is ProSpect (Zhang et al. 2023). In prompts a vector of several stands under
+a name of its own, ``*m#3``.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from ..attribute import Attribute
+from ..errors import ESCDiffError
+from .blocks import block_of
+
+STAGES = 10
+CROSS = ".attn2.to_k.weight"
+
+
+def cross_blocks(tensor_names: Iterable[str]) -> tuple[str, ...]:
+    """The blocks with cross-attention, in the order of the rows of a ``layers`` token."""
+    return tuple(sorted({block_of(n) for n in tensor_names if n.endswith(CROSS)}))
+
+
+def vector_count(layout: str, tensor_names: Iterable[str]) -> int:
+    """How many vectors a token of ``layout`` has on a UNet with these tensors."""
+    return {"one": 1, "stages": STAGES}.get(layout) or len(cross_blocks(tensor_names))
+
+
+def stage_of(timestep: float, total: int) -> int:
+    """The stage of a timestep (0 to total - 1): 0 is the last, least noisy tenth; a border is the noisier one's."""
+    return min(int(STAGES * (timestep + 1) / total), STAGES - 1)
+
+
+def row_name(token: str, row: int) -> str:
+    """What stands in a prompt for vector ``row`` of a token with several."""
+    return f"{token}#{row}"
+
+
+def named_rows(tokens: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every vector of every token, (1, dim), under its own name."""
+    return {row_name(name, i): row[None] for name, rows in tokens.items() for i, row in enumerate(rows)}
+
+
+def in_one(attribute: Attribute) -> Attribute:
+    """The attribute with one token for every layer and stage, the mean of its vectors: for a prompt that serves them all."""
+    if attribute.layout == "one":
+        return attribute
+    means = {name: F.normalize(rows.mean(0, keepdim=True), dim=-1) * rows.norm(dim=-1).mean()
+             for name, rows in attribute.embeddings.items()}
+    return replace(attribute, layout="one", embeddings=means)
+
+
+def only_row(attribute: Attribute, row: int) -> Attribute:
+    """The attribute with vector ``row`` as its one vector. Raises ESCDiffError when it has fewer."""
+    least = min(len(rows) for rows in attribute.embeddings.values())
+    if row >= least:
+        raise ESCDiffError(f"the token {attribute.token!r} has {least} vectors, this model's {attribute.layout} need more than "
+                           f"{row}; load the model it was learned on")
+    return replace(attribute, layout="one", embeddings={n: rows[row:row + 1] for n, rows in attribute.embeddings.items()})
