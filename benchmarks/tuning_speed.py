@@ -11,6 +11,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -22,8 +23,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from escdiff_core.attribute import Attribute
 from escdiff_core.method.mix import Mix, Use
-from escdiff_core.method.recipes import Recipe, find_recipe
+from escdiff_core.method.recipes import DEFAULTS, Recipe, find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.model.families import FAMILIES
 from escdiff_core.model.load import DiffusionModel, resolve_device
@@ -109,10 +111,11 @@ def timed(device: torch.device, act) -> float:
 
 
 def state_bytes(tuner: Tuner, gradients: bool = True) -> int:
-    """Bytes of what training keeps for what it trains: weights, as many gradients, and the optimiser's moments."""
+    """Bytes of what training keeps for what it trains: weights, their average, as many gradients, and the
+    optimiser's moments."""
     trained = [p for group in tuner.optimizer.param_groups for p in group["params"]]
     moments = [v for p in trained for v in tuner.optimizer.state[p].values()]
-    tensors = [*trained, *moments, *(trained if gradients else ())]
+    tensors = [*trained, *tuner.average, *moments, *(trained if gradients else ())]
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -158,9 +161,15 @@ def measure_tuning(model: DiffusionModel, batch_size: int, rounds: int, say) -> 
     return figures, tuners
 
 
-def measure_mixing(model: DiffusionModel, tuners: dict[str, Tuner], steps: int, pairs: int, count: int, say) -> dict:
+def default_attributes(model: DiffusionModel) -> list[Attribute]:
+    """A shape and an appearance as the default recipes make them, after one step."""
+    recipes = [find_recipe(name, steps=1, batch_size=1, views=1) for name in DEFAULTS.values()]
+    return [Tuner(model, [reference(model.native_size)], recipe).run() for recipe in recipes]
+
+
+def measure_mixing(model: DiffusionModel, attributes: Sequence[Attribute], steps: int, pairs: int, count: int, say) -> dict:
     """Draw with and without attributes in interleaved pairs; merging the deltas, which happens once, is timed apart."""
-    mixed = Mix(model, Use(tuners["encoder"].attribute()), Use(tuners["decoder"].attribute()))
+    mixed = Mix(model, *map(Use, attributes))
     plain = Mix(model)
     ways = {"mixed": (mixed, "a photo of a *a *m on a red background"),
             "plain": (plain, "a photo of a plain object on a red background")}
@@ -210,14 +219,13 @@ def as_markdown(report: dict) -> str:
             time_ratio, state_ratio = (verdict(row[f"{what}_ratio"], row[f"{what}_aim"]) for what in ("time", "state"))
             lines.append(f"| {row['title']} | {1e3 * row['seconds_per_step']:.1f} | {time_ratio} "
                          f"| {row['state_bytes'] / 1e6:.0f} | {state_ratio} |{peak}")
-        cached, mixing = figures["tuning"]["cached"], figures["mixing"]
+        cached = figures["tuning"]["cached"]
         lines += [
             "", f"Filling the cache ({cached['pool']} draws) takes {cached['filling_seconds']:.2f} s, shared by the "
             f"recipe's {cached['filling_shared_by_steps']} steps and counted above.",
-            f"Mixed against plain sampling: {mixing['ratio']:.3f} (aim ≤ {mixing['aim']}); "
-            f"{mixing['mixed_seconds']:.2f} s against {mixing['plain_seconds']:.2f} s for {mixing['count']} pictures "
-            f"of {mixing['steps']} steps, median of {mixing['pairs']} interleaved pairs; merging the deltas, once: "
-            f"{mixing['merging_seconds']:.2f} s.", ""]
+            *(f"Mixed against plain sampling, {title}: {m['ratio']:.3f} (aim ≤ {m['aim']}); {m['mixed_seconds']:.2f} s against "
+              f"{m['plain_seconds']:.2f} s for {m['count']} pictures of {m['steps']} steps, median of {m['pairs']} interleaved "
+              f"pairs; merging the deltas, once: {m['merging_seconds']:.2f} s." for title, m in figures["mixing"].items()), ""]
     return "\n".join(lines)
 
 
@@ -227,7 +235,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="SD 1.5 at full size in place of the half-size one")
     parser.add_argument("--models", nargs="*", choices=list(SIZES), help="default: pocket and half (with --full: full)")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="steps of each variant")
-    parser.add_argument("--pairs", type=int, default=5, metavar="N", help="mixed and plain drawings")
+    parser.add_argument("--pairs", type=int, default=15, metavar="N", help="mixed and plain drawings")
     parser.add_argument("--batch", type=int, metavar="N", help="draws a step; default: the size's own")
     parser.add_argument("--sampling-steps", type=int, default=30, metavar="N")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="DIR")
@@ -245,7 +253,9 @@ def main() -> None:
             print(f"[{name}] {text}", flush=True)
 
         tuning, tuners = measure_tuning(model, batch, options.rounds, say)
-        mixing = measure_mixing(model, tuners, options.sampling_steps, options.pairs, 2, say)
+        published = [tuners[name].attribute() for name in ("encoder", "decoder")]
+        mixing = {title: measure_mixing(model, attributes, options.sampling_steps, options.pairs, 2, say) for title, attributes in
+                  (("default recipes", default_attributes(model)), ("as published, a prompt for each half", published))}
         report["models"][name] = {
             "unet_parameters": sum(p.numel() for p in model.unet.parameters()), "pixels": size.pixels,
             "batch_size": batch, "rounds": options.rounds, "tuning": tuning, "mixing": mixing}

@@ -1,14 +1,37 @@
-"""Labelled sheets of pictures: rows with a title, each picture with a line below it."""
+"""Pictures and reports on disk, never half of one; and labelled sheets: rows with a title, each picture with a line below it."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .common import to_bytes
+from .whole import unfinished
 
 MARGIN, LINE = 10, 16
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """A picture in 0 to 1 as uint8."""
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def save_picture(image: np.ndarray, path: Path) -> None:
+    """Write a picture (h, w, 3), 0 to 1, as PNG."""
+    with unfinished(path) as file:
+        Image.fromarray(to_bytes(image)).save(file, "PNG")
+
+
+def save_report(report: dict, path: Path) -> None:
+    """Write JSON."""
+    save_text(json.dumps(report, indent=1) + "\n", path)
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text file."""
+    with unfinished(path) as file:
+        file.write_text(text)
 
 
 Rows = Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]]     # (title, [(picture, label), …])

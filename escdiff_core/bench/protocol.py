@@ -1,14 +1,18 @@
 """What is drawn with an attribute, and how it is scored (METHODS: S, A, P, H and leak): the same for demo and benchmarks.
 
-References are held-out shapes and patterns that the pocket model never saw. A shape attribute is asked for in four named
-looks, an appearance attribute on four named shapes, a mix on four backgrounds; every prompt names a background.
+References are held-out shapes and patterns that the pocket model never saw, or anyone's own pictures. A shape attribute is
+asked for in four named looks, an appearance attribute on four named shapes, a mix on four backgrounds; every prompt names a
+background.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from ..errors import ESCDiffError
+from ..method.augment import nearest_names
 from ..method.mix import Mix, Use
 from ..metrics.prompt_check import check
 from ..metrics.scores import Judge, harmonic_mean
@@ -17,7 +21,7 @@ from ..pocket import colours, patterns, shapes
 from ..pocket.captions import appearance_phrase
 from ..pocket.config import GUIDANCE
 from ..pocket.world import SIZE, Spec, draw_spec, render
-from ..reference import Reference
+from ..reference import Reference, load_reference
 from ..words import with_articles
 
 PICTURES = 4      # per attribute or mix and seed
@@ -49,8 +53,43 @@ def as_reference(spec: Spec) -> Reference:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A reference to learn from: its judge, the words for it, and what a prompt must avoid to be about something else.
+
+    ``class_word`` and ``describe`` are what a user would say of the picture (see tune.Tuner); ``words``, ``colours`` and
+    ``background`` are the shape, pattern and colours that it has itself, as far as they have names.
+    """
+
+    name: str
+    reference: Reference
+    judge: Judge
+    class_word: str
+    describe: str
+    words: tuple[str, ...]
+    colours: tuple[str, ...]
+    background: str
+
+    @classmethod
+    def of_spec(cls, kind: str, spec: Spec) -> "Subject":
+        """The picture that ``spec`` draws, to learn its ``kind`` from; everything else of it is put into words."""
+        behind = f"on a {spec.background} background"
+        look = f"with {appearance_phrase(spec)} appearance "
+        return cls(spec.shape if kind == "shape" else spec.pattern, as_reference(spec), Judge.of_spec(spec),
+                   "" if kind == "shape" else spec.shape, with_articles(look + behind if kind == "shape" else behind),
+                   (spec.shape, spec.pattern), spec.colours, spec.background)
+
+    @classmethod
+    def of_picture(cls, path: Path, mask: str | Path, native_size: int) -> "Subject":
+        """Anyone's own picture. Raises ESCDiffError as loading it does, and when its subject cannot be found."""
+        reference = load_reference(path, mask, native_size)
+        whole = reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
+        return cls(path.stem, reference, Judge.of_picture(reference.image, reference.mask), "", "", (),
+                   nearest_names(reference.image, whole), (*nearest_names(reference.image, 1 - whole), "")[0])
+
+
+@dataclass(frozen=True)
 class Scores:
-    """Means over pictures, 0 to 1; None where a part was not asked for. ``shape_leak``/``appearance_leak``: see METHODS §4."""
+    """Means over pictures, 0 to 1; None where a part was not asked for."""
 
     shape: float | None = None
     appearance: float | None = None
@@ -72,60 +111,73 @@ class Drawn:
 
 
 def _draw(model: DiffusionModel, mix: Mix, prompts: Sequence[str], seed: int, steps: int, guidance: float) -> np.ndarray:
-    return np.concatenate([mix.draw(p, steps=steps, guidance_scale=guidance, seed=1000 * seed + i)
-                           for i, p in enumerate(prompts)])
+    size = mix.style.size if mix.style is not None else None
+    return mix.draw(prompts, steps=steps, guidance_scale=guidance, seed=1000 * seed, size=size)
 
 
-def _other(seed: int, i: int, avoid: Spec, **fixed) -> Spec:
+def _other(seed: int, i: int, avoid: Subject, **fixed) -> Spec:
     """A known specification that shares neither shape, pattern nor colours with the reference ``avoid``."""
     for attempt in range(1000):
         spec = draw_spec(np.random.default_rng((303, seed, i, attempt)), **fixed)
-        if spec.pattern != avoid.pattern and spec.shape != avoid.shape and not set(spec.colours) & set(avoid.colours) \
+        if not {spec.pattern, spec.shape} & set(avoid.words) and not set(spec.colours) & set(avoid.colours) \
                 and spec.background != avoid.background:
             return spec
-    raise RuntimeError("no other specification found")
+    raise ESCDiffError(f"the reference {avoid.name!r} has nearly every colour that there is a word for; give a plainer picture")
 
 
-def draw_shape(model: DiffusionModel, use: Use | None, judge: Judge, reference: Spec, seed: int = 0, steps: int = 30,
+def draw_shape(model: DiffusionModel, use: Use | None, subject: Subject, seed: int = 0, steps: int = 30,
                guidance: float = GUIDANCE, count: int = PICTURES) -> Drawn:
     """Draw a shape attribute in ``count`` other looks. Fidelity S, leak = A against its own reference, P: look and background."""
-    specs = [_other(seed, i, reference) for i in range(count)]
+    specs = [_other(seed, i, subject) for i in range(count)]
     token = use.attribute.token if use else "object"
     prompts = tuple(with_articles(f"a photo of a {appearance_phrase(s)} {token} on a {s.background} background") for s in specs)
     images = _draw(model, Mix(model, shape=use), prompts, seed, steps, guidance)
     right = np.mean([check(im, s, ("background", "colours")).passed() for im, s in zip(images, specs, strict=True)])
-    return Drawn(images, prompts, Scores(shape=judge.shape(images).mean, prompt=float(right),
-                                         leak=judge.appearance(images).mean))
+    return Drawn(images, prompts, Scores(shape=subject.judge.shape(images).mean, prompt=float(right),
+                                         leak=subject.judge.appearance(images).mean))
 
 
-def draw_appearance(model: DiffusionModel, use: Use | None, judge: Judge, reference: Spec, seed: int = 0, steps: int = 30,
-                    guidance: float = GUIDANCE, count: int = PICTURES) -> Drawn:
-    """Draw an appearance attribute on ``count`` other shapes. Fidelity A, leak = S, P: shape and background."""
-    specs = [_other(seed + 50, i, reference) for i in range(count)]
-    specs = [replace(s, background=_behind(i + seed, reference)) for i, s in enumerate(specs)]
-    token = use.attribute.token if use else "plain"
-    prompts = tuple(with_articles(f"a {s.shape} with {token} appearance on a {s.background} background") for s in specs)
-    images = _draw(model, Mix(model, appearance=use), prompts, seed, steps, guidance)
+def draw_appearance(model: DiffusionModel, use: Use | None, subject: Subject, seed: int = 0, steps: int = 30,
+                    guidance: float = GUIDANCE, count: int = PICTURES, styled: bool = False) -> Drawn:
+    """Draw an appearance attribute on ``count`` other shapes. Fidelity A, leak = S, P: shape and background.
+
+    ``styled`` takes the look from the reference without learning (shared_attention).
+    """
+    specs = [_other(seed + 50, i, subject) for i in range(count)]
+    specs = [replace(s, background=_behind(i + seed, subject)) for i, s in enumerate(specs)]
+    look = _look(use, styled)
+    prompts = tuple(with_articles(f"a {s.shape}{look} on a {s.background} background") for s in specs)
+    mix = Mix(model, appearance=use, style=subject.reference if styled else None)
+    images = _draw(model, mix, prompts, seed, steps, guidance)
     right = np.mean([check(im, s, ("background", "shape")).passed() for im, s in zip(images, specs, strict=True)])
-    return Drawn(images, prompts, Scores(appearance=judge.appearance(images).mean, prompt=float(right),
-                                         leak=judge.shape(images).mean))
+    return Drawn(images, prompts, Scores(appearance=subject.judge.appearance(images).mean, prompt=float(right),
+                                         leak=subject.judge.shape(images).mean))
 
 
-def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, shape_judge: Judge, appearance_judge: Judge,
-             reference: Spec, seed: int = 0, steps: int = 30, guidance: float = GUIDANCE, count: int = PICTURES,
-             middle: str = "shape") -> Drawn:
-    """Draw both attributes on ``count`` backgrounds; ``reference`` is the appearance's. P: share of right backgrounds."""
-    backgrounds = [_behind(i + seed, reference) for i in range(count)]
+DRAW = {"shape": draw_shape, "appearance": draw_appearance}
+
+
+def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, shape_of: Subject, appearance_of: Subject,
+             seed: int = 0, steps: int = 30, guidance: float = GUIDANCE, count: int = PICTURES, styled: bool = False) -> Drawn:
+    """Draw both attributes on ``count`` backgrounds. P: share of right backgrounds. ``styled``: see draw_appearance."""
+    backgrounds = [_behind(i + seed, appearance_of) for i in range(count)]
     first = shape.attribute.token if shape else "object"
-    second = appearance.attribute.token if appearance else "plain"
-    prompts = tuple(with_articles(f"a {first} with {second} appearance on a {b} background") for b in backgrounds)
-    images = _draw(model, Mix(model, shape, appearance, middle), prompts, seed, steps, guidance)
-    right = np.mean([check(im, replace(reference, background=b), ("background",)).passed()
+    prompts = tuple(with_articles(f"a {first}{_look(appearance, styled)} on a {b} background") for b in backgrounds)
+    mix = Mix(model, shape, appearance, style=appearance_of.reference if styled else None)
+    images = _draw(model, mix, prompts, seed, steps, guidance)
+    right = np.mean([check(im, Spec("circle", "solid", ("red",), b), ("background",)).passed()
                      for im, b in zip(images, backgrounds, strict=True)])
-    return Drawn(images, prompts, Scores(shape_judge.shape(images).mean, appearance_judge.appearance(images).mean, float(right)))
+    return Drawn(images, prompts, Scores(shape_of.judge.shape(images).mean, appearance_of.judge.appearance(images).mean,
+                                         float(right)))
 
 
-def _behind(i: int, reference: Spec) -> str:
+def _look(use: Use | None, styled: bool) -> str:
+    """How a prompt names the appearance: by its token, by a plain word, or not at all where a picture shows it."""
+    return "" if styled and use is None else f" with {use.attribute.token if use else 'plain'} appearance"
+
+
+def _behind(i: int, subject: Subject) -> str:
     """The ``i``-th background colour that stands apart from the reference's own colours and is not its background."""
-    names = [c for c in colours.distinct_from(reference.colours) if c != reference.background]
+    other = [c for c in colours.NAMES if c not in (*subject.colours, subject.background)]
+    names = [c for c in colours.distinct_from(subject.colours) if c in other] or other
     return names[i % len(names)]

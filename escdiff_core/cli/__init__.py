@@ -15,6 +15,7 @@ COMMANDS = {  # name: one line of help; the module of the same name is imported 
     "info": "say what an attribute file holds",
     "export": "write an attribute as a stock LoRA or embedding file",
     "train-filters": "pre-train the shape and the appearance filter on a folder of pictures",
+    "bench": "compare every recipe on the same references, with figures",
     "queue": "run a table of jobs on ComfyUI servers",
 }
 

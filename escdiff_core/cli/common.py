@@ -1,14 +1,10 @@
-"""What several commands share: arguments, progress bars, writing pictures and reports."""
+"""What several commands share: arguments, progress bars, folders."""
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ..errors import ESCDiffError
@@ -39,22 +35,3 @@ def output_folder(path: Path) -> Path:
         raise ESCDiffError(f"--out {path} is a file; give a folder")
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def to_bytes(image: np.ndarray) -> np.ndarray:
-    """A picture in 0 to 1 as uint8."""
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def save_picture(image: np.ndarray, path: Path) -> None:
-    """Write a picture (h, w, 3), 0 to 1, as PNG; never half a file."""
-    unfinished = path.with_name(path.name + ".tmp")
-    Image.fromarray(to_bytes(image)).save(unfinished, "PNG")
-    os.replace(unfinished, path)
-
-
-def save_report(report: dict, path: Path) -> None:
-    """Write JSON; never half a file."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(unfinished, path)

@@ -5,7 +5,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from .common import output_folder, progress_bar, save_picture, save_report
+from ..pictures import draw_sheet, save_picture, save_report
+from .common import output_folder, progress_bar
 
 PROMPTS = (
     "a photo of a red and white striped star on a blue background", "a green heart on a yellow background",
@@ -23,23 +24,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..bench.protocol import (
-        appearance_references,
-        as_reference,
-        draw_appearance,
-        draw_mix,
-        draw_shape,
-        shape_references,
-    )
+    from ..bench.protocol import DRAW, Subject, appearance_references, draw_mix, shape_references
     from ..method.encoders import choose_encoder, choose_filter
     from ..method.mix import Use
     from ..method.recipes import DEFAULTS, find_recipe
     from ..method.tune import Tuner
-    from ..metrics.scores import Judge
     from ..model.load import load_model
     from ..model.sample import sample
     from ..pocket.config import GUIDANCE
-    from .sheet import draw_sheet
 
     folder = output_folder(options.out)
     began = time.monotonic()
@@ -53,39 +45,34 @@ def run(options: argparse.Namespace) -> None:
     print(f"eight prompts drawn in {times['eight_pictures_30_steps']:.1f} s: {folder / 'prompts.png'}", flush=True)
 
     specs = {"shape": shape_references(1)[0], "appearance": appearance_references(1)[0]}
-    references = {kind: as_reference(spec) for kind, spec in specs.items()}
-    judges = {kind: Judge.of_spec(spec) for kind, spec in specs.items()}
+    subjects = {kind: Subject.of_spec(kind, spec) for kind, spec in specs.items()}
     encoder = choose_encoder("auto", model)
     uses, learned = {}, {}
     for kind, spec in specs.items():
         recipe = find_recipe(DEFAULTS[kind], steps=options.steps)
-        tuner = Tuner(model, [references[kind]], recipe, options.seed, encoder=encoder,
+        tuner = Tuner(model, [subjects[kind].reference], recipe, options.seed, encoder=encoder,
                       network=choose_filter(None, kind, model, encoder))
         bar = progress_bar(f"learning {kind}")
         start = time.monotonic()
         attribute = tuner.run(lambda p, bar=bar: bar(p.step, p.steps))
         times[f"learn_{kind}"] = time.monotonic() - start
         attribute.save(folder / f"{kind}.safetensors")
-        save_picture(references[kind].image, folder / f"{kind}_reference.png")
+        save_picture(subjects[kind].reference.image, folder / f"{kind}_reference.png")
         uses[kind] = Use(attribute)
         learned[kind] = {"recipe": recipe.name, "preset": recipe.preset, "steps": attribute.steps,
                          "reference": spec.to_json(), **{k: v for k, v in asdict(tuner.report).items() if k != "losses"}}
-        print(f"{kind} of the {spec.shape if kind == 'shape' else spec.pattern} reference learned in "
+        print(f"{kind} of the {subjects[kind].name} reference learned in "
               f"{times[f'learn_{kind}']:.1f} s", flush=True)
 
     start = time.monotonic()
-    s, a = uses["shape"], uses["appearance"]
-    drawn = {
-        "shape": draw_shape(model, s, judges["shape"], specs["shape"], options.seed),
-        "appearance": draw_appearance(model, a, judges["appearance"], specs["appearance"], options.seed),
-        "mix": draw_mix(model, s, a, judges["shape"], judges["appearance"], specs["appearance"], options.seed),
-        "control": draw_mix(model, None, None, judges["shape"], judges["appearance"], specs["appearance"], options.seed),
-    }
+    drawn = {kind: DRAW[kind](model, uses[kind], subjects[kind], options.seed) for kind in subjects}
+    for name, pair in {"mix": uses.values(), "control": (None, None)}.items():
+        drawn[name] = draw_mix(model, *pair, *subjects.values(), options.seed)
     times["draw_and_judge"] = time.monotonic() - start
     times["all"] = time.monotonic() - began
     titles = {"shape": "The shape, in other appearances", "appearance": "The appearance, on other shapes",
               "mix": "The shape of the first with the appearance of the second", "control": "Control: the plain model"}
-    rows = [("References", [(references[k].image, f"{k} from here") for k in specs])]
+    rows = [("References", [(subjects[k].reference.image, f"{k} from here") for k in specs])]
     rows += [(title, list(zip(drawn[k].images, drawn[k].prompts, strict=True))) for k, title in titles.items()]
     draw_sheet(rows, folder / "sheet.png")
     report = {
@@ -94,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
         "leak_matrix": {"shape attribute": {"shape": drawn["shape"].scores.shape, "appearance": drawn["shape"].scores.leak},
                         "appearance attribute": {"shape": drawn["appearance"].scores.leak,
                                                  "appearance": drawn["appearance"].scores.appearance}},
-        "scales": {k: asdict(j.scale) for k, j in judges.items()}, "learned": learned,
+        "scales": {k: asdict(s.judge.scale) for k, s in subjects.items()}, "learned": learned,
         "seconds": {k: round(v, 2) for k, v in times.items()},
     }
     save_report(report, folder / "report.json")

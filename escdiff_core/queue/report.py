@@ -1,11 +1,11 @@
 """DIR/report.json: what became of each job; the next run of the command reads it and does only what is missing."""
 
 import json
-import os
 import threading
 from pathlib import Path
 
 from ..errors import ESCDiffError
+from ..whole import unfinished
 from .table import Job
 
 
@@ -54,6 +54,5 @@ class Report:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file; never half of it."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, path)
+    with unfinished(path) as file:
+        file.write_bytes(data)

@@ -1,0 +1,66 @@
+"""Who is compared: our recipes, those of the field, and our own with one thing changed. Rows of two tables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..method.recipes import DEFAULTS, RECIPES, Recipe, find_recipe
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to learn both kinds: a recipe for each, ``changes`` to its fields, and whether a pre-trained filter starts it.
+
+    ``styled``: the appearance is not learned but shown while drawing (shared_attention); the shape is learned as usual.
+    ``question`` is what a user would ask, for rows of ABLATIONS.
+    """
+
+    name: str
+    recipes: Mapping[str, str] = field(default_factory=lambda: DEFAULTS)
+    changes: Mapping[str, object] = field(default_factory=dict)
+    pretrained: bool = True
+    encoder: bool = True             # OpenCLIP's features beside the UNet's
+    describe: bool = True            # the rest of the reference is put into words
+    styled: bool = False
+    question: str = ""
+
+    def recipe(self, kind: str) -> Recipe:
+        """The recipe for ``kind``, ready to run. A contender without a limit of its own learns for as long as it is given."""
+        return find_recipe(self.recipes[kind], kind, **{"steps": ENDLESS, **self.changes})
+
+
+ENDLESS = 100_000
+LIMITED = ("e4t", "forgedit")         # their few steps are part of the method
+_FIELD = {name: Contender(name, dict.fromkeys(DEFAULTS, name), {"steps": recipe.steps} if name in LIMITED else {}, name == "e4t")
+          for name, recipe in RECIPES.items() if recipe.kind == "concept"}
+_OURS = (Contender("escdiff"), *(Contender(f"escdiff-{form}", {kind: f"{name}-{form}" for kind, name in DEFAULTS.items()})
+                                 for form in ("lora", "paper")))
+
+_SHOWN = Contender("style-aligned", styled=True)
+
+CONTENDERS: Mapping[str, Contender] = {c.name: c for c in (*_OURS, *_FIELD.values(), _SHOWN)}
+
+ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
+    Contender("default", question="What do the defaults give?"),
+    Contender("filter trained along", pretrained=False, question="What does a pre-trained filter buy?"),
+    Contender("UNet features alone", pretrained=False, encoder=False, question="Does the filter need OpenCLIP's features?"),
+    Contender("no filter", changes={"filter_scale": 0.0}, question="Is a filter needed at all?"),
+    Contender("no augmentation", changes={"augmentation": "none"}, question="What do the views buy?"),
+    Contender("no augmentation, not described", changes={"augmentation": "none"}, describe=False,
+              question="And if the rest of the picture is not put into words either?"),
+    Contender("as published", {kind: f"{name}-paper" for kind, name in DEFAULTS.items()},
+              question="Encoder for shape, decoder for appearance, each with its own token and the picture as it is?"),
+    Contender("token in its own blocks only", changes={"plain_share": 0.5, "reach": "own"},
+              question="Should each half see only its own token, as published?"),
+    Contender("preset paper", changes={"preset": "paper"}, question="Encoder for shape, decoder for appearance?"),
+    Contender("preset resolution", changes={"preset": "resolution"}, question="Coarse and fine layers of both paths?"),
+    Contender("preset whole", changes={"preset": "whole"}, question="What does it cost to train everything?"),
+    Contender("half the rate", changes={"lr_weights": 5e-4}, question="Is the rate too high?"),
+    Contender("twice the rate", changes={"lr_weights": 2e-3}, question="Is the rate too low?"),
+    Contender("batch 8", changes={"batch_size": 8}, question="Smaller batches, more steps?"),
+    Contender("noisy timesteps", changes={"timesteps": "layout"}, question="Do the noisy timesteps, those of layout, suffice?"),
+    Contender("all weights", changes={"scope": "all"}, question="Should all weights of a block train, or attention's alone?"),
+    Contender("attention's weights", changes={"scope": "attention"}, question="And attention's alone for both?"),
+    Contender("background counts fully", changes={"background_weight": 1.0}, question="Should the loss see the background?"),
+    Contender("LoRA, rank 16", changes={"form": "lora", "lr_weights": 2e-3}, question="What do small files cost?"),
+    Contender("LoRA, rank 4", changes={"form": "lora", "rank": 4, "lr_weights": 2e-3}, question="And smaller ones?"),
+)}

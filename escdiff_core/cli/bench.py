@@ -1,0 +1,96 @@
+"""``bench``: every recipe on the same references, with the same time to learn, judged in the same way."""
+
+import argparse
+import datetime
+import platform
+import sys
+from pathlib import Path
+
+from ..errors import ESCDiffError
+from .common import add_model, output_folder, progress_bar
+
+STANDARD, QUICK = (15.0, 30.0, 60.0, 120.0), (20.0,)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="contenders; default: all, or all ablations")
+    parser.add_argument("--ablations", action="store_true", help="our own recipe with one thing changed, instead of the field")
+    parser.add_argument("--references", type=Path, metavar="DIR",
+                        help="your own: DIR/shape_*.png and DIR/appearance_*.png, each with a .mask.png beside it")
+    parser.add_argument("--quick", action="store_true", help="one reference of each kind, 20 seconds of learning")
+    parser.add_argument("--shapes", type=int, metavar="N", help="held-out shapes; default 4")
+    parser.add_argument("--appearances", type=int, metavar="N", help="held-out appearances; default 4")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N")
+    parser.add_argument("--budgets", type=float, nargs="+", metavar="S", help="seconds of learning; default 15 30 60 120")
+    parser.add_argument("--resume", action="store_true", help="go on with what --out holds")
+    add_model(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..bench.contenders import ABLATIONS, CONTENDERS
+    from ..bench.run import CELLS, Plan, Store, run
+    from ..bench.table import write
+    from ..errors import lookup
+    from ..model.load import load_model
+
+    known = ABLATIONS if options.ablations else CONTENDERS
+    contenders = [lookup(known, name, "contender") for name in options.recipes or known]
+    budgets = sorted(set(options.budgets or (QUICK if options.quick else STANDARD)))
+    counts = [n for n in (options.seeds, options.shapes, options.appearances) if n is not None]
+    if not all(0 < b < float("inf") for b in budgets) or min(counts) < 1:
+        raise ESCDiffError("budgets must be seconds above 0; seeds, shapes and appearances whole numbers of at least 1")
+    folder = output_folder(options.out)
+    if (folder / CELLS).exists() and not options.resume:
+        raise ESCDiffError(f"{folder} holds a benchmark already; add --resume to go on with it, or give another --out")
+    model = load_model(options.model, options.device)
+    count = 1 if options.quick else 4
+    subjects = own_subjects(options.references, model.native_size) if options.references else \
+        held_out(count if options.shapes is None else options.shapes, count if options.appearances is None else options.appearances)
+    plan, store = Plan(contenders, subjects, budgets, options.seeds), Store(folder)
+    bar = progress_bar("cells")
+    cells = run(model, plan, store, lambda done, total, what: (bar(done, total), print(f"{done}/{total} {what}", flush=True)))
+    print(write(plan, store, cells, about(options, plan, model)))
+
+
+def held_out(shapes: int, appearances: int) -> dict:
+    """Subjects of the pocket world that the model never saw."""
+    from ..bench.protocol import Subject, appearance_references, shape_references
+
+    specs = {"shape": shape_references(shapes), "appearance": appearance_references(appearances)}
+    return {kind: [Subject.of_spec(kind, spec) for spec in group] for kind, group in specs.items()}
+
+
+def own_subjects(folder: Path, native_size: int) -> dict:
+    """Subjects from ``shape_*.png`` and ``appearance_*.png`` in ``folder``. Raises ESCDiffError when one kind is missing."""
+    from ..bench.protocol import Subject
+
+    found = {}
+    for kind in ("shape", "appearance"):
+        paths = [p for p in sorted(folder.glob(f"{kind}_*.png")) if not p.name.endswith(".mask.png")]
+        if not paths:
+            raise ESCDiffError(f"{folder} holds no {kind}_*.png; needed: at least one picture of each kind, shape_*.png and "
+                               "appearance_*.png")
+        masks = [p.with_suffix(".mask.png") for p in paths]
+        found[kind] = [Subject.of_picture(p, m if m.exists() else "auto", native_size) for p, m in zip(paths, masks, strict=True)]
+    return found
+
+
+def about(options: argparse.Namespace, plan, model) -> dict:
+    """What stands above the table."""
+    import torch
+
+    from ..bench.protocol import PICTURES
+
+    names = {kind: ", ".join(s.name for s in group) for kind, group in plan.subjects.items()}
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else \
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return {
+        "title": "One thing changed at a time" if options.ablations else "Every method on the same references",
+        "command": "python -m escdiff_core " + " ".join(sys.argv[1:]), "date": datetime.date.today().isoformat(), "machine": device,
+        "notes": [f"Shapes: {names['shape']}. Appearances: {names['appearance']}. {plan.seeds} seed(s), {PICTURES} pictures "
+                  "a cell. Only learning counts as time. S, A, P and H run from 0, the floor, to 1, the reference itself drawn "
+                  "again; leak is what came along of the other attribute, beside what the plain model has "
+                  "of it, which knows nothing of the reference."],
+        "scales": {kind: {s.name: vars(s.judge.scale) for s in group} for kind, group in plan.subjects.items()},
+    }
