@@ -10,7 +10,11 @@ from PIL import Image
 from torch import nn
 
 from escdiff_core.attribute import Attribute
+from escdiff_core.bench import protocol
 from escdiff_core.cli import main
+from escdiff_core.method.encoders import choose_encoder, choose_filter
+from escdiff_core.method.recipes import find_recipe
+from escdiff_core.method.tune import Tuner
 from escdiff_core.metrics.prompt_check import check
 from escdiff_core.model.load import POCKET_PATH, load_model
 from escdiff_core.model.sample import image_to_latents, latents_to_images, sample
@@ -127,3 +131,14 @@ def test_a_stage_of_training_resumes_where_it_was(tmp_path):
     assert torch.equal(again.weight, module.weight)
     second.run(step)
     assert second.steps > first.steps and second.log[-1]["loss"] < first.log[0]["loss"]
+
+
+def test_filters_come_with_the_model_and_were_trained_on_it(pocket):
+    encoder = choose_encoder("auto", pocket)
+    subject = protocol.as_reference(protocol.shape_references(1)[0])
+    for kind in ("shape", "appearance"):
+        network = choose_filter(None, kind, pocket, encoder)
+        assert network is not None, "the shipped filters belong to another model: train them again"
+        tuner = Tuner(pocket, [subject], find_recipe(f"escdiff-{kind}", views=1), encoder=encoder, network=network)
+        moved = (tuner.vector()[0] - tuner.word).norm() / tuner.word.norm()
+        assert 0.01 < moved < 1.5 and not tuner.filter_trains, "a token starts off its word, and nothing of the filter trains"

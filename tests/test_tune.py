@@ -10,6 +10,7 @@ from method_zoo import disc, hash_of, tiny_model
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method import precision, snapshots, tune
+from escdiff_core.method.augment import reshape
 from escdiff_core.method.blocks import PRESETS, block_of
 from escdiff_core.method.private import decode, encode, tensors_of
 from escdiff_core.method.recipes import RECIPES, find_recipe
@@ -356,3 +357,16 @@ def test_bf16_computes_the_same_step_roughly_and_keeps_fp32_weights(model):
     assert all(p.dtype == torch.float32 for p in quick_one.weights.values())
     with pytest.raises(ESCDiffError, match="unknown precision 'int8'; known: auto, bf16, fp32"):
         Tuner(model, [disc()], quick("escdiff-shape"), precision="int8").step()
+
+
+@pytest.mark.parametrize("size", [(64, 256), (256, 64), (128, 192)])
+def test_a_cut_is_whole_in_a_picture_of_any_shape(size):
+    reference, rng, seen = disc(size), np.random.default_rng(0), 0
+    for _ in range(40):
+        view = reshape(reference.image, reference.mask, rng)
+        rows, columns = np.nonzero(view.mask > 0.5)
+        assert len(rows) > 0.05 * min(size) ** 2
+        if view.rest in ("circle", "square", "hexagon"):
+            seen += 1
+            assert 0.75 < (np.ptp(rows) + 1) / (np.ptp(columns) + 1) < 1.33, f"a {view.rest} that was cut off"
+    assert seen > 3

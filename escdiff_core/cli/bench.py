@@ -88,7 +88,8 @@ def about(options: argparse.Namespace, plan, model) -> dict:
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     return {
         "title": "One thing changed at a time" if options.ablations else "Every method on the same references",
-        "command": "python -m escdiff_core " + shlex.join(sys.argv[1:]), "date": datetime.date.today().isoformat(), "machine": device,
+        "command": "python -m escdiff_core " + shlex.join(sys.argv[1:]), "date": datetime.date.today().isoformat(),
+        "machine": device,
         "notes": [f"Shapes: {names['shape']}. Appearances: {names['appearance']}. {plan.seeds} seed(s), {PICTURES} pictures "
                   "a cell. Only learning counts as time. S, A, P and H run from 0, the floor, to 1, the reference itself drawn "
                   "again; leak is what came along of the other attribute, beside what the plain model has "
