@@ -40,9 +40,9 @@ def beside_headless(model, result, both, steps=6):
 
 def layouts(model, clip, direct, made):
     """Tokens that every block sees, tokens with a vector per layer, and tokens with one per stage, beside the headless mix."""
-    method, tokens = core("escdiff_core.method.mix"), core("escdiff_core.method.tokens")
+    method, stages = core("escdiff_core.method.mix"), core("escdiff_core.choices").STAGES
     generator, different = torch.Generator().manual_seed(5), {}
-    for name, layout, count in (("all", "one", 1), ("layers", "layers", 16), ("stages", "stages", tokens.STAGES)):
+    for name, layout, count in (("all", "one", 1), ("layers", "layers", 16), ("stages", "stages", stages)):
         uses = {}
         for kind, attribute in made.items():
             rows = attribute.embeddings["clip_l"].repeat(count, 1)

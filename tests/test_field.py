@@ -7,12 +7,13 @@ from method_zoo import disc, hash_of, made_attribute, tiny_model
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.attribute.export import export_embedding
+from escdiff_core.choices import STAGES
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method.blocks import KINDS, block_of, find_preset
 from escdiff_core.method.mix import Mix, Use
 from escdiff_core.method.private import tensors_of
 from escdiff_core.method.recipes import RECIPES, WORDS, find_recipe
-from escdiff_core.method.tokens import STAGES, cross_blocks, in_one, stage_of
+from escdiff_core.method.tokens import cross_blocks, in_one, stage_of
 from escdiff_core.method.tune import Tuner
 from escdiff_core.model.names import unet_map
 from escdiff_core.model.text import encode_prompts

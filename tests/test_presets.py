@@ -1,6 +1,9 @@
 """Blocks and presets on full-size SD 1.5 (meta device): every tensor in one block, every block with known owners."""
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from accelerate import init_empty_weights
@@ -114,3 +117,18 @@ def test_prompts_make_sense_when_nothing_is_known_of_the_rest():
     assert {shape.prompt(i, "*m", "", "") for i in range(9)} == {"a photo of a *m", "a *m"}
     assert "a *m with red appearance on a blue table" in {shape.prompt(i, "*m", "red", "on a blue table") for i in range(9)}
     assert "an object with *a appearance" in {appearance.prompt(i, "*a", "", "") for i in range(9)}
+
+
+def test_names_come_without_what_is_heavy_behind_them():
+    """ComfyUI reads recipes and presets when it starts; torch, diffusers and peft wait until a node runs."""
+    code = ("import sys; import escdiff_core.method.recipes, escdiff_core.method.blocks\n"
+            "print([m for m in ('torch', 'diffusers', 'peft', 'transformers', 'scipy') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_every_form_has_its_row():
+    from escdiff_core.choices import FORMS
+    from escdiff_core.method import forms
+
+    assert tuple(forms.FORMS) == FORMS

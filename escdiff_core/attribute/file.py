@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..choices import LAYOUTS, REACHES
 from ..errors import ESCDiffError
 from ..files import write_safetensors
 from .header import Header, read_header
@@ -20,8 +21,6 @@ from .tensors import ALPHA, DOWN, check_delta, check_embeddings, differences, fo
 METADATA_KEY = "escdiff.attribute"
 FORMAT_VERSION = 1
 KINDS = ("shape", "appearance", "concept")
-REACHES = ("own", "all")
-LAYOUTS = ("one", "layers", "stages")
 EMBEDDING_PREFIX, DELTA_PREFIX = "embedding.", "delta."
 STORED = {EMBEDDING_PREFIX: torch.float32, DELTA_PREFIX: torch.float16}
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16"}

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attribute import Attribute
+from ..choices import STAGES
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import sample
@@ -20,7 +21,7 @@ from .filters import starting_word
 from .private import private_copy
 from .route import Route, derive_route, install, pack, without_tokens
 from .shared_attention import Style, share_attention
-from .tokens import STAGES, cross_blocks, only_row, row_name
+from .tokens import cross_blocks, only_row, row_name
 
 log = logging.getLogger(__name__)
 MIDDLES = ("shape", "appearance", "none")

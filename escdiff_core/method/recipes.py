@@ -5,12 +5,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from ..attribute.file import LAYOUTS, REACHES
+from ..choices import FORMS, LAYOUTS, REACHES, STAGES
 from ..errors import ESCDiffError, lookup
 from ..words import with_articles
 from .blocks import KINDS, PRESETS, SCOPES
-from .forms import FORMS
-from .tokens import STAGES
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,8 @@ class Recipe:
             raise ESCDiffError(f"unknown kind {self.kind!r}; known: {', '.join(KINDS)}, concept")
         lookup(PRESETS, self.preset, "preset")
         lookup(TIMESTEP_LAWS, self.timesteps, "timestep law")
-        lookup(FORMS, self.form, "form")
         lookup(SCOPES, self.scope, "scope")
-        for what, known in (("layout", LAYOUTS), ("reach", REACHES)):
+        for what, known in (("form", FORMS), ("layout", LAYOUTS), ("reach", REACHES)):
             lookup(dict.fromkeys(known), getattr(self, what), what)
         for name, low in (("steps", 0), ("batch_size", 1), ("views", 1), ("prior", 0), ("rank", 1), ("pool", 1)):
             value = getattr(self, name)

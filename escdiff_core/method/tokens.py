@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from ..attribute import Attribute
+from ..choices import STAGES
 from ..errors import ESCDiffError
 from .blocks import block_of
 
-STAGES = 10
 CROSS = ".attn2.to_k.weight"
 
 

@@ -17,6 +17,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from ..attribute import Attribute
+from ..choices import STAGES
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
@@ -31,7 +32,7 @@ from .recipes import TIMESTEP_LAWS, Recipe
 from .route import install
 from .snapshots import load_snapshot, save_snapshot
 from .texts import TrainingTexts
-from .tokens import STAGES, cross_blocks, vector_count
+from .tokens import cross_blocks, vector_count
 from .views import prepare_views
 
 log = logging.getLogger(__name__)
