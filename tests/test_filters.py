@@ -149,7 +149,7 @@ def test_filters_come_back_from_their_file_with_their_scale(model, features, fil
         loaded = load_filter(path, kind, model.fingerprint)
         halved = {n: p.half().float() for n, p in network.state_dict().items()}
         assert loaded.scale == 0.25 and all(torch.equal(p, loaded.state_dict()[n]) for n, p in halved.items())
-    loaded = choose_filter(path, "shape", model, None)
+    loaded = choose_filter(path, SHAPE, model, None)
     assert not any(p.requires_grad for p in loaded.parameters())
     tuner = Tuner(model, [disc()], SHAPE, network=loaded)
     offset = loaded(tuner.features.unet, None) * tuner.word.norm()
@@ -189,12 +189,12 @@ def test_filters_of_another_model_or_encoder_are_refused(model, filters, encoder
         Tuner(model, [disc()], SHAPE, encoder=encoder, network=seeing)
     save_filters({"shape": seeing}, path, model.fingerprint, 0.1)
     with pytest.raises(ESCDiffError, match="OpenCLIP encoder"):
-        choose_filter(path, "shape", model, None)
+        choose_filter(path, SHAPE, model, None)
 
 
 def test_other_models_than_the_pocket_get_only_what_they_are_given(model):
     assert choose_encoder("auto", model) is None is choose_encoder("none", model)
-    assert choose_filter(None, "shape", model, None) is None
+    assert choose_filter(None, SHAPE, model, None) is None
 
 
 def test_missing_and_wrong_vision_towers_say_where_they_looked(tmp_path, monkeypatch):

@@ -62,8 +62,9 @@ def headless() -> np.ndarray:
     encoder = choose_encoder("auto", model)
     specs = {"shape": protocol.shape_references(1)[0], "appearance": protocol.appearance_references(1)[0]}
     for kind, spec in specs.items():
-        tuner = Tuner(model, [protocol.as_reference(spec)], find_recipe(DEFAULTS[kind], steps=STEPS), 0, encoder=encoder,
-                      network=choose_filter(None, kind, model, encoder))
+        recipe = find_recipe(DEFAULTS[kind], steps=STEPS)
+        tuner = Tuner(model, [protocol.as_reference(spec)], recipe, 0, encoder=encoder,
+                      network=choose_filter(None, recipe, model, encoder))
         uses[kind] = Use(tuner.run())
     prompt = workflow()["mix"]["inputs"]["prompt"]
     return Mix(model, **uses).draw(prompt, count=4, steps=30, guidance_scale=3.0, seed=0)

@@ -137,7 +137,7 @@ def test_filters_come_with_the_model_and_were_trained_on_it(pocket):
     encoder = choose_encoder("auto", pocket)
     subject = protocol.as_reference(protocol.shape_references(1)[0])
     for kind in ("shape", "appearance"):
-        network = choose_filter(None, kind, pocket, encoder)
+        network = choose_filter(None, find_recipe(f"escdiff-{kind}"), pocket, encoder)
         assert network is not None, "the shipped filters belong to another model: train them again"
         tuner = Tuner(pocket, [subject], find_recipe(f"escdiff-{kind}", views=1), encoder=encoder, network=network)
         moved = (tuner.vector()[0] - tuner.word).norm() / tuner.word.norm()

@@ -10,13 +10,11 @@ from method_zoo import disc, hash_of, tiny_model
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method import precision, snapshots, tune
-from escdiff_core.method.augment import reshape
 from escdiff_core.method.blocks import PRESETS, block_of
 from escdiff_core.method.private import decode, encode, tensors_of
 from escdiff_core.method.recipes import RECIPES, find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.method.views import prepare_views
-from escdiff_core.reference import Reference
 
 QUICK = {"steps": 2, "batch_size": 2, "views": 2, "warmup_steps": 0, "rank": 2, "pool": 4}
 
@@ -308,27 +306,6 @@ def test_v_prediction_learns_towards_its_own_target(model):
     torch.testing.assert_close((1 - alpha).sqrt() * x + alpha.sqrt() * target, noise, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("subject", ["disc", "wire", "speck", "square", "frame", "whole"])
-@pytest.mark.parametrize("augmentation", ["recolour", "reshape"])
-def test_views_of_any_subject_stay_inside_the_picture(augmentation, subject):
-    from escdiff_core.method.augment import AUGMENTATIONS
-
-    y, x = np.mgrid[:96, :64]
-    mask = {"disc": (y - 40) ** 2 + (x - 30) ** 2 < 300, "wire": abs(y - x) < 1, "speck": (y == 7) & (x == 9),
-            "square": (abs(y - 48) < 31) & (abs(x - 32) < 31), "frame": (x < 3) | (x > 60) | (y < 3) | (y > 92),
-            "whole": x >= 0}[subject].astype(np.float32)
-    image = np.stack([x / 64, y / 96, 0 * x], -1).astype(np.float32)
-    reference = Reference(image, mask)
-    for seed in range(6):
-        view = AUGMENTATIONS[augmentation](reference.image, reference.mask, np.random.default_rng(seed))
-        assert view.image.shape == image.shape and view.mask.shape == mask.shape and view.image.dtype == np.float32
-        assert np.isfinite(view.image).all() and view.image.min() >= 0 and view.image.max() <= 1
-        assert view.mask.sum() > 0 and view.rest and view.behind
-        if subject != "whole" and augmentation == "recolour":
-            rim = np.concatenate([view.mask[0], view.mask[-1], view.mask[:, 0], view.mask[:, -1]])
-            assert rim.max() < 0.6, "a subject that is cut off has lost its shape"
-
-
 @pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-appearance-lora"])
 def test_checkpointing_changes_memory_and_nothing_else(name, model):
     plain, lean = (Tuner(model, [disc()], quick(name), checkpointing=on) for on in (False, True))
@@ -357,16 +334,3 @@ def test_bf16_computes_the_same_step_roughly_and_keeps_fp32_weights(model):
     assert all(p.dtype == torch.float32 for p in quick_one.weights.values())
     with pytest.raises(ESCDiffError, match="unknown precision 'int8'; known: auto, bf16, fp32"):
         Tuner(model, [disc()], quick("escdiff-shape"), precision="int8").step()
-
-
-@pytest.mark.parametrize("size", [(64, 256), (256, 64), (128, 192)])
-def test_a_cut_is_whole_in_a_picture_of_any_shape(size):
-    reference, rng, seen = disc(size), np.random.default_rng(0), 0
-    for _ in range(40):
-        view = reshape(reference.image, reference.mask, rng)
-        rows, columns = np.nonzero(view.mask > 0.5)
-        assert len(rows) > 0.05 * min(size) ** 2
-        if view.rest in ("circle", "square", "hexagon"):
-            seen += 1
-            assert 0.75 < (np.ptp(rows) + 1) / (np.ptp(columns) + 1) < 1.33, f"a {view.rest} that was cut off"
-    assert seen > 3

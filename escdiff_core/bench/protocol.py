@@ -14,8 +14,7 @@ import numpy as np
 from ..errors import ESCDiffError
 from ..method.augment import nearest_names
 from ..method.mix import Mix, Use
-from ..metrics.prompt_check import check
-from ..metrics.scores import Judge, harmonic_mean
+from ..metrics.scores import Judge, attribute_scores, harmonic_mean, mix_scores, prompt_share
 from ..model.load import DiffusionModel
 from ..pocket import colours, patterns, shapes
 from ..pocket.captions import appearance_phrase
@@ -132,9 +131,9 @@ def draw_shape(model: DiffusionModel, use: Use | None, subject: Subject, seed: i
     token = use.attribute.token if use else "object"
     prompts = tuple(with_articles(f"a photo of a {appearance_phrase(s)} {token} on a {s.background} background") for s in specs)
     images = _draw(model, Mix(model, shape=use), prompts, seed, steps, guidance)
-    right = np.mean([check(im, s, ("background", "colours")).passed() for im, s in zip(images, specs, strict=True)])
-    return Drawn(images, prompts, Scores(shape=subject.judge.shape(images).mean, prompt=float(right),
-                                         leak=subject.judge.appearance(images).mean))
+    scored = attribute_scores("shape", images, subject.judge)
+    return Drawn(images, prompts, Scores(shape=scored.fidelity, prompt=prompt_share(images, specs, ("background", "colours")),
+                                         leak=scored.leak))
 
 
 def draw_appearance(model: DiffusionModel, use: Use | None, subject: Subject, seed: int = 0, steps: int = 30,
@@ -149,9 +148,9 @@ def draw_appearance(model: DiffusionModel, use: Use | None, subject: Subject, se
     prompts = tuple(with_articles(f"a {s.shape}{look} on a {s.background} background") for s in specs)
     mix = Mix(model, appearance=use, style=subject.reference if styled else None)
     images = _draw(model, mix, prompts, seed, steps, guidance)
-    right = np.mean([check(im, s, ("background", "shape")).passed() for im, s in zip(images, specs, strict=True)])
-    return Drawn(images, prompts, Scores(appearance=subject.judge.appearance(images).mean, prompt=float(right),
-                                         leak=subject.judge.shape(images).mean))
+    scored = attribute_scores("appearance", images, subject.judge)
+    return Drawn(images, prompts, Scores(appearance=scored.fidelity, prompt=prompt_share(images, specs, ("background", "shape")),
+                                         leak=scored.leak))
 
 
 DRAW = {"shape": draw_shape, "appearance": draw_appearance}
@@ -165,10 +164,9 @@ def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, s
     prompts = tuple(with_articles(f"a {first}{_look(appearance, styled)} on a {b} background") for b in backgrounds)
     mix = Mix(model, shape, appearance, style=appearance_of.reference if styled else None)
     images = _draw(model, mix, prompts, seed, steps, guidance)
-    right = np.mean([check(im, Spec("circle", "solid", ("red",), b), ("background",)).passed()
-                     for im, b in zip(images, backgrounds, strict=True)])
-    return Drawn(images, prompts, Scores(shape_of.judge.shape(images).mean, appearance_of.judge.appearance(images).mean,
-                                         float(right)))
+    right = prompt_share(images, [Spec("circle", "solid", ("red",), b) for b in backgrounds], ("background",))
+    scored = mix_scores(images, shape_of.judge, appearance_of.judge, right)
+    return Drawn(images, prompts, Scores(scored.shape, scored.appearance, scored.prompt))
 
 
 def _look(use: Use | None, styled: bool) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from ..attribute import Attribute
 from ..method.encoders import POCKET_FILTERS, choose_encoder, choose_filter
+from ..method.features import ReferenceEncoder
 from ..method.mix import Use
 from ..method.tune import Tuner
 from ..model.load import DiffusionModel
@@ -90,11 +91,13 @@ class Store:
 def run(model: DiffusionModel, plan: Plan, store: Store, progress: Callable[[int, int, str], None]) -> list[dict]:
     """Measure what is not in ``store`` yet; returns all cells of ``plan``."""
     keys, by_name, cells = plan.cells(), {c.name: c for c in plan.contenders}, []
+    encoder = choose_encoder("auto", model)
     for number, key in enumerate(keys):
         contender = by_name.get(key[0])
         who = identity(model, plan, contender, key)
         if store.get(key, who) is None:
-            store.put(key, who, (mix if key[1] == "mix" else learn)(model, plan, contender, key, store))
+            store.put(key, who, mix(model, plan, contender, key, store) if key[1] == "mix" else
+                      learn(model, plan, contender, key, store, encoder))
         cells.append(store.get(key, who))
         progress(number + 1, len(keys), " ".join(map(str, key)))
     return cells
@@ -113,7 +116,8 @@ def identity(model: DiffusionModel, plan: Plan, contender: Contender | None, key
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def learn(model: DiffusionModel, plan: Plan, contender: Contender, key: tuple, store: Store) -> dict:
+def learn(model: DiffusionModel, plan: Plan, contender: Contender | None, key: tuple, store: Store,
+          encoder: ReferenceEncoder | None) -> dict:
     """Learn one subject and score what is learned after each budget. Only learning counts as time, not drawing and judging."""
     _, kind, index, seed = key
     subject = plan.subjects[kind][index]
@@ -123,8 +127,8 @@ def learn(model: DiffusionModel, plan: Plan, contender: Contender, key: tuple, s
             picture(drawn, store.file(*key, budget, suffix=".png"))
         return {"rows": [{"budget": b, **scores(drawn, kind)} for b in (plan.budgets if contender else (0.0,))]}
     recipe = contender.recipe(kind)
-    encoder = choose_encoder("auto", model) if contender.encoder else None
-    network = choose_filter(None, kind, model, encoder) if contender.pretrained else None
+    encoder = encoder if contender.encoder else None
+    network = choose_filter(None, recipe, model, encoder) if contender.pretrained else None
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()

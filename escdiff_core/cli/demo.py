@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     for kind, spec in specs.items():
         recipe = find_recipe(DEFAULTS[kind], steps=options.steps)
         tuner = Tuner(model, [subjects[kind].reference], recipe, options.seed, encoder=encoder,
-                      network=choose_filter(None, kind, model, encoder))
+                      network=choose_filter(None, recipe, model, encoder))
         bar = progress_bar(f"learning {kind}")
         start = time.monotonic()
         attribute = tuner.run(lambda p, bar=bar: bar(p.step, p.steps))

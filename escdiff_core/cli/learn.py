@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             log.info("%s: %s", path, reference.note)
     encoder = choose_encoder(options.encoder, model)
     tuner = Tuner(model, references, recipe, options.seed, options.describe, options.class_word, encoder,
-                  choose_filter(options.filter, recipe.kind, model, encoder) if recipe.filter_scale else None, options.token,
+                  choose_filter(options.filter, recipe, model, encoder), options.token,
                   options.checkpointing)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     bar = progress_bar(f"learning {options.kind}")

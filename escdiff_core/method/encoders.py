@@ -6,6 +6,7 @@ from ..errors import ESCDiffError
 from ..model.load import POCKET_PATH, DiffusionModel
 from .features import ReferenceEncoder, load_encoder
 from .filters import AttributeFilter, base_of, load_filter
+from .recipes import Recipe
 
 POCKET_FILTERS = POCKET_PATH.with_name("pocket_filters.safetensors")
 
@@ -17,12 +18,17 @@ def choose_encoder(choice: str, model: DiffusionModel) -> ReferenceEncoder | Non
     return load_encoder("pocket" if choice == "auto" else choice, model.device)
 
 
-def choose_filter(path: Path | None, kind: str, model: DiffusionModel,
+def choose_filter(path: Path | None, recipe: Recipe, model: DiffusionModel,
                   encoder: ReferenceEncoder | None) -> AttributeFilter | None:
-    """The filter at ``path``; without one, the pocket's pre-trained filter for the pocket model; otherwise None (trains along)."""
+    """The filter at ``path``; without one, the pocket's pre-trained filter for the pocket model; otherwise None (trains along).
+
+    A recipe without a filter (scale 0) takes none, whatever is given.
+    """
+    if not recipe.filter_scale:
+        return None
     if path is None and (not POCKET_FILTERS.exists() or base_of(POCKET_FILTERS) != model.fingerprint):
         return None
-    network = load_filter(path or POCKET_FILTERS, kind, model.fingerprint)
+    network = load_filter(path or POCKET_FILTERS, recipe.kind, model.fingerprint)
     if network.from_clip is not None and encoder is None:
         if path is None:
             return None

@@ -58,6 +58,10 @@ class Plan:
     route: Route
     middle_owner: Attribute | None
 
+    def delta_of(self, use: Use) -> tuple[int, float, bool]:
+        """What ``use`` does to the weights: which delta (its id), at which strength, and whether with the middle block."""
+        return id(use.attribute.delta), use.strength, self.middle_owner is use.attribute
+
 
 def plan_mix(active: Sequence[Use], middle: str = "shape", cross: Sequence[str] = ()) -> Plan:
     """Derive slots and route from the attributes in use; ``middle`` owns the middle block if it is there to ask for.
@@ -170,10 +174,9 @@ class Variant:
         self.model, self.active, self.everyone = model, active, everyone
         self.plan = plan_mix(active, middle, cross_blocks(model.unet.state_dict()))
         self.route = self.plan.route
-        owner = self.plan.middle_owner
-        same = (*((id(u.attribute.delta), u.strength) for u in active), id(owner.delta) if owner else None)
+        same = tuple(self.plan.delta_of(u) for u in active)
         if same not in merged:
-            merged[same] = changed_tensors(model.unet, [(u.attribute, u.strength) for u in active], owner)
+            merged[same] = changed_tensors(model.unet, [(u.attribute, u.strength) for u in active], self.plan.middle_owner)
         changed = merged[same]
         self.unet = private_copy(model.unet, changed=changed) if changed or shares or self.route.slots > 1 else model.unet
         install(self.unet, self.route)
@@ -186,21 +189,21 @@ class Variant:
 
     def states(self, prompt: str) -> torch.Tensor:
         """The packed text states of ``prompt``, (1, slots * 77, dim)."""
-        return packed_states([self], prompt)
+        return packed_states([self], [prompt])
 
 
-def packed_states(variants: Sequence[Variant], prompt: str) -> torch.Tensor:
-    """The text states of ``prompt`` for every slot of ``variants`` side by side, (1, n * 77, dim), encoded in one batch."""
-    texts, tokens = [], {}
+def packed_states(variants: Sequence[Variant], prompts: Sequence[str]) -> torch.Tensor:
+    """The text states of ``prompts`` for every slot of ``variants`` side by side, (b, n * 77, dim), encoded in one batch."""
+    slots, tokens = [], {}
     for variant in variants:
-        for text, own in zip(variant.texts(prompt), variant.plan.slots, strict=True):
+        for texts, own in zip(zip(*map(variant.texts, prompts), strict=True), variant.plan.slots, strict=True):
             # one name per vector: slots may know the same token by different vectors
             names = {u.attribute.token: row_name(u.attribute.token, id(u.attribute)) for u in own}
             tokens |= {names[u.attribute.token]: token_vectors(variant.model, u) for u in own}
-            texts.append(without_tokens(text, names))
-    unique = list(dict.fromkeys(texts))
+            slots.append([without_tokens(text, names) for text in texts])
+    unique = list(dict.fromkeys(text for texts in slots for text in texts))
     states = encode_prompts(variants[0].model, unique, tokens)
-    return pack([states[unique.index(text)][None] for text in texts])
+    return pack([states[[unique.index(text) for text in texts]] for texts in slots])
 
 
 def token_vectors(model: DiffusionModel, use: Use) -> torch.Tensor:
@@ -255,8 +258,8 @@ class Mix:
         needed = list(dict.fromkeys(self.variant(end) for _, end, _ in self.parts))
         lengths = [v.route.slots for v in needed]
         offsets = dict(zip(needed, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))
-        states = {p: packed_states(needed, p) for p in dict.fromkeys([*prompts, negative, *([""] if self.style else [])])}
-        positive, negatives = torch.cat([states[p] for p in prompts]), states[negative]
+        states = packed_states(needed, [*prompts, negative, ""])                  # "" is what a style picture is read with
+        positive, negatives, empty = states[:-2], states[-2:-1], states[-1:]
         length = positive.shape[1] // sum(lengths)
 
         def unet_call(x: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -266,7 +269,7 @@ class Mix:
             own = context[:, part]
             if self.style is None:
                 return variant.unet(x, timestep, encoder_hidden_states=own).sample
-            own = torch.cat([own, states[""][:, part].to(own)])
+            own = torch.cat([own, empty[:, part].to(own)])
             return variant.unet(self.style.beside(x, timestep), timestep, encoder_hidden_states=own).sample[:-1]
 
         return sample(self.model, None, steps=steps, guidance_scale=guidance_scale, seed=seed, size=size,

@@ -4,7 +4,7 @@
 a name of its own, ``*m#3``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -31,6 +31,13 @@ def vector_count(layout: str, tensor_names: Iterable[str]) -> int:
 def stage_of(timestep: float, total: int) -> int:
     """The stage of a timestep (0 to total - 1): 0 is the last, least noisy tenth; a border is the noisier one's."""
     return min(int(STAGES * (timestep + 1) / total), STAGES - 1)
+
+
+def lost_rows(layout: str, stages: tuple[int, int], kept: Sequence[str], tensor_names: Iterable[str]) -> list[int]:
+    """The rows of a token that an attribute does not keep: those of other layers than its ``kept`` blocks, or other stages."""
+    if layout == "layers":
+        return [i for i, block in enumerate(cross_blocks(tensor_names)) if block not in kept]
+    return [i for i in range(STAGES) if not stages[0] <= i < stages[1]] if layout == "stages" else []
 
 
 def row_name(token: str, row: int) -> str:

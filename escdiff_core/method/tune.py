@@ -17,7 +17,6 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from ..attribute import Attribute
-from ..choices import STAGES
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
@@ -32,7 +31,7 @@ from .recipes import TIMESTEP_LAWS, Recipe
 from .route import install
 from .snapshots import load_snapshot, save_snapshot
 from .texts import TrainingTexts
-from .tokens import cross_blocks, vector_count
+from .tokens import lost_rows, vector_count
 from .views import prepare_views
 
 log = logging.getLogger(__name__)
@@ -183,12 +182,8 @@ class Tuner:
     def kept_vectors(self) -> torch.Tensor:
         """The vectors that the attribute keeps, (n, dim); those of other layers or stages are the word's."""
         with torch.no_grad():
-            vectors, layout = self.vector(), self.recipe.layout
-        rows = {"one": (), "stages": [not self.recipe.stages[0] <= i < self.recipe.stages[1] for i in range(STAGES)],
-                "layers": [b not in self.kept for b in cross_blocks(self.model.unet.state_dict())]}[layout]
-        for i, lost in enumerate(rows):
-            if lost:
-                vectors[i] = self.word
+            vectors = self.vector()
+        vectors[lost_rows(self.recipe.layout, self.recipe.stages, self.kept, self.model.unet.state_dict())] = self.word
         return vectors.cpu()
 
     def _draw(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, ...]:

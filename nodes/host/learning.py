@@ -86,7 +86,7 @@ def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describ
 
         def work() -> Attribute:
             file = Path(token.filter_file) if token.filter_file else None
-            network = choose_filter(file, token.kind, copy, token.features.vectors.clip) if recipe.filter_scale else None
+            network = choose_filter(file, recipe, copy, token.features.vectors.clip)
             tuner = Tuner(copy, token.features.references, replace(recipe, feature_timestep=token.features.timestep), seed,
                           describe, token.class_word, network=network, token=name or None, checkpointing=checkpointing,
                           features=token.features.vectors)

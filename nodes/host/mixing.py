@@ -55,7 +55,7 @@ def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape")
     given = check_uses(shape, appearance, middle, base_fingerprint(model))
     cross, clone, parts = cross_blocks(unet_map(unet_config(model))), model.clone(), []
     cuts = [(*cut, plan_mix(cut[2], middle, cross)) for cut in schedule_parts([u for u in given if u.strength != 0])]
-    deltas = [{_delta_of(use, plan): use for use in active} for _, _, active, plan in cuts]
+    deltas = [{plan.delta_of(use): use for use in active} for _, _, active, plan in cuts]
     always = set.intersection(*map(set, deltas))
     for key in always:
         clone.add_patches(delta_patches(clone, deltas[0][key], keep_middle=key[2]), key[1])
@@ -73,11 +73,6 @@ def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape")
     if any(r.slots > 1 for r in routes):
         route_prompts(clone, routes)
     return Mixed(clone, tuple(parts), tuple(given))
-
-
-def _delta_of(use: Use, plan: Plan) -> tuple[int, float, bool]:
-    """What a use does to the weights: which delta, at which strength, with the middle block or without."""
-    return id(use.attribute.delta), use.strength, plan.middle_owner is use.attribute
 
 
 def delta_patches(model, use: Use, keep_middle: bool) -> dict:
