@@ -1,6 +1,6 @@
 """What recipes and attribute files may say, for whoever wants the names without what is heavy behind them."""
 
 REACHES = ("own", "all")                        # which blocks see a token
-LAYOUTS = ("one", "layers", "stages")           # of a token's vectors: see method.tokens
+LAYOUTS = ("one", "layers", "stages", "layers+stages")   # of a token's vectors: see method.tokens
 FORMS = ("full", "lora", "offsets")             # of what trains: see method.forms
 STAGES = 10                                     # tenths of the schedule

@@ -42,7 +42,8 @@ def layouts(model, clip, direct, made):
     """Tokens that every block sees, tokens with a vector per layer, and tokens with one per stage, beside the headless mix."""
     method, stages = core("escdiff_core.method.mix"), core("escdiff_core.choices").STAGES
     generator, different = torch.Generator().manual_seed(5), {}
-    for name, layout, count in (("all", "one", 1), ("layers", "layers", 16), ("stages", "stages", stages)):
+    for name, layout, count in (("all", "one", 1), ("layers", "layers", 16), ("stages", "stages", stages),
+                                ("both", "layers+stages", 16 * stages)):
         uses = {}
         for kind, attribute in made.items():
             rows = attribute.embeddings["clip_l"].repeat(count, 1)

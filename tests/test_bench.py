@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from method_zoo import disc, write_tiny
 from PIL import Image
 
 from escdiff_core.bench import run as bench_run
-from escdiff_core.bench.contenders import ABLATIONS, CONTENDERS, Contender
+from escdiff_core.bench.contenders import ABLATIONS, BEST, CONTENDERS, FACTORS, RATES, Contender
+from escdiff_core.bench.plan import Plan, Store
 from escdiff_core.bench.protocol import Subject, appearance_references, shape_references
-from escdiff_core.bench.run import Plan, Store
 from escdiff_core.bench.table import SCALE, as_markdown, interval, summary
 from escdiff_core.cli import main
 from escdiff_core.method.recipes import RECIPES
 from escdiff_core.metrics.scores import harmonic_mean
+from escdiff_core.model.load import load_model
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +27,24 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
+    shorten(monkeypatch)
+
+
+def shorten(patch):
     """Recipes, pictures and sampling as small as they get."""
     for name, recipe in RECIPES.items():
-        monkeypatch.setitem(RECIPES, name, replace(recipe, batch_size=1, views=1, rank=2))
-    monkeypatch.setattr(bench_run.protocol, "PICTURES", 1)
+        patch.setitem(RECIPES, name, replace(recipe, batch_size=1, views=1, rank=2))
+    patch.setattr(bench_run, "WARM", 0)
+    patch.setattr(bench_run, "TIMED", 1)
     for kind, draw in bench_run.protocol.DRAW.items():
-        monkeypatch.setitem(bench_run.protocol.DRAW, kind, lambda *a, draw=draw, **k: draw(*a, steps=1, count=1, **k))
+        patch.setitem(bench_run.protocol.DRAW, kind, lambda *a, draw=draw, **k: draw(*a, steps=1, count=1, **k))
     whole = bench_run.protocol.draw_mix
-    monkeypatch.setattr(bench_run.protocol, "draw_mix", lambda *a, **k: whole(*a, steps=1, count=1, **k))
+    patch.setattr(bench_run.protocol, "draw_mix", lambda *a, **k: whole(*a, steps=1, count=1, **k))
+
+
+def load_in_a_worker(path):
+    shorten(pytest.MonkeyPatch())
+    return load_model(path, "cpu")
 
 
 def bench(checkpoint, out, *more):
@@ -45,27 +57,38 @@ def test_every_contender_has_a_recipe_for_both_kinds_and_every_ablation_a_questi
         assert {kind: contender.recipe(kind).kind for kind in ("shape", "appearance")} == {k: k for k in ("shape", "appearance")}
     assert {n for n, r in RECIPES.items() if r.kind == "concept"} < set(CONTENDERS)
     assert all(a.question.endswith("?") for a in ABLATIONS.values())
-    hashes = {json.dumps([a.recipe(k).hash() for k in ("shape", "appearance")] + [a.pretrained, a.encoder, a.describe, a.styled])
+    hashes = {json.dumps([a.recipe(k).hash() for k in ("shape", "appearance")] + [a.pretrained, a.encoder, a.describe])
               for a in ABLATIONS.values()}
     assert len(hashes) == len(ABLATIONS), "every ablation changes something"
 
 
+def test_a_contender_of_the_field_learns_at_its_published_rates_times_one_factor():
+    assert set(BEST) <= set(CONTENDERS) and set(BEST.values()) <= set(FACTORS)
+    for name, factor in {"dreambooth": BEST.get("dreambooth", 1), "p-plus x30": 30}.items():
+        contender, published = (RATES | CONTENDERS)[name], RECIPES[name.split(" x")[0]]
+        for kind in ("shape", "appearance"):
+            rates = [getattr(contender.recipe(kind), k) for k in ("lr_weights", "lr_token")]
+            assert rates == pytest.approx([factor * published.lr_weights, factor * published.lr_token])
+
+
 def test_a_run_measures_every_cell_and_a_second_one_nothing(checkpoint, quick, tmp_path, capsys, monkeypatch):
-    names = ["textual-inversion", "escdiff-paper", "style-aligned"]
+    names = ["textual-inversion", "escdiff-paper", "style-aligned", "nothing learned"]
     assert bench(checkpoint, tmp_path, "--recipes", *names) == 0
     report = json.loads((tmp_path / "table.json").read_text())
     keys = [tuple(c["key"]) for c in report["cells"]]
-    assert len(keys) == len(set(keys)) == 3 * 2 + 2 + 1 + 3 * 2      # learned; the plain model; mixes at two budgets
+    # speeds; learned or shown, with the plain model; mixes at two budgets and of the two that learn nothing
+    assert len(keys) == len(set(keys)) == 5 + 5 * 2 + 3 * 2 + 2
     for cell in report["cells"]:
-        if cell["key"][1] != "mix" and cell["key"][0] in names[:2]:
+        if cell["key"][1] == "rate":
+            assert cell["step"] > 0 and cell["trained_parameters"] > 0
+        elif cell["key"][1] != "mix" and cell["key"][0] in names[:2]:
             assert [r["budget"] for r in cell["rows"]] == [0.01, 0.02]
             first, second = cell["rows"]
             assert first["steps"] <= second["steps"] and first["megabytes"] > 0
     assert {"table.md", "plot.png", "sheet.png", "cells.jsonl"} <= {p.name for p in tmp_path.iterdir()}
     assert all(name in (tmp_path / "table.md").read_text() for name in (*names, "plain"))
 
-    monkeypatch.setattr(bench_run, "learn", lambda *a: pytest.fail("measured again"))
-    monkeypatch.setattr(bench_run, "mix", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(bench_run.Bench, "measure", lambda *a: pytest.fail("measured again"))
     assert bench(checkpoint, tmp_path, "--recipes", *names) == 2 and "--resume" in capsys.readouterr().err
     assert bench(checkpoint, tmp_path, "--recipes", *names, "--resume") == 0
     assert json.loads((tmp_path / "table.json").read_text())["cells"] == report["cells"]
@@ -98,6 +121,7 @@ def test_own_pictures_are_references(checkpoint, quick, tmp_path):
     (["--recipes", "lora"], "unknown contender 'lora'; known: b-lora"),
     (["--budgets", "0"], "above 0"), (["--budgets", "inf"], "above 0"), (["--shapes", "0"], "at least 1"),
     (["--references", "."], "holds no shape_"), (["--seeds", "0"], "at least 1"),
+    (["--workers", "0"], "at least 1"), (["--skip", "-1"], "at least 0"), (["--skip", "9"], "9 held-out shapes, 13 were asked for"),
 ])
 def test_what_cannot_be_used_is_one_sentence(arguments, words, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -113,23 +137,63 @@ def test_subjects_put_the_rest_of_their_picture_into_words():
     assert appearance.class_word == appearance.words[0] and appearance.describe == f"on a {appearance.background} background"
 
 
-def test_pairs_use_every_subject_equally_often():
+def test_pairs_use_every_subject_equally_often_and_come_with_the_stage_that_learned_them():
     plan = Plan((), {"shape": "abcd", "appearance": "wxyz"}, (1.0,))
     pairs = plan.pairs()
     assert len(set(pairs)) == 8 and all([p[side] for p in pairs].count(n) == 2 for side in (0, 1) for n in range(4))
     assert len(Plan((), {"shape": "abc", "appearance": "xyz"}, (1.0,)).pairs()) == 9
+    assert {max(p) // 2 for p in pairs if min(p) < 2} == {0}, "the first two of each kind are a table of their own"
+    stages = Plan((Contender("escdiff"),), {"shape": "abcd", "appearance": "wxyz"}, (1.0, 2.0)).stages()
+    learned = set()
+    for stage in stages[1:]:
+        learned |= {key[1:3] for key in stage if key[1] != "mix"}
+        assert all({("shape", key[2]), ("appearance", key[3])} <= learned for key in stage if key[1] == "mix")
 
 
-def test_the_interval_holds_the_mean_and_shrinks_with_more_mixes():
-    rng = np.random.default_rng(0)
-    few, many = (np.clip(rng.normal(0.7, 0.1, (n, 3)), 0.05, 1) for n in (4, 100))
-    for scores in (few, many):
-        low, high = interval(scores)
+def test_workers_measure_what_one_process_does(checkpoint, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_run.Bench, "rate", lambda self, key: {"setup": 0.0, "step": 0.01})
+    subjects = {kind: [Subject.of_spec(kind, references(1)[0])] for kind, references in
+                (("shape", shape_references), ("appearance", appearance_references))}
+    plan, found = Plan((CONTENDERS["textual-inversion"],), subjects, (0.01, 0.02)), []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        bench = bench_run.Bench(load_model(checkpoint, "cpu"), plan, Store(folder))
+        found.append(bench_run.run(bench, workers, partial(load_in_a_worker, checkpoint), lambda *_: None))
+    assert [c["key"] for c in found[0]] == [c["key"] for c in found[1]]
+    rows = [[r for c in cells if "rows" in c for r in c["rows"]] for cells in found]
+    assert [r.get("steps") for r in rows[0]] == [r.get("steps") for r in rows[1]] == [1, 2, 1, 2, None, None]
+    for one, two in zip(*rows, strict=True):
+        assert one["own"] == pytest.approx(two["own"], abs=0.05)
+
+
+def cells_of(scores, pairs):
+    return [{"key": ["x", "mix", i, j, 0, 60.0], "shape": s[0], "appearance": s[1], "prompt": s[2]}
+            for s, (i, j) in zip(scores.tolist(), pairs, strict=True)]
+
+
+def test_the_interval_holds_the_mean_and_shrinks_with_more_references():
+    rng, widths = np.random.default_rng(0), {}
+    for side in (2, 3, 10):
+        scores = np.clip(rng.normal(0.7, 0.1, (side * side, 3)), 0.05, 1)
+        low, high = interval(cells_of(scores, [(i, j) for i in range(side) for j in range(side)]))
         assert low <= harmonic_mean(*scores.mean(0)) <= high
-    assert np.diff(interval(many)) < np.diff(interval(few))
+        widths[side] = high - low
+    assert widths[10] < widths[3]
 
 
-def test_the_table_is_the_mean_of_its_cells():
+def test_mixes_that_share_a_reference_count_as_one_and_a_lead_is_taken_mix_by_mix():
+    good, bad = [0.8, 0.8, 1.0], [0.4, 0.4, 1.0]
+    pairs = [(i, j) for i in range(4) for j in range(4)]
+    by_shape = cells_of(np.array([good if i % 2 else bad for i, _ in pairs]), pairs)
+    by_chance = cells_of(np.array([good if n in (0, 3, 5, 6, 9, 10, 12, 15) else bad for n in range(16)]), pairs)
+    assert np.diff(interval(by_shape)) > 1.3 * np.diff(interval(by_chance))
+    lower = cells_of(np.array([good if i % 2 else bad for i, _ in pairs]) - 0.1, pairs)
+    low, high = interval(by_shape, lower)
+    assert 0.05 < low <= high < 0.2 and interval(by_shape, by_shape) == (0, 0)
+
+
+def test_the_table_is_the_mean_of_its_cells_of_its_cells():
     plan = Plan((Contender("escdiff"),), {"shape": "ab", "appearance": "ab"}, (60.0,))
     row = {"budget": 60.0, "steps": 9, "seconds": 60.1, "leak": 0.1, "prompt": 1.0, "megabytes": 2.0}
     cells = [{"key": ["escdiff", kind, i, 0], "rows": [{**row, "own": own}], "trained_parameters": 5, "trained_state_bytes": 6}

@@ -211,6 +211,18 @@ def test_a_style_is_taken_from_a_picture(capsys, tmp_path):
     assert json.loads((tmp_path / "styled" / "report.json").read_text())["style"] == "disc.png"
 
 
+def test_a_picture_is_drawn_over(capsys, tmp_path):
+    for name, share in {"all": 1, "some": 0.2}.items():
+        more = {"--out": tmp_path / name, "--prompt": "a star", "--sampling-steps": 5, "--denoise": share}
+        assert run(capsys, *mix("--from", "disc.png", **more))[0] == 0
+    assert json.loads((tmp_path / "some" / "report.json").read_text())["denoise"] == 0.2
+    reference, *drawn = (np.asarray(Image.open(p).convert("RGB")) / 255 for p in (
+        "disc.png", tmp_path / "some" / "000.png", tmp_path / "all" / "000.png"))
+    some, every = (np.abs(picture - reference).mean() for picture in drawn)
+    assert some < every
+    assert run(capsys, *mix("--from", "disc.png", **{"--out": tmp_path / "no", "--denoise": 0}))[0] == 2
+
+
 def test_a_stopped_run_goes_on_with_resume(capsys, quick_recipes, tmp_path, monkeypatch):
     from escdiff_core.cli import learn as command
 

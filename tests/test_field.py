@@ -161,9 +161,29 @@ def test_prospect_has_a_vector_per_tenth_of_the_schedule_and_each_kind_its_own(m
         torch.testing.assert_close(states, encode_prompts(model, ["a *m"], {"*m": rows[stage]}))
 
 
-@pytest.mark.parametrize("layout", ["layers", "stages"])
+def test_space_time_tokens_have_a_vector_per_layer_and_tenth_of_the_schedule(model, learned):
+    cross = cross_blocks(model.unet.state_dict())
+    made = learned["neti"]["shape"]
+    rows, own = made.embeddings["clip_l"], find_preset("resolution").blocks("shape", model.unet.state_dict())
+    word = tuned(model, "neti", "shape", steps=0).word
+    assert rows.shape[0] == 16 * STAGES
+    assert all(torch.allclose(row, word, atol=1e-6) for i, row in enumerate(rows) if cross[i % 16] not in own)
+    mixed = Mix(model, shape=Use(made))
+    assert len(mixed.parts) == STAGES and mixed.variant(0.55).route.slots == 16
+    seen = {}
+    variant = mixed.variant(0.55)
+    for name, module in variant.unet.named_modules():
+        if name.endswith("attn2.to_k"):
+            module.register_forward_hook(lambda _m, args, _o, name=name: seen.update({block_of(name): args[0]}))
+    with torch.no_grad():
+        variant.unet(torch.zeros(1, 4, 8, 8), torch.tensor([440]), variant.states("a *m"))
+        for row, block in enumerate(cross):
+            torch.testing.assert_close(seen[block], encode_prompts(model, ["a *m"], {"*m": rows[4 * 16 + row]}))
+
+
+@pytest.mark.parametrize("layout", ["layers", "stages", "layers+stages"])
 def test_training_shows_every_slot_and_row_its_own_vector(layout, model):
-    name = {"layers": "p-plus", "stages": "prospect"}[layout]
+    name = {"layers": "p-plus", "stages": "prospect", "layers+stages": "neti"}[layout]
     tuner = tuned(model, name, "shape")
     vectors = tuner.vector().detach()
     timesteps = torch.tensor([10, 950])
@@ -171,10 +191,11 @@ def test_training_shows_every_slot_and_row_its_own_vector(layout, model):
     with torch.no_grad():
         packed = tuner.texts(np.random.default_rng(0), prompts, {"*m": vectors}, timesteps)
     slots = packed.chunk(tuner.route.slots, dim=1)
-    assert len(slots) == {"layers": 16, "stages": 1}[layout]
+    assert len(slots) == {"layers": 16, "stages": 1, "layers+stages": 16}[layout]
     for i, slot in enumerate(slots):
         for row, (prompt, t) in enumerate(zip(prompts, timesteps.tolist(), strict=True)):
-            vector = vectors[i if layout == "layers" else stage_of(t, 1000)]
+            stage = stage_of(t, 1000)
+            vector = vectors[{"layers": i, "stages": stage, "layers+stages": 16 * stage + i}[layout]]
             torch.testing.assert_close(slot[row], encode_prompts(model, [prompt], {"*m": vector})[0])
 
 

@@ -143,7 +143,7 @@ def test_mixing_costs_what_plain_sampling_costs(found, record_property):
 
 
 def test_tokens_of_every_layout_and_reach_are_read_as_headless(found):
-    expected = {"all": [1, 1], "layers": [16, 1], "stages": [1, 10]}       # slots, parts of the schedule
+    expected = {"all": [1, 1], "layers": [16, 1], "stages": [1, 10], "both": [16, 10]}       # slots, parts of the schedule
     assert {name: row[:2] for name, row in found["layouts"].items()} == expected
     for name, (_, _, difference, sets, one_batch, tokens) in found["layouts"].items():
         assert difference <= 1e-4 and one_batch and sets == [["shape", "appearance"]], name

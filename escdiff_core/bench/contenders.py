@@ -1,43 +1,74 @@
-"""Who is compared: our recipes, those of the field, and our own with one thing changed. Rows of two tables."""
+"""Who is compared: our recipes, those of the field, and our own with one thing changed. Rows of tables."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..method.recipes import DEFAULTS, RECIPES, Recipe, find_recipe
+
+ENDLESS = 100_000
 
 
 @dataclass(frozen=True)
 class Contender:
     """A way to learn both kinds: a recipe for each, ``changes`` to its fields, and whether a pre-trained filter starts it.
 
-    ``styled``: the appearance is not learned but shown while drawing (shared_attention); the shape is learned as usual.
+    ``shown``: kinds that are not learned but shown while drawing, and how: by ``words`` alone (the floor), as a ``style``
+    (shared_attention), or as the ``start`` of image-to-image. All rates of the recipe are multiplied by ``rate``.
     ``question`` is what a user would ask, for rows of ABLATIONS.
     """
 
     name: str
     recipes: Mapping[str, str] = field(default_factory=lambda: DEFAULTS)
     changes: Mapping[str, object] = field(default_factory=dict)
+    rate: float = 1.0
     pretrained: bool = True
     encoder: bool = True             # OpenCLIP's features beside the UNet's
     describe: bool = True            # the rest of the reference is put into words
-    styled: bool = False
+    shown: Mapping[str, str] = field(default_factory=dict)
     question: str = ""
+    paced_by: str = ""               # another of the table that takes as long for a step, so that one speed is measured for both
+
+    @property
+    def pace(self) -> str:
+        """Whose measured speed counts."""
+        return self.paced_by or self.name
+
+    def learns(self, kind: str | None = None) -> bool:
+        """Is ``kind`` (None: any kind) learned, not shown?"""
+        return kind not in self.shown if kind else len(self.shown) < len(DEFAULTS)
 
     def recipe(self, kind: str) -> Recipe:
         """The recipe for ``kind``, ready to run. A contender without a limit of its own learns for as long as it is given."""
-        return find_recipe(self.recipes[kind], kind, **{"steps": ENDLESS, **self.changes})
+        recipe = find_recipe(self.recipes[kind], kind, **{"steps": ENDLESS, **self.changes})
+        return replace(recipe, **{k: getattr(recipe, k) * self.rate for k in ("lr_weights", "lr_token", "lr_filter")})
 
 
-ENDLESS = 100_000
 LIMITED = ("e4t", "forgedit")         # their few steps are part of the method
-_FIELD = {name: Contender(name, dict.fromkeys(DEFAULTS, name), {"steps": recipe.steps} if name in LIMITED else {}, name == "e4t")
-          for name, recipe in RECIPES.items() if recipe.kind == "concept"}
+# The papers' rates are for a model a hundred times as large and for hundreds of steps; each is multiplied by the best of FACTORS,
+# found on references that no other table uses (benchmarks/rates.md)
+FACTORS = (1, 3, 10, 30, 100, 300)
+BEST: Mapping[str, float] = {}
+
+
+def _of_field(name: str, recipe: Recipe, factor: float) -> Contender:
+    return Contender(name, dict.fromkeys(DEFAULTS, recipe.name), {"steps": recipe.steps} if recipe.name in LIMITED else {}, factor,
+                     recipe.name == "e4t")
+
+
+_FIELD = {name: recipe for name, recipe in RECIPES.items() if recipe.kind == "concept"}
 _OURS = (Contender("escdiff"), *(Contender(f"escdiff-{form}", {kind: f"{name}-{form}" for kind, name in DEFAULTS.items()})
                                  for form in ("lora", "paper")))
+_SHOWN = (Contender("style-aligned", shown={"appearance": "style"}),
+          Contender("image-to-image", shown={"shape": "start", "appearance": "start"}),
+          Contender("nothing learned", shown={"shape": "start", "appearance": "style"}))
+PLAIN = Contender("plain", shown=dict.fromkeys(DEFAULTS, "words"), question="What is there without any attribute?")
 
-_SHOWN = Contender("style-aligned", styled=True)
+CONTENDERS: Mapping[str, Contender] = {c.name: c for c in (
+    *_OURS, *(_of_field(name, recipe, BEST.get(name, 1)) for name, recipe in _FIELD.items()), *_SHOWN)}
 
-CONTENDERS: Mapping[str, Contender] = {c.name: c for c in (*_OURS, *_FIELD.values(), _SHOWN)}
+RATES: Mapping[str, Contender] = {c.name: c for c in (
+    replace(_of_field(f"{name} x{factor}", recipe, factor), paced_by=name)
+    for name, recipe in _FIELD.items() for factor in FACTORS)}
 
 ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
     Contender("default", question="What do the defaults give?"),
@@ -64,3 +95,7 @@ ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
     Contender("LoRA, rank 16", changes={"form": "lora", "lr_weights": 2e-3}, question="What do small files cost?"),
     Contender("LoRA, rank 4", changes={"form": "lora", "rank": 4, "lr_weights": 2e-3}, question="And smaller ones?"),
 )}
+
+TABLES: Mapping[str, Mapping[str, Contender]] = {"methods": CONTENDERS, "ablations": ABLATIONS, "rates": RATES}
+TITLES: Mapping[str, str] = {"methods": "Every method on the same references", "ablations": "One thing changed at a time",
+                             "rates": "How fast each method should learn"}

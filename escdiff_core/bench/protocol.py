@@ -2,10 +2,11 @@
 
 References are held-out shapes and patterns that the pocket model never saw, or anyone's own pictures. A shape attribute is
 asked for in four named looks, an appearance attribute on four named shapes, a mix on four backgrounds; every prompt names a
-background.
+background. The shapes run from those least like the reference's to those most like it: S = 0 is the mean over all of them, and
+four at random would stand above or below it, whoever draws them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from ..errors import ESCDiffError
 from ..method.augment import nearest_names
 from ..method.mix import Mix, Use
+from ..metrics.comparison import other_shapes
 from ..metrics.scores import Judge, attribute_scores, harmonic_mean, mix_scores, prompt_share
 from ..model.load import DiffusionModel
 from ..pocket import colours, patterns, shapes
@@ -24,6 +26,8 @@ from ..reference import Reference, load_reference
 from ..words import with_articles
 
 PICTURES = 4      # per attribute or mix and seed
+TRIES = 200       # choices of shapes to take the best balanced of
+DENOISE = 0.7     # of image-to-image: the share of the schedule that is drawn anew
 
 
 def shape_references(count: int = len(shapes.HELD_OUT)) -> list[Spec]:
@@ -109,9 +113,14 @@ class Drawn:
     scores: Scores
 
 
-def _draw(model: DiffusionModel, mix: Mix, prompts: Sequence[str], seed: int, steps: int, guidance: float) -> np.ndarray:
-    size = mix.style.size if mix.style is not None else None
-    return mix.draw(prompts, steps=steps, guidance_scale=guidance, seed=1000 * seed, size=size)
+def _draw(model: DiffusionModel, uses: Mapping[str, Use | None], shown: Mapping[str, str], subjects: Mapping[str, Subject],
+          prompts: Sequence[str], seed: int, steps: int, guidance: float) -> np.ndarray:
+    """One picture of each prompt; what a kind's subject is ``shown`` as is in contenders.Contender."""
+    pictures = {how: subjects[kind].reference for kind, how in reversed(list(shown.items())) if how != "words"}
+    mix = Mix(model, uses.get("shape"), uses.get("appearance"), style=pictures.get("style"))
+    start = pictures["start"].image if "start" in pictures else None
+    size = next(iter(pictures.values())).image.shape[:2] if pictures else None
+    return mix.draw(prompts, steps=steps, guidance_scale=guidance, seed=1000 * seed, size=size, start=start, denoise=DENOISE)
 
 
 def _other(seed: int, i: int, avoid: Subject, **fixed) -> Spec:
@@ -125,53 +134,78 @@ def _other(seed: int, i: int, avoid: Subject, **fixed) -> Spec:
 
 
 def draw_shape(model: DiffusionModel, use: Use | None, subject: Subject, seed: int = 0, steps: int = 30,
-               guidance: float = GUIDANCE, count: int = PICTURES) -> Drawn:
-    """Draw a shape attribute in ``count`` other looks. Fidelity S, leak = A against its own reference, P: look and background."""
+               guidance: float = GUIDANCE, count: int = PICTURES, how: str = "words") -> Drawn:
+    """Draw a shape attribute in ``count`` other looks. Fidelity S, leak = A against its own reference, P: look and background.
+
+    Without ``use``, the subject is shown ``how`` (see contenders.Contender).
+    """
     specs = [_other(seed, i, subject) for i in range(count)]
     token = use.attribute.token if use else "object"
     prompts = tuple(with_articles(f"a photo of a {appearance_phrase(s)} {token} on a {s.background} background") for s in specs)
-    images = _draw(model, Mix(model, shape=use), prompts, seed, steps, guidance)
+    images = _draw(model, {"shape": use}, {} if use else {"shape": how}, {"shape": subject}, prompts, seed, steps, guidance)
     scored = attribute_scores("shape", images, subject.judge)
     return Drawn(images, prompts, Scores(shape=scored.fidelity, prompt=prompt_share(images, specs, ("background", "colours")),
                                          leak=scored.leak))
 
 
 def draw_appearance(model: DiffusionModel, use: Use | None, subject: Subject, seed: int = 0, steps: int = 30,
-                    guidance: float = GUIDANCE, count: int = PICTURES, styled: bool = False) -> Drawn:
+                    guidance: float = GUIDANCE, count: int = PICTURES, how: str = "words") -> Drawn:
     """Draw an appearance attribute on ``count`` other shapes. Fidelity A, leak = S, P: shape and background.
 
-    ``styled`` takes the look from the reference without learning (shared_attention).
+    Without ``use``, the subject is shown ``how`` (see contenders.Contender).
     """
-    specs = [_other(seed + 50, i, subject) for i in range(count)]
-    specs = [replace(s, background=_behind(i + seed, subject)) for i, s in enumerate(specs)]
-    look = _look(use, styled)
+    specs = [replace(_other(seed + 50, i, subject, shape=name), background=_behind(i + seed, subject))
+             for i, name in enumerate(_spread_shapes(subject, seed, count))]
+    look = _look(use, how)
     prompts = tuple(with_articles(f"a {s.shape}{look} on a {s.background} background") for s in specs)
-    mix = Mix(model, appearance=use, style=subject.reference if styled else None)
-    images = _draw(model, mix, prompts, seed, steps, guidance)
+    images = _draw(model, {"appearance": use}, {} if use else {"appearance": how}, {"appearance": subject}, prompts, seed, steps,
+                   guidance)
     scored = attribute_scores("appearance", images, subject.judge)
     return Drawn(images, prompts, Scores(appearance=scored.fidelity, prompt=prompt_share(images, specs, ("background", "shape")),
                                          leak=scored.leak))
+
+
+def _spread_shapes(subject: Subject, seed: int, count: int) -> list[str]:
+    """``count`` known shapes other than the reference's, whose exact drawings are as like it as those of all shapes together.
+
+    By their likeness in equal groups, one of each group, and of ``TRIES`` such choices the one nearest to S = 0 (a balanced
+    sample by rejection, Fuller 2009): what leak then shows is the model's, not the choice's.
+    """
+    likeness = {spec.shape: subject.judge.iou(reading) for spec, reading in other_shapes()
+                if spec.shape in shapes.KNOWN and spec.shape not in subject.words}
+    groups = np.array_split(sorted(likeness, key=likeness.get), count)
+    rng = np.random.default_rng((304, seed))
+    choices = [[str(rng.choice(group)) for group in groups] for _ in range(TRIES)]
+    return min(choices, key=lambda names: abs(np.mean([likeness[n] for n in names]) - subject.judge.scale.iou_floor))
 
 
 DRAW = {"shape": draw_shape, "appearance": draw_appearance}
 
 
 def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, shape_of: Subject, appearance_of: Subject,
-             seed: int = 0, steps: int = 30, guidance: float = GUIDANCE, count: int = PICTURES, styled: bool = False) -> Drawn:
-    """Draw both attributes on ``count`` backgrounds. P: share of right backgrounds. ``styled``: see draw_appearance."""
+             seed: int = 0, steps: int = 30, guidance: float = GUIDANCE, count: int = PICTURES,
+             shown: Mapping[str, str] | None = None) -> Drawn:
+    """Draw both attributes on ``count`` backgrounds. P: share of right backgrounds.
+
+    Kinds without a use are ``shown``, by words alone if nothing is said; a drawing starts from one picture, the shape's first.
+    """
+    uses, subjects = {"shape": shape, "appearance": appearance}, {"shape": shape_of, "appearance": appearance_of}
+    shown = {kind: (shown or {}).get(kind, "words") for kind, use in uses.items() if use is None}
     backgrounds = [_behind(i + seed, appearance_of) for i in range(count)]
     first = shape.attribute.token if shape else "object"
-    prompts = tuple(with_articles(f"a {first}{_look(appearance, styled)} on a {b} background") for b in backgrounds)
-    mix = Mix(model, shape, appearance, style=appearance_of.reference if styled else None)
-    images = _draw(model, mix, prompts, seed, steps, guidance)
+    look = _look(appearance, shown.get("appearance", ""))
+    prompts = tuple(with_articles(f"a {first}{look} on a {b} background") for b in backgrounds)
+    images = _draw(model, uses, shown, subjects, prompts, seed, steps, guidance)
     right = prompt_share(images, [Spec("circle", "solid", ("red",), b) for b in backgrounds], ("background",))
     scored = mix_scores(images, shape_of.judge, appearance_of.judge, right)
     return Drawn(images, prompts, Scores(scored.shape, scored.appearance, scored.prompt))
 
 
-def _look(use: Use | None, styled: bool) -> str:
+def _look(use: Use | None, how: str) -> str:
     """How a prompt names the appearance: by its token, by a plain word, or not at all where a picture shows it."""
-    return "" if styled and use is None else f" with {use.attribute.token if use else 'plain'} appearance"
+    if use is None and how != "words":
+        return ""
+    return f" with {use.attribute.token if use else 'plain'} appearance"
 
 
 def _behind(i: int, subject: Subject) -> str:

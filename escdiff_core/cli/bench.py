@@ -5,6 +5,7 @@ import datetime
 import platform
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 from ..errors import ESCDiffError
@@ -15,51 +16,62 @@ STANDARD, QUICK = (15.0, 30.0, 60.0, 120.0), (20.0,)
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="contenders; default: all, or all ablations")
-    parser.add_argument("--ablations", action="store_true", help="our own recipe with one thing changed, instead of the field")
+    parser.add_argument("--table", default="methods", choices=["methods", "ablations", "rates"],
+                        help="who is compared: every method, our own with one thing changed, or the field's at several rates")
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="some of the table's contenders; default: all")
     parser.add_argument("--references", type=Path, metavar="DIR",
                         help="your own: DIR/shape_*.png and DIR/appearance_*.png, each with a .mask.png beside it")
     parser.add_argument("--quick", action="store_true", help="one reference of each kind, 20 seconds of learning")
     parser.add_argument("--shapes", type=int, metavar="N", help="held-out shapes; default 4")
     parser.add_argument("--appearances", type=int, metavar="N", help="held-out appearances; default 4")
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N held-out references of each kind")
     parser.add_argument("--seeds", type=int, default=1, metavar="N")
     parser.add_argument("--budgets", type=float, nargs="+", metavar="S", help="seconds of learning; default 15 30 60 120")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the machine's cores")
     parser.add_argument("--resume", action="store_true", help="go on with what --out holds")
     add_model(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..bench.contenders import ABLATIONS, CONTENDERS
-    from ..bench.run import CELLS, Plan, Store, run
+    from ..bench.contenders import TABLES
+    from ..bench.plan import CELLS, Plan, Store
+    from ..bench.run import Bench, run
     from ..bench.table import write
     from ..errors import lookup
     from ..model.load import load_model
 
-    known = ABLATIONS if options.ablations else CONTENDERS
+    known = TABLES[options.table]
     contenders = [lookup(known, name, "contender") for name in options.recipes or known]
     budgets = sorted(set(options.budgets or (QUICK if options.quick else STANDARD)))
-    counts = [n for n in (options.seeds, options.shapes, options.appearances) if n is not None]
+    counts = [n for n in (options.seeds, options.shapes, options.appearances, options.workers, options.skip + 1) if n is not None]
     if not all(0 < b < float("inf") for b in budgets) or min(counts) < 1:
-        raise ESCDiffError("budgets must be seconds above 0; seeds, shapes and appearances whole numbers of at least 1")
+        raise ESCDiffError("budgets must be seconds above 0; seeds, shapes, appearances and workers whole numbers of at least 1, "
+                           "skip of at least 0")
     folder = output_folder(options.out)
     if (folder / CELLS).exists() and not options.resume:
         raise ESCDiffError(f"{folder} holds a benchmark already; add --resume to go on with it, or give another --out")
-    model = load_model(options.model, options.device)
-    count = 1 if options.quick else 4
-    subjects = own_subjects(options.references, model.native_size) if options.references else \
-        held_out(count if options.shapes is None else options.shapes, count if options.appearances is None else options.appearances)
+    load = partial(load_model, options.model, options.device)
+    model = load()
+    subjects = own_subjects(options.references, model.native_size) if options.references else held_out(options)
     plan, store = Plan(contenders, subjects, budgets, options.seeds), Store(folder)
     bar = progress_bar("cells")
-    cells = run(model, plan, store, lambda done, total, what: (bar(done, total), print(f"{done}/{total} {what}", flush=True)))
+    cells = run(Bench(model, plan, store), options.workers, load,
+                lambda done, total, what: (bar(done, total), print(f"{done}/{total} {what}", flush=True)))
     print(write(plan, store, cells, about(options, plan, model)))
 
 
-def held_out(shapes: int, appearances: int) -> dict:
-    """Subjects of the pocket world that the model never saw."""
+def held_out(options: argparse.Namespace) -> dict:
+    """Subjects of the pocket world that the model never saw. Raises ESCDiffError when there are not as many."""
     from ..bench.protocol import Subject, appearance_references, shape_references
 
-    specs = {"shape": shape_references(shapes), "appearance": appearance_references(appearances)}
-    return {kind: [Subject.of_spec(kind, spec) for spec in group] for kind, group in specs.items()}
+    found, known = {}, {"shape": (options.shapes, shape_references), "appearance": (options.appearances, appearance_references)}
+    for kind, (count, references) in known.items():
+        last = options.skip + (count or (1 if options.quick else 4))
+        specs = references(last)
+        if len(specs) < last:
+            raise ESCDiffError(f"there are {len(specs)} held-out {kind}s, {last} were asked for; lower --skip or --{kind}s")
+        found[kind] = [Subject.of_spec(kind, spec) for spec in specs[options.skip:]]
+    return found
 
 
 def own_subjects(folder: Path, native_size: int) -> dict:
@@ -81,17 +93,19 @@ def about(options: argparse.Namespace, plan, model) -> dict:
     """What stands above the table."""
     import torch
 
+    from ..bench.contenders import TITLES
     from ..bench.protocol import PICTURES
 
     names = {kind: ", ".join(s.name for s in group) for kind, group in plan.subjects.items()}
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else \
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     return {
-        "title": "One thing changed at a time" if options.ablations else "Every method on the same references",
+        "title": TITLES[options.table],
         "command": "python -m escdiff_core " + shlex.join(sys.argv[1:]), "date": datetime.date.today().isoformat(),
         "machine": device,
         "notes": [f"Shapes: {names['shape']}. Appearances: {names['appearance']}. {plan.seeds} seed(s), {PICTURES} pictures "
-                  "a cell. Only learning counts as time. S, A, P and H run from 0, the floor, to 1, the reference itself drawn "
+                  "a cell. Only learning counts as time: seconds alone on the machine, turned into steps by each one's measured "
+                  "speed. S, A, P and H run from 0, the floor, to 1, the reference itself drawn "
                   "again; leak is what came along of the other attribute, beside what the plain model has "
                   "of it, which knows nothing of the reference."],
         "scales": {kind: {s.name: vars(s.judge.scale) for s in group} for kind, group in plan.subjects.items()},

@@ -22,6 +22,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{kind}-end", type=float, default=1.0, metavar="X", help="of the schedule, 0 to 1")
     parser.add_argument("--style", type=Path, metavar="IMG",
                         help="a picture whose look is taken over without learning (shared self-attention, StyleAligned)")
+    parser.add_argument("--from", dest="start", type=Path, metavar="IMG", help="a picture to draw over (image-to-image)")
+    parser.add_argument("--denoise", type=float, default=0.7, metavar="X", help="how much of --from is drawn anew, 0 to 1")
     parser.add_argument("--middle", default="shape", choices=["shape", "appearance", "none"], help="owner of the middle block")
     add_model(parser)
     parser.add_argument("--count", type=int, default=4, metavar="N")
@@ -51,22 +53,25 @@ def run(options: argparse.Namespace) -> None:
             raise ESCDiffError(f"{path} holds {attribute.kind}, not {kind}; give it as --{attribute.kind}")
         uses[kind] = Use(attribute, *(getattr(options, f"{kind}_{part}") for part in ("strength", "start", "end")))
     model = load_model(options.model, options.device)
-    style = load_reference(options.style, "none", model.native_size) if options.style else None
+    style, start_from = (load_reference(path, "none", model.native_size) if path else None
+                         for path in (options.style, options.start))
     mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle, style)
     folder = output_folder(options.out)
     tokens = [u.attribute.token for u in uses.values()]
     used = {piece for piece, is_token in split_placeholders(options.prompt, tokens) if is_token}
     missing = [t for t in tokens if t not in used]
     start = time.monotonic()
-    size = style.image.shape[:2] if style else None
+    size = next((p.image.shape[:2] for p in (style, start_from) if p), None)
     images = mix.draw(options.prompt, options.negative, options.count, options.sampling_steps, options.guidance,
-                      options.seed, size, progress_bar("drawing"))
+                      options.seed, size, progress_bar("drawing"), start_from.image if start_from else None,
+                      options.denoise if start_from else 1.0)
     seconds = time.monotonic() - start
     for number, image in enumerate(images):
         save_picture(image, folder / f"{number:03d}.png")
     report = {"prompt": options.prompt, "negative": options.negative, "seed": options.seed, "count": options.count,
               "sampling_steps": options.sampling_steps, "guidance": options.guidance, "model": str(options.model),
-              "middle": options.middle, "style": str(options.style or ""), "seconds": round(seconds, 2),
+              "middle": options.middle, "style": str(options.style or ""),
+              "from": str(options.start or ""), "denoise": options.denoise if start_from else 1.0, "seconds": round(seconds, 2),
               "attributes": {k: {"file": str(getattr(options, k)), "token": u.attribute.token, "strength": u.strength,
                                  "start": u.start, "end": u.end, "recipe": u.attribute.recipe} for k, u in uses.items()},
               "warnings": [f"the prompt does not use {t}" for t in missing]}

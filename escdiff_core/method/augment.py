@@ -78,8 +78,11 @@ def nearest_names(image: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
 
 
 def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:
-    """The reference's silhouette in a random named look on a random named background: geometry kept, all else new."""
-    moved, _ = _moved(mask, image, rng, (0.75, 1.2), 12)
+    """The reference's silhouette in a random named look on a random named background: geometry kept, all else new.
+
+    It goes anywhere in the frame but is turned and scaled only a little: poses take steps that its outline needs.
+    """
+    moved, _ = _moved(mask, image, rng, (0.9, 1.1), 5)
     h, w = mask.shape
     pattern = str(rng.choice(LOOKS))
     names = [str(rng.choice(colours.NAMES))]

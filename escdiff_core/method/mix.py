@@ -13,7 +13,7 @@ from ..attribute import Attribute
 from ..choices import STAGES
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
-from ..model.sample import sample
+from ..model.sample import image_to_latents, sample
 from ..model.text import encode_prompts
 from ..reference import Reference
 from .delta import changed_tensors
@@ -21,7 +21,7 @@ from .filters import starting_word
 from .private import private_copy
 from .route import Route, derive_route, install, pack, without_tokens
 from .shared_attention import Style, share_attention
-from .tokens import cross_blocks, only_row, row_name
+from .tokens import by_stage, cross_blocks, only_row, only_stage, row_name
 
 log = logging.getLogger(__name__)
 MIDDLES = ("shape", "appearance", "none")
@@ -123,15 +123,15 @@ def _share(known: Sequence[tuple[Use, ...]], route: Route, cross: Sequence[str])
 def schedule_parts(used: Sequence[Use]) -> list[tuple[float, float, list[Use]]]:
     """The schedule, 0 to 1, cut where an attribute begins or ends: (start, end, the uses that are active there).
 
-    A token with a vector per stage is cut at the stages' borders too, and has its stage's vector as its only one in each part.
+    A token with vectors per stage is cut at the stages' borders too, and has its stage's alone in each part.
     """
-    staged = [u for u in used if u.attribute.layout == "stages"]
+    staged = [u for u in used if by_stage(u.attribute.layout)]
     borders = [i / STAGES for i in range(1, STAGES)] if staged else []
     marks = sorted({0.0, 1.0, *borders, *(v for u in used for v in (u.start, u.end))})
     parts: list[tuple[float, float, list[Use]]] = []
     for start, end in pairwise(marks):
         middle = (start + end) / 2
-        active = [u if u not in staged else replace(u, attribute=only_row(u.attribute, int(STAGES * (1 - middle))))
+        active = [u if u not in staged else replace(u, attribute=only_stage(u.attribute, int(STAGES * (1 - middle))))
                   for u in used if u.acts_at(middle)]
         if parts and parts[-1][2] == active:
             parts[-1] = (parts[-1][0], end, active)
@@ -251,8 +251,12 @@ class Mix:
 
     def draw(self, prompt: str | Sequence[str], negative: str = "", count: int = 1, steps: int = 30, guidance_scale: float = 5.0,
              seed: int = 0, size: int | tuple[int, int] | None = None,
-             progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Draw ``count`` pictures of ``prompt``, or one of each of several: float32 (n, h, w, 3), seeds ``seed + i``."""
+             progress: Callable[[int, int], None] | None = None, start: np.ndarray | None = None,
+             denoise: float = 1.0) -> np.ndarray:
+        """Draw ``count`` pictures of ``prompt``, or one of each of several: float32 (n, h, w, 3), seeds ``seed + i``.
+
+        ``start`` is a picture (h, w, 3) of that size to draw over: the last ``denoise`` (0 to 1) of the steps are taken.
+        """
         prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
         total = self.model.schedule.num_train_timesteps
         needed = list(dict.fromkeys(self.variant(end) for _, end, _ in self.parts))
@@ -273,6 +277,7 @@ class Mix:
             return variant.unet(self.style.beside(x, timestep), timestep, encoder_hidden_states=own).sample[:-1]
 
         return sample(self.model, None, steps=steps, guidance_scale=guidance_scale, seed=seed, size=size,
-                      progress=progress, encoder_hidden_states=positive,
-                      negative_hidden_states=negatives, unet_call=unet_call)
+                      progress=progress, encoder_hidden_states=positive, negative_hidden_states=negatives,
+                      unet_call=unet_call, denoise=denoise,
+                      start=None if start is None else image_to_latents(self.model, start[None]))
 

@@ -119,6 +119,9 @@ RECIPES: Mapping[str, Recipe] = {r.name: r for r in (
     replace(_FIELD, name="p-plus", scope="token", layout="layers", preset="resolution", joint=True, lr_token=5e-3, batch_size=8),
     # Zhang et al. 2023: a vector per tenth of the schedule; noisy stages carry layout, late ones material
     replace(_FIELD, name="prospect", scope="token", layout="stages", lr_token=1e-4, batch_size=4),
+    # Alaluf et al. 2023: a vector per layer and tenth of the schedule, here free ones where NeTI's come from a small network
+    replace(_FIELD, name="neti", scope="token", layout="layers+stages", preset="resolution", joint=True, lr_token=1e-3,
+            batch_size=8),
     # Gal et al. 2023: a pre-trained filter, then few steps of the whole UNet
     replace(_FIELD, name="e4t", filter_scale=0.1, lr_weights=1.6e-5, lr_token=0.0, batch_size=16, steps=30),
     # Frenkel et al. 2024: LoRAs of two layers, learned together, used apart

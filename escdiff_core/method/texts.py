@@ -9,14 +9,14 @@ from ..model.load import DiffusionModel
 from ..model.text import encode_prompts
 from .blocks import block_of
 from .route import Route, pack, without_tokens
-from .tokens import cross_blocks, named_rows, row_name, stage_of
+from .tokens import by_layer, by_stage, cross_blocks, named_rows, row_name, stage_of
 
 
 class TrainingTexts:
     """Encodes training prompts for the slots of its ``route``: (b, slots * 77, dim).
 
     Slot 0 is that of the blocks that do not learn: they read ``plain`` for the token in ``plain_share`` of the rows. The
-    others are the learning blocks', one for all or, with ``layout`` ``layers``, one for each with cross-attention. Where
+    others are the learning blocks', one for all or, with a ``layout`` by layer, one for each with cross-attention. Where
     there is no other block, or nothing is hidden from it, slot 0 is a learning one.
     """
 
@@ -24,8 +24,9 @@ class TrainingTexts:
         names = list(model.unet.state_dict())
         self.model, self.plain, self.plain_share, self.layout = model, plain, plain_share, layout
         self.hides = bool({block_of(n) for n in names} - set(blocks)) and plain_share > 0
-        own = [(b, row) for row, b in enumerate(cross_blocks(names)) if b in blocks or not self.hides] if layout == "layers" else []
-        self.rows: list[int | None] = [row for _, row in own] or [None]        # of the token's vectors, for each learning slot
+        self.layers = cross_blocks(names) if by_layer(layout) else ()          # those with vectors of their own
+        own = [(b, row) for row, b in enumerate(self.layers) if b in blocks or not self.hides]
+        self.rows = [row for _, row in own] or [0]                             # of the token's vectors, for each learning slot
         first = int(self.hides)
         layers = {b: first + i for i, (b, _) in enumerate(own)} or (dict.fromkeys(blocks, 1) if self.hides else {})
         self.route = Route(first + len(self.rows), {b: s for b, s in layers.items() if s})
@@ -57,13 +58,13 @@ class TrainingTexts:
         hide = torch.from_numpy(rng.random(len(prompts)) < self.plain_share).to(plain.device)[:, None, None]
         return pack([torch.where(hide, plain, own[0]), *own])
 
-    def _texts(self, prompts: Sequence[str], tokens: Sequence[str], timesteps: torch.Tensor, row: int | None) -> Sequence[str]:
+    def _texts(self, prompts: Sequence[str], tokens: Sequence[str], timesteps: torch.Tensor, row: int) -> Sequence[str]:
         """The prompts as one slot reads them: a token with several vectors under the name of the one that counts there."""
         if self.layout == "one":
             return prompts
         total = self.model.schedule.num_train_timesteps
-        rows = [row if row is not None else stage_of(t, total) for t in timesteps.tolist()]
-        return [without_tokens(p, {n: row_name(n, r) for n in tokens}) for p, r in zip(prompts, rows, strict=True)]
+        firsts = [stage_of(t, total) * max(len(self.layers), 1) if by_stage(self.layout) else 0 for t in timesteps.tolist()]
+        return [without_tokens(p, {n: row_name(n, r + row) for n in tokens}) for p, r in zip(prompts, firsts, strict=True)]
 
     def nothing_learned(self, prompts: Sequence[str], tokens: Sequence[str]) -> torch.Tensor:
         """The packed states where every slot reads the plain word."""

@@ -1,7 +1,7 @@
-"""Which of a token's vectors a layer reads at a timestep: one for all, one per cross-attention layer, or one per stage.
+"""Which of a token's vectors a layer reads at a timestep: one for all, one per cross-attention layer, per stage, or per both.
 
-``layers`` is P+ (Voynov et al. 2023), ``stages`` is ProSpect (Zhang et al. 2023). In prompts a vector of several stands under
-a name of its own, ``*m#3``.
+``layers`` is P+ (Voynov et al. 2023), ``stages`` is ProSpect (Zhang et al. 2023), both together is the space-time of NeTI
+(Alaluf et al. 2023): one stage's layers after the other's. In prompts a vector of several stands under a name of its own, ``*m#3``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,18 @@ def cross_blocks(tensor_names: Iterable[str]) -> tuple[str, ...]:
 
 def vector_count(layout: str, tensor_names: Iterable[str]) -> int:
     """How many vectors a token of ``layout`` has on a UNet with these tensors."""
-    return {"one": 1, "stages": STAGES}.get(layout) or len(cross_blocks(tensor_names))
+    layers = len(cross_blocks(tensor_names)) if by_layer(layout) else 1
+    return layers * (STAGES if by_stage(layout) else 1)
+
+
+def by_layer(layout: str) -> bool:
+    """Has a token of ``layout`` vectors of its own for each layer?"""
+    return layout.startswith("layers")
+
+
+def by_stage(layout: str) -> bool:
+    """Has a token of ``layout`` vectors of its own for each stage?"""
+    return layout.endswith("stages")
 
 
 def stage_of(timestep: float, total: int) -> int:
@@ -35,8 +46,9 @@ def stage_of(timestep: float, total: int) -> int:
 
 def lost_rows(layout: str, stages: tuple[int, int], kept: Sequence[str], tensor_names: Iterable[str]) -> list[int]:
     """The rows of a token that an attribute does not keep: those of other layers than its ``kept`` blocks, or other stages."""
-    if layout == "layers":
-        return [i for i, block in enumerate(cross_blocks(tensor_names)) if block not in kept]
+    if by_layer(layout):
+        blocks = cross_blocks(tensor_names) * (STAGES if by_stage(layout) else 1)
+        return [i for i, block in enumerate(blocks) if block not in kept]
     return [i for i in range(STAGES) if not stages[0] <= i < stages[1]] if layout == "stages" else []
 
 
@@ -57,6 +69,14 @@ def in_one(attribute: Attribute) -> Attribute:
     means = {name: F.normalize(rows.mean(0, keepdim=True), dim=-1) * rows.norm(dim=-1).mean()
              for name, rows in attribute.embeddings.items()}
     return replace(attribute, layout="one", embeddings=means)
+
+
+def only_stage(attribute: Attribute, stage: int) -> Attribute:
+    """The attribute with the vectors of one ``stage``: one, or one for each layer."""
+    if attribute.layout == "stages":
+        return only_row(attribute, stage)
+    part = {n: rows.chunk(STAGES)[stage] for n, rows in attribute.embeddings.items()}
+    return replace(attribute, layout="layers", embeddings=part)
 
 
 def only_row(attribute: Attribute, row: int) -> Attribute:

@@ -47,6 +47,8 @@ def sample(
     encoder_hidden_states: torch.Tensor | None = None,
     negative_hidden_states: torch.Tensor | None = None,
     unet_call: UNetCall | None = None,
+    start: torch.Tensor | None = None,
+    denoise: float = 1.0,
     batch_size: int = 8,
 ) -> np.ndarray:
     """Draw one picture per prompt: float32 (b, h, w, 3), 0 to 1.
@@ -55,8 +57,10 @@ def sample(
     the device. ``size`` is the side or (height, width) in pixels, default the model's native size. ``tokens`` is handed
     to encode_prompts. ``encoder_hidden_states`` (b, n, dim) replaces the prompts and ``negative_hidden_states`` (1 or
     b, n, dim) the negative. ``unet_call`` replaces the plain UNet: it sees the batch [negatives, positives] in that
-    order, or the positives alone when ``guidance_scale`` is 1. ``progress(done, total)`` is called after every step and
-    may raise to cancel. Raises ESCDiffError for an unknown scheduler and impossible sizes or counts.
+    order, or the positives alone when ``guidance_scale`` is 1. ``start`` (1, 4, h, w), scaled latents, is where every picture
+    begins (image-to-image, Meng et al. 2021): noised as far as the last ``denoise`` of the steps go, which alone are taken.
+    ``progress(done, total)`` is called after every step and may raise to cancel. Raises ESCDiffError for an unknown
+    scheduler and impossible sizes or counts.
     """
     height, width = _check(model, steps, size, batch_size)
     positive = encoder_hidden_states
@@ -72,18 +76,32 @@ def sample(
             "they run in one batch and must be alike"
         )
     call = unet_call or (lambda x, t, c: model.unet(x, t, encoder_hidden_states=c).sample)
-    starts = range(0, len(positive), batch_size)
+    latent = (1, model.unet.config.in_channels, height // latent_factor(model), width // latent_factor(model))
+    if start is not None and tuple(start.shape) != latent:
+        raise ESCDiffError(f"the picture to start from has latents of {tuple(start.shape)}, the drawing of {latent}; give a "
+                           "picture of the drawing's size")
+    if not 0 < denoise <= 1:
+        raise ESCDiffError(f"a denoise of {denoise} makes no sense; give more than 0, up to 1 for the whole schedule")
+    skipped = 0 if start is None else min(round(steps * (1 - denoise)), steps - 1)
+    firsts = range(0, len(positive), batch_size)
     images = []
-    for number, start in enumerate(starts):
-        part = positive[start : start + batch_size]
-        noise = start_noise(model, range(seed + start, seed + start + len(part)), height, width)
+    for number, first in enumerate(firsts):
+        part = positive[first : first + batch_size]
+        noise = start_noise(model, range(seed + first, seed + first + len(part)), height, width)
         context = part
         if guided:
-            many = negatives.expand(len(positive), -1, -1)[start : start + batch_size]
+            many = negatives.expand(len(positive), -1, -1)[first : first + batch_size]
             context = torch.cat([many, part])  # (2b, n, dim)
-        told = None if progress is None else _shifted(progress, number * steps, len(starts) * steps)
+        taken = steps - skipped
+        told = None if progress is None else _shifted(progress, number * taken, len(firsts) * taken)
         solver = make_scheduler(model.schedule, scheduler)  # a fresh one: it remembers the last steps
-        latents = _denoise(model, noise, context, guidance_scale, solver, steps, call, told)
+        solver.set_timesteps(steps, device=model.device)
+        timesteps, latents = solver.timesteps[skipped:], noise * solver.init_noise_sigma
+        if start is not None:
+            if hasattr(solver, "set_begin_index"):
+                solver.set_begin_index(skipped)
+            latents = solver.add_noise(start.expand_as(noise).to(noise), noise, timesteps[:1].expand(len(noise)))
+        latents = _denoise(model, latents, context, guidance_scale, solver, timesteps, call, told)
         images.append(latents_to_images(model, latents))
     return np.concatenate(images)
 
@@ -130,14 +148,12 @@ def latents_to_images(model: DiffusionModel, latents: torch.Tensor) -> np.ndarra
     return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _denoise(model, noise, context, guidance_scale, scheduler, steps, call, progress) -> torch.Tensor:
-    """Run all steps for one batch: noise (b, 4, h, w); context (b, n, dim), or (2b, n, dim), negatives first."""
-    scheduler.set_timesteps(steps, device=model.device)
-    latents = noise * scheduler.init_noise_sigma
-    guided = len(context) == 2 * len(noise)
+def _denoise(model, latents, context, guidance_scale, scheduler, timesteps, call, progress) -> torch.Tensor:
+    """Take the steps at ``timesteps``: latents (b, 4, h, w); context (b, n, dim), or (2b, n, dim), negatives first."""
+    guided = len(context) == 2 * len(latents)
     dtype = model.unet.dtype
     context = context.to(model.device, dtype)
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
+    for done, timestep in enumerate(timesteps, start=1):
         doubled = torch.cat([latents, latents]) if guided else latents
         output = call(scheduler.scale_model_input(doubled, timestep).to(dtype), timestep, context).float()
         if guided:
@@ -145,7 +161,7 @@ def _denoise(model, noise, context, guidance_scale, scheduler, steps, call, prog
             output = without + guidance_scale * (with_prompt - without)
         latents = scheduler.step(output, timestep, latents).prev_sample
         if progress is not None:
-            progress(done, steps)
+            progress(done, len(timesteps))
     return latents
 
 
