@@ -140,6 +140,7 @@ def test_describe_is_json_without_tensors(form):
     ({"embeddings": {"clip_l": noise(4)}}, r"\(tokens, width\)"),
     ({"embeddings": {"clip_l": noise(1, 4), "clip_g": noise(2, 4)}}, "the same number"),
     ({"embeddings": {"clip_l": noise(90, 4)}}, "at most 75"),
+    ({"embeddings": {"clip_l": noise(5000, 4)}, "layout": "layers+stages"}, "at most 4096"),
     ({"embeddings": {"clip_l": torch.full((1, 4), torch.nan)}}, "NaN"),
     ({"embeddings": {}, "delta": {}}, "nothing to keep"),
     ({"delta": {"out.2.weight": torch.full((2, 2), 1e5)}}, "65504"),

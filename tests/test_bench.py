@@ -15,6 +15,7 @@ from escdiff_core.bench.plan import Plan, Store
 from escdiff_core.bench.protocol import Subject, appearance_references, shape_references
 from escdiff_core.bench.table import SCALE, as_markdown, interval, summary
 from escdiff_core.cli import main
+from escdiff_core.errors import ESCDiffError
 from escdiff_core.method.recipes import RECIPES
 from escdiff_core.metrics.scores import harmonic_mean
 from escdiff_core.model.load import load_model
@@ -63,10 +64,11 @@ def test_every_contender_has_a_recipe_for_both_kinds_and_every_ablation_a_questi
 
 
 def test_a_contender_of_the_field_learns_at_its_published_rates_times_one_factor():
-    assert set(BEST) <= set(CONTENDERS) and set(BEST.values()) <= set(FACTORS)
-    for name, factor in {"dreambooth": BEST.get("dreambooth", 1), "p-plus x30": 30}.items():
+    assert set(BEST) <= set(CONTENDERS) and {f for best in BEST.values() for f in best.values()} <= set(FACTORS)
+    for name in ("dreambooth", "p-plus x30"):
         contender, published = (RATES | CONTENDERS)[name], RECIPES[name.split(" x")[0]]
         for kind in ("shape", "appearance"):
+            factor = 30 if name == "p-plus x30" else BEST.get(name, {}).get(kind, 1)
             rates = [getattr(contender.recipe(kind), k) for k in ("lr_weights", "lr_token")]
             assert rates == pytest.approx([factor * published.lr_weights, factor * published.lr_token])
 
@@ -107,13 +109,51 @@ def test_a_run_that_was_cut_off_in_a_line_goes_on_and_a_changed_recipe_is_measur
     assert Store(tmp_path).get(("b", "shape", 0, 0), "model recipe")["x"] == 3
 
 
+def test_another_budget_is_measured_anew_also_for_what_learns_nothing(checkpoint, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_run.Bench, "rate", lambda self, key: {"setup": 0.0, "step": 1.0})      # no budget buys a step
+    names = ["style-aligned", "nothing learned", "textual-inversion"]
+    assert bench(checkpoint, tmp_path, "--recipes", *names) == 0
+    assert bench(checkpoint, tmp_path, "--recipes", *names, "--resume", "--budgets", "0.03") == 0
+    rows = {(r["contender"], r["budget"]): r for r in json.loads((tmp_path / "table.json").read_text())["rows"]}
+    assert set(rows) == {("style-aligned", 0.03), ("nothing learned", 0.0), ("textual-inversion", 0.03), ("plain", 0.0)}
+    assert all("appearance_own" in row and "H" in row for row in rows.values())
+
+
+def test_weights_that_run_away_score_nothing_and_the_rest_goes_on(checkpoint, quick, tmp_path, monkeypatch):
+    def boom(tuner):
+        raise ESCDiffError("the learning ran away")
+
+    monkeypatch.setattr(bench_run.Bench, "rate", lambda self, key: {"setup": 0.0, "step": 0.01})
+    monkeypatch.setattr(bench_run.Tuner, "attribute", boom)
+    assert bench(checkpoint, tmp_path, "--recipes", "textual-inversion") == 0
+    report = json.loads((tmp_path / "table.json").read_text())
+    row = next(r for r in report["rows"] if r["contender"] == "textual-inversion")
+    assert row["H"] == row["shape_own"] == 0 and row["failed"] == 2 * 2 + 2
+    assert "textual-inversion: 6 figures are 0" in (tmp_path / "table.md").read_text()
+
+
+def test_a_mix_whose_files_are_gone_learns_them_again(checkpoint, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_run.Bench, "rate", lambda self, key: {"setup": 0.0, "step": 0.01})
+    assert bench(checkpoint, tmp_path, "--recipes", "textual-inversion") == 0
+    first = json.loads((tmp_path / "table.json").read_text())["rows"]
+    cells = (tmp_path / "cells.jsonl").read_text().splitlines()
+    (tmp_path / "cells.jsonl").write_text("\n".join(c for c in cells if '"mix"' not in c))
+    for path in (tmp_path / "files").iterdir():
+        path.unlink()
+    assert bench(checkpoint, tmp_path, "--recipes", "textual-inversion", "--resume") == 0
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == first
+
+
 def test_own_pictures_are_references(checkpoint, quick, tmp_path):
     folder = tmp_path / "references"
     folder.mkdir()
-    for name in ("shape_disc", "appearance_disc"):
-        Image.fromarray((disc((128, 128)).image * 255).astype(np.uint8)).save(folder / f"{name}.png")
-        Image.fromarray((disc((128, 128)).mask * 255).astype(np.uint8)).save(folder / f"{name}.mask.png")
-    assert bench(checkpoint, tmp_path / "out", "--recipes", "textual-inversion", "--references", folder) == 0
+    for name, size in {"shape_disc": (128, 192), "appearance_disc": (128, 128)}.items():
+        Image.fromarray((disc(size).image * 255).astype(np.uint8)).save(folder / f"{name}.png")
+        Image.fromarray((disc(size).mask * 255).astype(np.uint8)).save(folder / f"{name}.mask.png")
+    names = ["textual-inversion", "nothing learned", "image-to-image"]
+    assert bench(checkpoint, tmp_path / "out", "--recipes", *names, "--references", folder) == 0
+    rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    assert {r["contender"] for r in rows if "H" in r} == {"textual-inversion", "nothing learned", "plain"}
     assert "disc" in (tmp_path / "out" / "table.md").read_text()
 
 
@@ -137,10 +177,15 @@ def test_subjects_put_the_rest_of_their_picture_into_words():
     assert appearance.class_word == appearance.words[0] and appearance.describe == f"on a {appearance.background} background"
 
 
-def test_pairs_use_every_subject_equally_often_and_come_with_the_stage_that_learned_them():
+@pytest.mark.parametrize("count", [4, 5, 7])
+def test_pairs_use_every_subject_equally_often(count):
+    pairs = Plan((), {"shape": "abcdefg"[:count], "appearance": "tuvwxyz"[:count]}, (1.0,)).pairs()
+    assert len(set(pairs)) == 2 * count and all([p[side] for p in pairs].count(n) == 2 for side in (0, 1) for n in range(count))
+
+
+def test_pairs_come_with_the_stage_that_learned_them():
     plan = Plan((), {"shape": "abcd", "appearance": "wxyz"}, (1.0,))
     pairs = plan.pairs()
-    assert len(set(pairs)) == 8 and all([p[side] for p in pairs].count(n) == 2 for side in (0, 1) for n in range(4))
     assert len(Plan((), {"shape": "abc", "appearance": "xyz"}, (1.0,)).pairs()) == 9
     assert {max(p) // 2 for p in pairs if min(p) < 2} == {0}, "the first two of each kind are a table of their own"
     stages = Plan((Contender("escdiff"),), {"shape": "abcd", "appearance": "wxyz"}, (1.0, 2.0)).stages()
@@ -174,6 +219,7 @@ def cells_of(scores, pairs):
 
 def test_the_interval_holds_the_mean_and_shrinks_with_more_references():
     rng, widths = np.random.default_rng(0), {}
+    assert interval(cells_of(np.full((3, 3), 0.5), [(0, 0), (0, 1), (0, 2)])) is None, "one shape says nothing of others"
     for side in (2, 3, 10):
         scores = np.clip(rng.normal(0.7, 0.1, (side * side, 3)), 0.05, 1)
         low, high = interval(cells_of(scores, [(i, j) for i in range(side) for j in range(side)]))
@@ -193,7 +239,7 @@ def test_mixes_that_share_a_reference_count_as_one_and_a_lead_is_taken_mix_by_mi
     assert 0.05 < low <= high < 0.2 and interval(by_shape, by_shape) == (0, 0)
 
 
-def test_the_table_is_the_mean_of_its_cells_of_its_cells():
+def test_the_table_is_the_mean_of_its_cells():
     plan = Plan((Contender("escdiff"),), {"shape": "ab", "appearance": "ab"}, (60.0,))
     row = {"budget": 60.0, "steps": 9, "seconds": 60.1, "leak": 0.1, "prompt": 1.0, "megabytes": 2.0}
     cells = [{"key": ["escdiff", kind, i, 0], "rows": [{**row, "own": own}], "trained_parameters": 5, "trained_state_bytes": 6}
@@ -207,6 +253,7 @@ def test_the_table_is_the_mean_of_its_cells_of_its_cells():
     assert mine["shape_own"] == mine["S"] == pytest.approx(0.5) and mine["H"] == pytest.approx(harmonic_mean(0.5, 0.5, 1.0))
     assert floor["contender"] == "plain" and floor["H"] == 0
     assert mine["shape_over"] == pytest.approx(0.1 - 0.07)
+    assert "leads" not in mine and floor["leads"][60.0] == pytest.approx([mine["H"], mine["H"]], abs=0.2)
     text = as_markdown([mine, floor], {"title": "T", "command": "c", "date": "d", "machine": "m", "notes": ["n"],
                                        "scales": {"shape": {"a": dict.fromkeys(SCALE, 0.25)}}})
     assert "| shape: a | 0.25 |" in text

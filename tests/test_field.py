@@ -15,6 +15,7 @@ from escdiff_core.method.private import tensors_of
 from escdiff_core.method.recipes import RECIPES, WORDS, find_recipe
 from escdiff_core.method.tokens import cross_blocks, in_one, stage_of
 from escdiff_core.method.tune import Tuner
+from escdiff_core.method.views import PRIOR_STEPS
 from escdiff_core.model.names import unet_map
 from escdiff_core.model.text import encode_prompts
 
@@ -107,9 +108,12 @@ def test_offsets_are_predicted_from_one_code_and_the_delta_is_what_trained(model
 
 def test_prior_preservation_shows_the_model_its_own_pictures_of_the_plain_word(model):
     tuner = Tuner(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, batch_size=64, prior=3))
+    steps = []
+    Tuner(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, prior=1), preparing=lambda *done: steps.append(done))
+    assert steps[-1] == (len(steps), len(steps)) and len(steps) == PRIOR_STEPS, "it can be followed and cancelled"
     assert len(tuner.views.latents) == 1 + 3 and torch.equal(tuner.views.weights[1:], torch.ones_like(tuner.views.weights[1:]))
-    index, *_ = tuner._draw(np.random.default_rng(0), 64)
-    prompts = tuner._prompts(np.random.default_rng(0), index)
+    drawn = tuner.draws(np.random.default_rng(0), 64)
+    index, prompts = drawn.index, drawn.prompts
     assert 10 < (index == 0).sum() < 54 and set(index.tolist()) == {0, 1, 2, 3}
     assert all(("*m" in p) == (i == 0) and ("object" in p) == (i > 0) for i, p in zip(index.tolist(), prompts, strict=True))
 

@@ -188,7 +188,6 @@ def test_progress_offers_what_has_been_learned_so_far(model):
     tuner.run(lambda p: seen.append((p.step, p.steps, p.loss, p.attribute().steps)))
     assert [(s, n, a) for s, n, _, a in seen] == [(1, 2, 1), (2, 2, 2)]
     assert [loss for _, _, loss, _ in seen] == tuner.report.losses
-    assert Tuner(model, [disc()], quick("escdiff-appearance", steps=50)).run(seconds=0.0).steps == 1
 
 
 @pytest.mark.parametrize("name", ["escdiff-appearance", "escdiff-appearance-lora"])
@@ -200,7 +199,8 @@ def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, m
     for _ in range(3):
         cached = float(tuner.loss().detach())
         x, t = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        index, prompts, _, target, _ = tuner.pool
+        pool, _ = tuner.pool
+        index, prompts, target = pool.index, pool.prompts, pool.target
         rng = np.random.default_rng((tuner.seed, 12, tuner.done))
         rows = torch.from_numpy(rng.integers(0, len(index), tuner.recipe.batch_size))
         context = tuner.texts(rng, [prompts[i] for i in rows.tolist()], {tuner.token: tuner.vector()}, t[rows])
@@ -286,7 +286,7 @@ def test_the_words_an_attribute_stands_for(model):
     assert [appearance.word, appearance.extra["init_word"]] == ["plain", "appearance"]
     tuner = Tuner(model, [disc()], quick("escdiff-appearance-paper"), class_word="star")
     assert (tuner.init_word, tuner.plain) == ("appearance", "plain"), "what an appearance is of stands in the prompt instead"
-    assert all("star" in p for p in tuner._prompts(np.random.default_rng(0), torch.zeros(9, dtype=torch.long)))
+    assert all("star" in p for p in tuner.draws(np.random.default_rng(0), 9).prompts)
 
 
 def test_a_token_that_is_part_of_a_word_replaces_no_part_of_a_word(model):
@@ -299,7 +299,8 @@ def test_v_prediction_learns_towards_its_own_target(model):
     v = replace(model, schedule=replace(model.schedule, prediction_type="v_prediction"))
     eps, other = (Tuner(m, [disc()], quick("escdiff-appearance")) for m in (model, v))
     rngs = (np.random.default_rng(3) for _ in range(2))
-    (_, t, x, noise), (_, _, same, target) = (tuner._draw(r, 2) for tuner, r in zip((eps, other), rngs, strict=True))
+    one, two = (tuner.draws(r, 2) for tuner, r in zip((eps, other), rngs, strict=True))
+    (t, x, noise), (same, target) = (one.t, one.x, one.target), (two.x, two.target)
     assert torch.equal(x, same)
     alpha = model.schedule.alphas_cumprod()[t].view(-1, 1, 1, 1)
     # x = a z + s eps and v = a eps - s z, so that eps = s x + a v

@@ -16,7 +16,7 @@ from ..choices import LAYOUTS, REACHES
 from ..errors import ESCDiffError
 from ..files import write_safetensors
 from .header import Header, read_header
-from .tensors import ALPHA, DOWN, check_delta, check_embeddings, differences, form_of
+from .tensors import ALPHA, DOWN, MOST_TOKENS, MOST_VECTORS, check_delta, check_embeddings, differences, form_of
 
 METADATA_KEY = "escdiff.attribute"
 FORMAT_VERSION = 1
@@ -72,7 +72,6 @@ class Attribute:
         too large for fp16, texts that are not JSON.
         """
         _check_fields(self)
-        check_embeddings({name: tuple(t.shape) for name, t in self.embeddings.items()})
         check_delta({name: tuple(t.shape) for name, t in self.delta.items()})
         if not self.embeddings and not self.delta:
             raise ESCDiffError("the attribute holds neither a token embedding nor a delta; there is nothing to keep")
@@ -220,6 +219,9 @@ def _check_fields(attribute: Attribute) -> None:
                                ("layout of a token", attribute.layout, LAYOUTS)):
         if value not in known:
             raise ESCDiffError(f"unknown {what} {value!r}; known: {', '.join(known)}")
+    # the vectors of one layout stand in a prompt together, those of the others one at a time
+    check_embeddings({name: tuple(t.shape) for name, t in attribute.embeddings.items()},
+                     MOST_TOKENS if attribute.layout == "one" else MOST_VECTORS)
     if not attribute.token or len(attribute.token.split()) != 1:
         raise ESCDiffError(f"the token is {attribute.token!r}; needed: one word without spaces, such as *m")
     picture = attribute.thumbnail

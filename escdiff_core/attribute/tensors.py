@@ -15,6 +15,7 @@ from ..errors import ESCDiffError
 
 ENCODERS = ("clip_l", "clip_g", "clip_h")
 MOST_TOKENS = 75  # places in a CLIP prompt between start and end
+MOST_VECTORS = 4096  # of a token with vectors for every layer and stage; of the largest UNets, 70 layers in ten stages
 UP, DOWN, ALPHA = ".lora_up.weight", ".lora_down.weight", ".alpha"
 FULL = (".weight", ".bias")
 # Only letters, digits, _ and single dots: no path can be hidden in a name.
@@ -44,8 +45,8 @@ def form_of(names) -> str:
     return "full" if names else "none"
 
 
-def check_embeddings(shapes: Shapes) -> None:
-    """Raise ESCDiffError unless all are (n_tokens, dim) of a known text encoder, with the same n_tokens."""
+def check_embeddings(shapes: Shapes, most: int = MOST_VECTORS) -> None:
+    """Raise ESCDiffError unless all are (n, dim) of a known text encoder, with the same n of at ``most``."""
     unknown = next((name for name in shapes if name not in ENCODERS), None)
     if unknown is not None:
         raise ESCDiffError(f"the token embedding is for {unknown[:80]!r}; known text encoders: {', '.join(ENCODERS)}")
@@ -53,9 +54,9 @@ def check_embeddings(shapes: Shapes) -> None:
     if wrong is not None:
         raise ESCDiffError(f"the token embedding of {wrong} has shape {tuple(shapes[wrong])}; needed: (tokens, width)")
     counts = {shape[0] for shape in shapes.values()}
-    if len(counts) > 1 or max(counts, default=1) > MOST_TOKENS:
+    if len(counts) > 1 or max(counts, default=1) > most:
         raise ESCDiffError(f"the token embeddings have {sorted(counts)} vectors; needed: the same number for every "
-                           f"text encoder, at most {MOST_TOKENS}")
+                           f"text encoder, at most {most}")
 
 
 def check_delta(shapes: Shapes) -> None:

@@ -13,14 +13,14 @@ class Contender:
     """A way to learn both kinds: a recipe for each, ``changes`` to its fields, and whether a pre-trained filter starts it.
 
     ``shown``: kinds that are not learned but shown while drawing, and how: by ``words`` alone (the floor), as a ``style``
-    (shared_attention), or as the ``start`` of image-to-image. All rates of the recipe are multiplied by ``rate``.
+    (shared_attention), or as the ``start`` of image-to-image. All rates of the recipe for a kind are multiplied by its ``rates``.
     ``question`` is what a user would ask, for rows of ABLATIONS.
     """
 
     name: str
     recipes: Mapping[str, str] = field(default_factory=lambda: DEFAULTS)
     changes: Mapping[str, object] = field(default_factory=dict)
-    rate: float = 1.0
+    rates: Mapping[str, float] = field(default_factory=dict)
     pretrained: bool = True
     encoder: bool = True             # OpenCLIP's features beside the UNet's
     describe: bool = True            # the rest of the reference is put into words
@@ -37,22 +37,25 @@ class Contender:
         """Is ``kind`` (None: any kind) learned, not shown?"""
         return kind not in self.shown if kind else len(self.shown) < len(DEFAULTS)
 
+    def mixes(self) -> bool:
+        """Can it bring both kinds at once? A drawing starts from one picture alone."""
+        return list(self.shown.values()).count("start") < 2
+
     def recipe(self, kind: str) -> Recipe:
-        """The recipe for ``kind``, ready to run. A contender without a limit of its own learns for as long as it is given."""
+        """The recipe for ``kind``, ready to run for as long as it is given."""
         recipe = find_recipe(self.recipes[kind], kind, **{"steps": ENDLESS, **self.changes})
-        return replace(recipe, **{k: getattr(recipe, k) * self.rate for k in ("lr_weights", "lr_token", "lr_filter")})
+        factor = self.rates.get(kind, 1)
+        return replace(recipe, **{k: getattr(recipe, k) * factor for k in ("lr_weights", "lr_token", "lr_filter")})
 
 
-LIMITED = ("e4t", "forgedit")         # their few steps are part of the method
-# The papers' rates are for a model a hundred times as large and for hundreds of steps; each is multiplied by the best of FACTORS,
-# found on references that no other table uses (benchmarks/rates.md)
+# The papers' rates are for a model a hundred times as large and for hundreds of steps; for each kind they are multiplied by the
+# best of FACTORS, found on pictures that no other table uses (benchmarks/rates.md)
 FACTORS = (1, 3, 10, 30, 100, 300)
-BEST: Mapping[str, float] = {}
+BEST: Mapping[str, Mapping[str, float]] = {}
 
 
-def _of_field(name: str, recipe: Recipe, factor: float) -> Contender:
-    return Contender(name, dict.fromkeys(DEFAULTS, recipe.name), {"steps": recipe.steps} if recipe.name in LIMITED else {}, factor,
-                     recipe.name == "e4t")
+def _of_field(name: str, recipe: Recipe, rates: Mapping[str, float]) -> Contender:
+    return Contender(name, dict.fromkeys(DEFAULTS, recipe.name), rates=rates, pretrained=recipe.name == "e4t")
 
 
 _FIELD = {name: recipe for name, recipe in RECIPES.items() if recipe.kind == "concept"}
@@ -64,10 +67,10 @@ _SHOWN = (Contender("style-aligned", shown={"appearance": "style"}),
 PLAIN = Contender("plain", shown=dict.fromkeys(DEFAULTS, "words"), question="What is there without any attribute?")
 
 CONTENDERS: Mapping[str, Contender] = {c.name: c for c in (
-    *_OURS, *(_of_field(name, recipe, BEST.get(name, 1)) for name, recipe in _FIELD.items()), *_SHOWN)}
+    *_OURS, *(_of_field(name, recipe, BEST.get(name, {})) for name, recipe in _FIELD.items()), *_SHOWN)}
 
 RATES: Mapping[str, Contender] = {c.name: c for c in (
-    replace(_of_field(f"{name} x{factor}", recipe, factor), paced_by=name)
+    replace(_of_field(f"{name} x{factor}", recipe, dict.fromkeys(DEFAULTS, factor)), paced_by=name)
     for name, recipe in _FIELD.items() for factor in FACTORS)}
 
 ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (

@@ -33,12 +33,17 @@ class Plan:
         return self.budgets if contender.learns() else (0.0,)
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Which shape is mixed with which appearance: all of a few; of many each with its own number and its neighbour's."""
+        """Which shape is mixed with which appearance: all of a few; of many each with its own number and its neighbour's.
+
+        Neighbours are two and two, of an odd number the last three, so that the first two of each kind are a table of their own.
+        """
         shapes, appearances = (len(self.subjects[kind]) for kind in ("shape", "appearance"))
         if shapes * appearances <= FEW:
             return list(product(range(shapes), range(appearances)))
-        numbers = range(max(shapes, appearances))
-        return list(dict.fromkeys((i % shapes, (i ^ swap) % appearances) for i in numbers for swap in (0, 1)))
+        count = max(shapes, appearances)
+        last = count - 3 if count % 2 else count
+        beside = [i ^ 1 if i < last else last + (i - last + 1) % 3 for i in range(count)]
+        return list(dict.fromkeys((i % shapes, j % appearances) for i in range(count) for j in (i, beside[i])))
 
     def stages(self) -> list[list[Key]]:
         """All keys, in lists whose order matters: rates, then for each number of a subject what is learned and what is mixed.
@@ -51,7 +56,7 @@ class Plan:
             stages.append([(c.name, kind, n, seed) for seed in seeds for c in everyone
                            for kind, group in self.subjects.items() if n < len(group)])
             stages.append([(c.name, "mix", *pair, seed, budget) for seed in seeds for pair in self.pairs() if max(pair) == n
-                           for c in everyone for budget in self.budgets_of(c)])
+                           for c in everyone if c.mixes() for budget in self.budgets_of(c)])
         return stages
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from ..errors import ESCDiffError
 from ..method.augment import nearest_names
@@ -18,6 +19,7 @@ from ..method.mix import Mix, Use
 from ..metrics.comparison import other_shapes
 from ..metrics.scores import Judge, attribute_scores, harmonic_mean, mix_scores, prompt_share
 from ..model.load import DiffusionModel
+from ..pictures import to_bytes
 from ..pocket import colours, patterns, shapes
 from ..pocket.captions import appearance_phrase
 from ..pocket.config import GUIDANCE
@@ -28,6 +30,7 @@ from ..words import with_articles
 PICTURES = 4      # per attribute or mix and seed
 TRIES = 200       # choices of shapes to take the best balanced of
 DENOISE = 0.7     # of image-to-image: the share of the schedule that is drawn anew
+VERSION = 2       # of all that follows: figures of another one are not compared
 
 
 def shape_references(count: int = len(shapes.HELD_OUT)) -> list[Spec]:
@@ -38,7 +41,10 @@ def shape_references(count: int = len(shapes.HELD_OUT)) -> list[Spec]:
 
 
 def appearance_references(count: int = len(patterns.HELD_OUT)) -> list[Spec]:
-    """The first ``count`` held-out patterns, each on a known roomy shape, always the same."""
+    """``count`` pictures with the held-out patterns in turn, each on a known roomy shape, always the same.
+
+    There are but four patterns: the fifth picture has the first one's, in other colours on another shape.
+    """
     carriers = ("circle", "heart", "square", "hexagon", "house", "oval")
     names = list(patterns.HELD_OUT)
     return [_centred(draw_spec(np.random.default_rng((202, i)), shape=carriers[i % len(carriers)], pattern=names[i % len(names)]))
@@ -116,11 +122,20 @@ class Drawn:
 def _draw(model: DiffusionModel, uses: Mapping[str, Use | None], shown: Mapping[str, str], subjects: Mapping[str, Subject],
           prompts: Sequence[str], seed: int, steps: int, guidance: float) -> np.ndarray:
     """One picture of each prompt; what a kind's subject is ``shown`` as is in contenders.Contender."""
-    pictures = {how: subjects[kind].reference for kind, how in reversed(list(shown.items())) if how != "words"}
-    mix = Mix(model, uses.get("shape"), uses.get("appearance"), style=pictures.get("style"))
-    start = pictures["start"].image if "start" in pictures else None
-    size = next(iter(pictures.values())).image.shape[:2] if pictures else None
-    return mix.draw(prompts, steps=steps, guidance_scale=guidance, seed=1000 * seed, size=size, start=start, denoise=DENOISE)
+    start, style = (next((subjects[kind].reference for kind, how in shown.items() if how == what), None)
+                    for what in ("start", "style"))
+    size = next((r.image.shape[:2] for r in (start, style) if r is not None), None)
+    mix = Mix(model, uses.get("shape"), uses.get("appearance"), style=style and _fitted(style, size))
+    return mix.draw(prompts, steps=steps, guidance_scale=guidance, seed=1000 * seed, size=size, denoise=DENOISE if start else 1,
+                    start=start.image if start else None)
+
+
+def _fitted(reference: Reference, size: tuple[int, int]) -> Reference:
+    """The reference without its mask, cut and scaled to ``size``, (height, width)."""
+    if reference.image.shape[:2] == size:
+        return reference
+    picture = ImageOps.fit(Image.fromarray(to_bytes(reference.image)), size[::-1], Image.Resampling.BICUBIC)
+    return Reference(np.asarray(picture, np.float32) / 255, None)
 
 
 def _other(seed: int, i: int, avoid: Subject, **fixed) -> Spec:
@@ -154,8 +169,8 @@ def draw_appearance(model: DiffusionModel, use: Use | None, subject: Subject, se
 
     Without ``use``, the subject is shown ``how`` (see contenders.Contender).
     """
-    specs = [replace(_other(seed + 50, i, subject, shape=name), background=_behind(i + seed, subject))
-             for i, name in enumerate(_spread_shapes(subject, seed, count))]
+    shown = enumerate(_spread_shapes(subject, seed, count))
+    specs = [Spec(name, "solid", ("red",), _behind(i + seed, subject)) for i, name in shown]
     look = _look(use, how)
     prompts = tuple(with_articles(f"a {s.shape}{look} on a {s.background} background") for s in specs)
     images = _draw(model, {"appearance": use}, {} if use else {"appearance": how}, {"appearance": subject}, prompts, seed, steps,

@@ -1,23 +1,27 @@
 """The benchmark's cells: how fast a contender learns, what it learns of one reference, and mixes. Each is measured once.
 
 Budgets are seconds of learning alone on the machine. Each contender's speed is measured once, with all threads, and turned into
-steps; the learning itself may then run in several workers beside one another, and gives the same figures again anywhere.
+steps; the learning itself may then run in several workers beside one another. What cannot be learned or drawn scores 0.
 """
 
 import hashlib
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..attribute import Attribute
+from ..errors import ESCDiffError
 from ..method.encoders import POCKET_FILTERS, choose_encoder, choose_filter
 from ..method.mix import Use
 from ..method.tune import Tuner
@@ -29,6 +33,7 @@ from .plan import Key, Plan, Store
 from .protocol import Drawn, Subject
 
 WARM, TIMED = 3, 6         # steps before and while a contender's speed is measured
+FAILED = {"own": 0.0, "leak": 0.0, "prompt": 0.0}
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Bench:
     model: DiffusionModel
     plan: Plan
     store: Store
+    threads: int | None = None       # with which speeds were measured, where this process has fewer
 
     def __post_init__(self):
         self.encoder = choose_encoder("auto", self.model)
@@ -49,18 +55,19 @@ class Bench:
         return {"rate": self.rate, "mix": self.mix}.get(key[1], self.learn)(key)
 
     def identity(self, key: Key) -> str:
-        """A hash of what a figure depends on besides its key: model, references, and a contender's recipes, filters and steps."""
+        """A hash of what a figure depends on besides its key: model, references, how they are drawn, recipes, filters, steps."""
         contender, what = self.by_name[key[0]], key[1]
         kinds = {"shape": key[2], "appearance": key[3]} if what == "mix" else {key[2]: 0} if what == "rate" else {what: key[2]}
         subjects = [self.plan.subjects[kind][i] for kind, i in kinds.items()]
-        parts = [self.model.fingerprint, *((s.reference.hash, s.class_word, s.describe) for s in subjects), contender.pretrained,
-                 contender.encoder, contender.describe, sorted(contender.shown.items())]
-        if any(contender.learns(kind) for kind in kinds):
-            parts += [shipped_filters() if contender.pretrained else "",
-                      *(contender.recipe(kind).hash() for kind in kinds if contender.learns(kind))]
-            if what != "rate":
-                parts += [self.steps(contender, kind, b) for kind in kinds if contender.learns(kind) for b in self.plan.budgets]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        parts = [protocol.VERSION, self.model.fingerprint, *((s.reference.hash, s.class_word, s.describe) for s in subjects),
+                 contender.pretrained, contender.encoder, contender.describe, sorted(contender.shown.items())]
+        if what == "rate":         # another rate of learning takes no other time
+            return _hash([*parts, replace(contender, rates={}).recipe(key[2]).hash(), str(self.model.device),
+                          torch.get_num_threads() if self.threads is None else self.threads])
+        learned = [kind for kind in kinds if contender.learns(kind)]
+        parts += [*(contender.recipe(kind).hash() for kind in learned), shipped_filters() if contender.pretrained else ""]
+        parts += [list(self.plan.budgets_of(contender)), [self.steps(contender, k, b) for k in learned for b in self.plan.budgets]]
+        return _hash(parts)
 
     def tuner(self, contender: Contender, kind: str, subject: Subject, seed: int) -> Tuner:
         """A run that has not begun."""
@@ -94,35 +101,48 @@ class Bench:
         """Learn one subject and score what is learned after each budget, or what is shown of it without learning."""
         name, kind, index, seed = key
         contender, subject = self.by_name[name], self.plan.subjects[kind][index]
+        budgets = self.plan.budgets_of(contender)
         if not contender.learns(kind):
             drawn = protocol.DRAW[kind](self.model, None, subject, seed, how=contender.shown[kind])
-            budgets = self.plan.budgets_of(contender)
             for budget in budgets:
                 picture(drawn, self.store.file(*key, budget, suffix=".png"))
             return {"rows": [{"budget": b, **scores(drawn, kind)} for b in budgets]}
         tuner, rows = self.tuner(contender, kind, subject, seed), []
-        for budget in self.plan.budgets:
-            while tuner.done < self.steps(contender, kind, budget):
-                tuner.step()
-            attribute, path = tuner.attribute(), self.store.file(*key, budget, suffix=".safetensors")
-            size = attribute.save(path)
-            if not rows or rows[-1]["steps"] < tuner.done:
+        targets = [self.steps(contender, kind, budget) for budget in budgets]
+        try:
+            for budget, steps in zip(budgets, targets, strict=True):
+                while tuner.done < steps:
+                    tuner.step()
+                attribute, path = tuner.attribute(), self.store.file(*key, budget, suffix=".safetensors")
+                size = attribute.save(path)
                 drawn = protocol.DRAW[kind](self.model, Use(attribute), subject, seed)
-            picture(drawn, self.store.file(*key, budget, suffix=".png"))
-            rows.append({"budget": budget, "steps": tuner.done, **scores(drawn, kind),
-                         "loss": float(np.mean(tuner.report.losses[-20:] or [0])), "megabytes": size / 1e6})
+                picture(drawn, self.store.file(*key, budget, suffix=".png"))
+                rows.append({"budget": budget, "steps": tuner.done, **scores(drawn, kind),
+                             "loss": float(np.mean(tuner.report.losses[-20:] or [0])), "megabytes": size / 1e6})
+        except ESCDiffError as error:                     # rates that are too high: the weights are no numbers any more
+            rows += [{"budget": b, **FAILED, "failed": str(error)} for b in budgets[len(rows):]]
         return {"rows": rows}
 
     def mix(self, key: Key) -> dict:
         """Mix two subjects that a contender has learned or is shown."""
         name, _, i, j, seed, budget = key
-        contender = self.by_name[name]
-        uses = [Use(Attribute.load(self.store.file(name, kind, number, seed, budget, suffix=".safetensors")))
-                if contender.learns(kind) else None for kind, number in (("shape", i), ("appearance", j))]
-        drawn = protocol.draw_mix(self.model, *uses, self.plan.subjects["shape"][i], self.plan.subjects["appearance"][j], seed,
-                                  shown=contender.shown)
+        contender, uses = self.by_name[name], []
+        try:
+            for kind, number in (("shape", i), ("appearance", j)):
+                path = self.store.file(name, kind, number, seed, budget, suffix=".safetensors")
+                if contender.learns(kind) and not path.exists():            # of an earlier run, whose files are gone
+                    self.learn((name, kind, number, seed))
+                uses.append(Use(Attribute.load(path)) if contender.learns(kind) else None)
+            drawn = protocol.draw_mix(self.model, *uses, self.plan.subjects["shape"][i], self.plan.subjects["appearance"][j], seed,
+                                      shown=contender.shown)
+        except ESCDiffError as error:
+            return {"shape": 0.0, "appearance": 0.0, "prompt": 0.0, "failed": str(error)}
         picture(drawn, self.store.file(*key, suffix=".png"))
         return {k: v for k, v in asdict(drawn.scores).items() if v is not None}
+
+
+def _hash(parts: list) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 @cache
@@ -145,44 +165,59 @@ def picture(drawn: Drawn, path: Path) -> None:
 def run(bench: Bench, workers: int, load: Callable[[], DiffusionModel], progress: Callable[[int, int, str], None]) -> list[dict]:
     """Measure what is not in the store yet, speeds alone and the rest in ``workers`` processes; returns all cells of the plan.
 
-    ``load`` makes the model in a worker.
+    ``load`` makes the model in a worker. Raises ESCDiffError when a worker dies.
     """
-    store, stages, cells, pool = bench.store, bench.plan.stages(), [], None
-    try:
+    store, stages, cells = bench.store, bench.plan.stages(), []
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        pool = None
         for number, stage in enumerate(stages):
             names = {key: bench.identity(key) for key in stage}
             missing = [key for key in stage if store.get(key, names[key]) is None]
             if number and missing and pool is None and workers > 1:
-                pool = ProcessPoolExecutor(workers, get_context("spawn"), _open,
-                                           (load, bench.plan, store.folder, max(1, torch.get_num_threads() // workers)))
+                pool = stack.enter_context(_Workers(workers, load, bench.plan, store.folder, threads))
             done = sum(map(len, stages[:number])) + len(stage) - len(missing)
-            for key, cell in _each(bench, pool if number else None, missing):
+            measured = pool.measure(missing) if pool and number else ((key, bench.measure(key)) for key in missing)
+            for key, cell in measured:
                 store.put(key, names[key], cell)
                 done += 1
                 progress(done, sum(map(len, stages)), " ".join(map(str, key)))
             cells += [store.get(key, names[key]) for key in stage]
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
     return cells
 
 
-def _each(bench: Bench, pool: ProcessPoolExecutor | None, keys: list[Key]) -> Iterator[tuple[Key, dict]]:
-    """The cells of ``keys`` as they come, from this process or the pool's."""
-    if pool is None:
-        yield from ((key, bench.measure(key)) for key in keys)
-        return
-    futures = {pool.submit(_measure, key): key for key in keys}
-    yield from ((futures[future], future.result()) for future in as_completed(futures))
+class _Workers:
+    """Processes that measure cells; whatever ends the run ends them too."""
+
+    def __init__(self, count: int, load: Callable[[], DiffusionModel], plan: Plan, folder: Path, threads: int):
+        self.pool = ProcessPoolExecutor(count, get_context("spawn"), _open, (load, plan, folder, threads, max(1, threads // count)))
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def measure(self, keys: list[Key]) -> Iterator[tuple[Key, dict]]:
+        """The cells of ``keys`` as they come."""
+        futures = {self.pool.submit(_measure, key): key for key in keys}
+        try:
+            yield from ((futures[future], future.result()) for future in as_completed(futures))
+        except BrokenProcessPool as error:
+            raise ESCDiffError("a worker died, perhaps for want of memory; go on with --resume and fewer --workers") from error
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is not None:
+            for child in active_children():
+                child.terminate()
+        self.pool.shutdown(cancel_futures=True)
 
 
 _bench: Bench | None = None         # a worker's own
 
 
-def _open(load: Callable[[], DiffusionModel], plan: Plan, folder: Path, threads: int) -> None:
+def _open(load: Callable[[], DiffusionModel], plan: Plan, folder: Path, threads: int, own: int) -> None:
     global _bench
-    torch.set_num_threads(threads)
-    _bench = Bench(load(), plan, Store(folder))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is the parent's to answer
+    torch.set_num_threads(own)
+    _bench = Bench(load(), plan, Store(folder), threads)
 
 
 def _measure(key: Key) -> dict:

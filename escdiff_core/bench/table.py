@@ -10,6 +10,7 @@ from ..metrics.scores import harmonic_mean
 from ..pictures import draw_sheet, save_report, save_text
 from .contenders import PLAIN
 from .plan import Plan, Store
+from .protocol import PICTURES
 
 RESAMPLES = 2000
 SCALE = ("iou_floor", "iou_ceiling", "colour_floor", "colour_ceiling", "texture_floor", "texture_ceiling")
@@ -19,26 +20,27 @@ Rows = list[dict]
 def summary(cells: Sequence[dict], plan: Plan) -> Rows:
     """One row per contender and budget: means over subjects, pairs and seeds, intervals, and what the first contender leads by.
 
-    Rows of contenders that learn nothing have budget 0; the plain model's is the last.
+    Rows of contenders that learn nothing have budget 0; the plain model's is the last. ``leads`` has an interval for each budget
+    that a row is compared at.
     """
-    rows, first = [], {}
+    rows = []
+    first = {b: [c for c in cells if c["key"][:2] == [plan.contenders[0].name, "mix"] and c["key"][5] == b] for b in plan.budgets}
     for contender in plan.everyone():
         mine = [c for c in cells if c["key"][0] == contender.name]
         for budget in plan.budgets_of(contender):
             row = {"contender": contender.name, "question": contender.question, "budget": budget}
             for kind in ("shape", "appearance"):
                 at = [r for c in mine if c["key"][1] == kind for r in c["rows"] if r["budget"] == budget]
-                row |= {f"{kind}_{k}": float(np.mean([r[k] for r in at])) for k in ("own", "leak", "prompt", "steps", "megabytes")
-                        if at and k in at[0]}
+                row |= {f"{kind}_{k}": float(np.mean([r[k] for r in at if k in r]))
+                        for k in ("own", "leak", "prompt", "steps", "megabytes") if any(k in r for r in at)}
                 rate = next((c for c in cells if c["key"] == [contender.pace, "rate", kind]), {})
                 row |= {f"{kind}_{k}": rate[k] for k in ("step", "trained_parameters", "trained_state_bytes", "peak_bytes")
                         if k in rate}
             mixes = [c for c in mine if c["key"][1] == "mix" and c["key"][5] == budget]
             row |= _mixes(mixes)
-            if mixes and contender in plan.contenders:
-                first.setdefault(budget, mixes)
-                if mixes is not first[budget]:
-                    row["lead_low"], row["lead_high"] = interval(first[budget], mixes)
+            if mixes and contender is not plan.contenders[0]:
+                row["leads"] = {b: interval(first[b], mixes) for b in ([budget] if budget else plan.budgets) if first[b]}
+            row["failed"] = sum("failed" in x for c in mine for x in (c, *c.get("rows", ())))
             rows.append(row)
     for row in rows:           # what the prompt alone brings of a reference is no leak: the last row is the plain model
         row |= {f"{kind}_over": row[f"{kind}_leak"] - rows[-1][f"{kind}_leak"] for kind in ("shape", "appearance")
@@ -51,22 +53,25 @@ def _mixes(cells: Sequence[dict]) -> dict:
     if not cells:
         return {}
     scores = _scores(cells).mean(0).tolist()
-    low, high = interval(cells)
-    return {**dict(zip("SAP", scores, strict=True)), "H": harmonic_mean(*scores), "H_low": low, "H_high": high, "mixes": len(cells)}
+    return {**dict(zip("SAP", scores, strict=True)), "H": harmonic_mean(*scores), "H_interval": interval(cells),
+            "mixes": len(cells)}
 
 
 def _scores(cells: Sequence[dict]) -> np.ndarray:
     return np.array([[c["shape"], c["appearance"], c["prompt"]] for c in cells])        # (n, 3)
 
 
-def interval(cells: Sequence[dict], less: Sequence[dict] = (), seed: int = 0) -> tuple[float, float]:
+def interval(cells: Sequence[dict], less: Sequence[dict] = (), seed: int = 0) -> tuple[float, float] | None:
     """The 95 % interval of H of the mean scores of mixes, or of how much it is above that of the mixes ``less``.
 
     Percentile bootstrap that draws shapes and appearances anew, each for itself (Owen 2007, the pigeonhole bootstrap): mixes
-    that share a reference are no independent samples. Mixes of the same references come and go together on both sides.
+    that share a reference are no independent samples. Mixes of the same references come and go together on both sides. None for
+    a single reference of a kind, which says nothing of others.
     """
     rng, values = np.random.default_rng(seed), []
     counts = [max(c["key"][part] for c in (*cells, *less)) + 1 for part in (2, 3)]
+    if min(counts) < 2:
+        return None
     sides = [(_scores(group), *(np.array([c["key"][part] for c in group]) for part in (2, 3))) for group in (cells, less) if group]
     for _ in range(RESAMPLES):
         times = [rng.multinomial(n, [1 / n] * n) for n in counts]
@@ -81,7 +86,7 @@ def interval(cells: Sequence[dict], less: Sequence[dict] = (), seed: int = 0) ->
 def as_markdown(rows: Rows, about: Mapping[str, object]) -> str:
     """The table as a page: a section per budget, the best mix first."""
     lines = [f"# {about['title']}", "", f"`{about['command']}`, {about['date']}, {about['machine']}.", "", *about["notes"], ""]
-    for budget in dict.fromkeys(r["budget"] for r in rows if r["budget"]):
+    for budget in list(dict.fromkeys(r["budget"] for r in rows if r["budget"])) or [0.0]:
         asks = any(r["question"] for r in rows if r["budget"] == budget)
         lines += [f"## {budget:g} s of learning for each attribute", "",
                   "| contender | shape: S | leak | over plain | P | appearance: A | leak | over plain | P | mix: S | A | P | H "
@@ -90,16 +95,23 @@ def as_markdown(rows: Rows, about: Mapping[str, object]) -> str:
         for r in sorted(of_budget, key=lambda r: -r.get("H", 0)):
             cells = [_figure(r.get(f"{kind}_{k}")) for kind in ("shape", "appearance") for k in ("own", "leak", "over", "prompt")]
             cells += [_figure(r.get(k)) for k in ("S", "A", "P", "H")]
-            cells += [f"{r[f'{k}_low']:.2f} to {r[f'{k}_high']:.2f}" if f"{k}_low" in r else "" for k in ("H", "lead")]
+            cells += [_range(r.get("H_interval")), _range(r.get("leads", {}).get(budget))]
             for what, form in (("steps", "{:.0f}"), ("megabytes", "{:.1f}")):
                 cells.append(" + ".join(form.format(r[f"{k}_{what}"]) for k in ("shape", "appearance") if f"{k}_{what}" in r))
             lines.append(f"| {r['contender']} | " + " | ".join(cells + ([r["question"]] if asks else [])) + " |")
         lines.append("")
+    failed = {r["contender"]: r["failed"] for r in rows if r.get("failed")}
+    lines += [f"{name}: {count} figures are 0 because it could not be learned or drawn (see `failed` in table.json)."
+              for name, count in failed.items()]
     lines += ["## What 0 and 1 mean for each reference", "", "| reference | IoU at S = 0 | at S = 1 | colour distance at A = 0 "
               "| at A = 1 | texture distance at A = 0 | at A = 1 |", "|---|---|---|---|---|---|---|"]
     for kind, scales in about["scales"].items():
         lines += [f"| {kind}: {name} | " + " | ".join(f"{s[k]:.3g}" for k in SCALE) + " |" for name, s in scales.items()]
     return "\n".join([*lines, ""])
+
+
+def _range(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
 
 
 def _figure(value: float | None) -> str:
@@ -116,14 +128,14 @@ def plot(rows: Rows, path: Path) -> None:
     panels = {"mix: H": "H", "shape: S": "shape_own", "shape: leak": "shape_leak", "appearance: A": "appearance_own",
               "appearance: leak": "appearance_leak"}
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), sharex=True)
-    budgets = sorted({r["budget"] for r in rows if r["budget"]})
     for (title, key), axis in zip(panels.items(), axes, strict=True):
         for number, name in enumerate(dict.fromkeys(r["contender"] for r in rows if r["contender"] != PLAIN.name)):
             own = [r for r in rows if r["contender"] == name and key in r]
-            still = len(own) == 1 and not own[0]["budget"]                         # learns nothing: a level line
-            axis.plot(budgets if still else [r["budget"] for r in own], [r[key] for r in own] * (len(budgets) if still else 1),
-                      label=name, marker="" if still else "o", linestyle=":" if still else "-",
-                      color=pyplot.get_cmap("tab20")(number % 20), linewidth=2.5 if number == 0 else 1.2)
+            style = {"label": name, "color": pyplot.get_cmap("tab20")(number % 20), "linewidth": 2.5 if number == 0 else 1.2}
+            if own and not own[0]["budget"]:                                           # learns nothing: a level line
+                axis.axhline(own[0][key], linestyle=":", **style)
+            else:
+                axis.plot([r["budget"] for r in own], [r[key] for r in own], marker="o", **style)
         axis.set(title=title, xlabel="seconds of learning", ylim=(0, 1))
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncol=7, fontsize=8)
@@ -145,15 +157,15 @@ def sheet(plan: Plan, store: Store, path: Path) -> None:
         at = plan.budgets_of(contender)[-1]
         files = [(store.file(contender.name, *key, 0, at, suffix=".png"), label) for key, label in cells]
         rows.append((contender.name, [(part, label) for file, label in files for part in _strip(file)]))
+    rows = [(title, items) for title, items in rows if items]
     draw_sheet(rows, path, columns=6)
 
 
 def _strip(path: Path, count: int = 2) -> list[np.ndarray]:
-    """The first pictures of what a cell kept side by side, cut at their height."""
+    """The first of the pictures that a cell kept side by side."""
     if not path.exists():
         return []
-    strip = np.asarray(Image.open(path), np.float32) / 255
-    return np.split(strip, max(strip.shape[1] // strip.shape[0], 1), axis=1)[:count]
+    return np.array_split(np.asarray(Image.open(path), np.float32) / 255, PICTURES, axis=1)[:count]
 
 
 def write(plan: Plan, store: Store, cells: Sequence[dict], about: Mapping[str, object]) -> str:

@@ -108,5 +108,6 @@ def about(options: argparse.Namespace, plan, model) -> dict:
                   "speed. S, A, P and H run from 0, the floor, to 1, the reference itself drawn "
                   "again; leak is what came along of the other attribute, beside what the plain model has "
                   "of it, which knows nothing of the reference."],
-        "scales": {kind: {s.name: vars(s.judge.scale) for s in group} for kind, group in plan.subjects.items()},
+        "scales": {kind: {f"{n} {s.name}": vars(s.judge.scale) for n, s in enumerate(group, 1)}
+                   for kind, group in plan.subjects.items()},
     }

@@ -18,10 +18,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def progress_bar(label: str) -> Callable[[int, int], None]:
     """A callback ``(done, total)`` that draws a bar on a terminal and nothing elsewhere."""
-    bar = tqdm(desc=label, disable=not sys.stderr.isatty(), leave=False)
+    bar = None
 
     def show(done: int, total: int) -> None:
-        bar.total = total
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc=label, total=total, disable=not sys.stderr.isatty(), leave=False)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     encoder = choose_encoder(options.encoder, model)
     tuner = Tuner(model, references, recipe, options.seed, options.describe, options.class_word, encoder,
                   choose_filter(options.filter, recipe, model, encoder), options.token,
-                  options.checkpointing)
+                  options.checkpointing, preparing=progress_bar("drawing what to keep"))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     bar = progress_bar(f"learning {options.kind}")
     snapshots = options.out.with_suffix(".snapshots")

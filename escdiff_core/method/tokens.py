@@ -75,7 +75,8 @@ def only_stage(attribute: Attribute, stage: int) -> Attribute:
     """The attribute with the vectors of one ``stage``: one, or one for each layer."""
     if attribute.layout == "stages":
         return only_row(attribute, stage)
-    part = {n: rows.chunk(STAGES)[stage] for n, rows in attribute.embeddings.items()}
+    layers = max(len(rows) for rows in attribute.embeddings.values()) // STAGES
+    part = {n: rows[stage * layers:(stage + 1) * layers] for n, rows in attribute.embeddings.items()}
     return replace(attribute, layout="layers", embeddings=part)
 
 

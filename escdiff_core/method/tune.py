@@ -22,12 +22,13 @@ from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
 from ..reference import Reference
 from .blocks import find_preset
+from .draws import Draws
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
 from .forms import FORMS
 from .precision import autocast
 from .private import EncoderFeatures, decode, encode, tensors_of
-from .recipes import TIMESTEP_LAWS, Recipe
+from .recipes import Recipe
 from .route import install
 from .snapshots import load_snapshot, save_snapshot
 from .texts import TrainingTexts
@@ -64,12 +65,14 @@ class Tuner:
     The caller's ``model`` stays bit-identical: trainable tensors are clones, frozen ones are shared and never written.
     ``checkpointing`` keeps fewer activations and computes them again going back (Chen et al. 2016): same gradients, less
     memory, more time. ``precision``: see precision.autocast. ``features``: those of the references, if they were read before.
+    ``preparing(done, total)`` hears of pictures that are drawn before the first step, and may raise to cancel.
     """
 
     def __init__(self, model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0,
                  describe: str = "", class_word: str = "", encoder: ReferenceEncoder | None = None,
                  network: AttributeFilter | None = None, token: str | None = None, checkpointing: bool = False,
-                 precision: str = "auto", features: ReferenceFeatures | None = None):
+                 precision: str = "auto", features: ReferenceFeatures | None = None,
+                 preparing: Callable[[int, int], None] | None = None):
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
         self.token, self.describe, self.class_word = token or recipe.token, describe, class_word
         if len(self.token.split()) != 1:
@@ -86,7 +89,9 @@ class Tuner:
         names, preset = list(model.unet.state_dict()), find_preset(recipe.preset)
         self.blocks = preset.blocks("concept" if recipe.joint else recipe.kind, names)      # those that train
         self.kept = preset.blocks(recipe.kind, names)
-        self.views = prepare_views(model, self.references, recipe, seed, describe, self.plain)
+        self.views = prepare_views(model, self.references, recipe, seed, describe, self.plain, preparing)
+        self.draws = Draws(self.views, recipe, model.schedule, self.token, self.plain,
+                           class_word if recipe.kind == "appearance" else "")
         self.word = starting_word(model, self.init_word)                                       # (dim,)
         self._choose_filter(network, features, encoder)
         self.offset = nn.Parameter(torch.zeros(vector_count(recipe.layout, names), len(self.word), device=self.word.device),
@@ -186,43 +191,17 @@ class Tuner:
         vectors[lost_rows(self.recipe.layout, self.recipe.stages, self.kept, self.model.unet.state_dict())] = self.word
         return vectors.cpu()
 
-    def _draw(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, ...]:
-        """Views, timesteps, noised latents and noise of ``count`` draws."""
-        recipe, device = self.recipe, self.views.latents.device
-        picks = rng.integers(0, self.views.own, count)
-        if recipe.prior:                                                    # half of the draws keep what the model knew
-            picks = np.where(rng.random(count) < 0.5, self.views.own + rng.integers(0, recipe.prior, count), picks)
-        index = torch.from_numpy(picks).to(device)
-        total = self.model.schedule.num_train_timesteps
-        u = (np.arange(count) + rng.random(count)) / count                  # one draw from each slice: less variance
-        t = torch.from_numpy((total * u ** TIMESTEP_LAWS[recipe.timesteps]).astype(np.int64)).to(device)
-        z = self.views.latents[index]
-        noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32)).to(device)
-        alpha = self.model.schedule.alphas_cumprod().to(device)[t].view(-1, 1, 1, 1)
-        target = noise if self.model.schedule.prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * z
-        return index, t, alpha.sqrt() * z + (1 - alpha).sqrt() * noise, target
-
-    def _prompts(self, rng: np.random.Generator, index: torch.Tensor) -> list[str]:
-        forms = rng.integers(0, len(self.recipe.templates), len(index))
-        subject = self.class_word if self.recipe.kind == "appearance" else ""
-        return [self.recipe.prompt(form, self.token, self.views.rest[i] or subject, self.views.behind[i]) if i < self.views.own
-                else self.recipe.prompt(0, self.plain, "", "") for i, form in zip(index.tolist(), forms, strict=True)]
-
     def _fill_pool(self) -> None:
         """Encode a pool of draws once: exact while neither the encoder nor its prompt changes."""
         rng = np.random.default_rng((self.seed, 13))
-        index, t, x, target = self._draw(rng, self.recipe.pool)
-        order = torch.from_numpy(rng.permutation(len(index)))
-        index, t, x, target = index[order], t[order], x[order], target[order]
-        prompts = self._prompts(rng, index)
-        parts = []
-        for start in range(0, len(index), 32):
-            rows = slice(start, start + 32)
-            parts.append(self._encode(x[rows], t[rows], self.texts.nothing_learned(prompts[rows], [self.token])))
-        features = EncoderFeatures(torch.cat([p.sample for p in parts]),
-                                   tuple(map(torch.cat, zip(*(p.skips for p in parts), strict=True))),
-                                   torch.cat([p.emb for p in parts]))
-        self.pool = (index, prompts, t, target, features)
+        drawn = self.draws(rng, self.recipe.pool)
+        drawn, parts = drawn.pick(torch.from_numpy(rng.permutation(len(drawn.prompts)))), []
+        for start in range(0, len(drawn.prompts), 32):
+            part = drawn.pick(torch.arange(start, min(start + 32, len(drawn.prompts))))
+            parts.append(self._encode(part.x, part.t, self.texts.nothing_learned(part.prompts, [self.token])))
+        self.pool = drawn, EncoderFeatures(torch.cat([p.sample for p in parts]),
+                                           tuple(map(torch.cat, zip(*(p.skips for p in parts), strict=True))),
+                                           torch.cat([p.emb for p in parts]))
 
     def _encode(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> EncoderFeatures:
         return encode(self.unet, x, t, context, grad=not self.encoder_frozen)
@@ -234,19 +213,17 @@ class Tuner:
             with autocast(self.model.device, self.precision):
                 self._fill_pool()
         if self.pool is not None:
-            index, prompts, t, target, features = self.pool
-            rows = torch.from_numpy(rng.integers(0, len(index), self.recipe.batch_size))
-            index, t, target, features = index[rows], t[rows], target[rows], features.pick(rows)
-            prompts = [prompts[i] for i in rows.tolist()]
+            drawn, features = self.pool
+            rows = torch.from_numpy(rng.integers(0, len(drawn.prompts), self.recipe.batch_size))
+            drawn, features = drawn.pick(rows), features.pick(rows)
         else:
-            index, t, x, target = self._draw(rng, self.recipe.batch_size)
-            prompts, features = self._prompts(rng, index), None
+            drawn, features = self.draws(rng, self.recipe.batch_size), None
         with autocast(self.model.device, self.precision):
-            context = self.texts(rng, prompts, {self.token: self.vector()}, t)
+            context = self.texts(rng, drawn.prompts, {self.token: self.vector()}, drawn.t)
             if features is None:
-                features = self._encode(x, t, context)
-            error = (decode(self.unet, features, context).float() - target).square()        # (b, 4, h, w)
-        return (error * self.views.weights[index]).mean()
+                features = self._encode(drawn.x, drawn.t, context)
+            error = (decode(self.unet, features, context).float() - drawn.target).square()  # (b, 4, h, w)
+        return (error * self.views.weights[drawn.index]).mean()
 
     def step(self) -> float:
         """Take one step; returns its loss. Raises ESCDiffError when memory runs out, with what to lower."""
@@ -295,12 +272,11 @@ class Tuner:
         ).quantised()
 
     def run(self, on_step: Callable[[Progress], None] | None = None, snapshots: Path | None = None,
-            snapshot_every: int = 50, resume: bool = False, seconds: float | None = None) -> Attribute:
+            snapshot_every: int = 50, resume: bool = False) -> Attribute:
         """Take the remaining steps and return the attribute.
 
         ``on_step`` may raise to cancel; what was learned up to then is in ``snapshots``, from where ``resume`` goes on.
-        ``seconds`` ends the run early (a benchmark's budget). Every ``snapshot_every`` steps the attribute so far is kept
-        as ``step-000050.safetensors``.
+        Every ``snapshot_every`` steps the attribute so far is kept as ``step-000050.safetensors``.
         """
         if resume and snapshots is not None:
             load_snapshot(self, snapshots)
@@ -315,8 +291,6 @@ class Tuner:
                     on_step(Progress(self.done, self.recipe.steps, loss, self.attribute))
                 if snapshots is not None and self.done % snapshot_every == 0:
                     save_snapshot(self, snapshots)
-                if seconds is not None and time.monotonic() - start > seconds:
-                    break
         except BaseException:      # Ctrl-C and the host's interruption are no Exceptions, and must not lose what was learned
             if snapshots is not None and self.done > first:
                 save_snapshot(self, snapshots)

@@ -1,6 +1,6 @@
 """The reference as the loss sees it: augmented views, encoded once, with the mask as weights and words for the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +33,11 @@ class Views:
 
 
 def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
-                  describe: str = "", plain: str = "") -> Views:
-    """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them once."""
+                  describe: str = "", plain: str = "", drawing: Callable[[int, int], None] | None = None) -> Views:
+    """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them once.
+
+    ``drawing(done, total)`` is called after every step of sampling those pictures and may raise to cancel.
+    """
     sizes = {r.image.shape[:2] for r in references}
     if len(sizes) != 1:
         raise ESCDiffError(f"{len(references)} references of {len(sizes)} different sizes were given; give one picture, "
@@ -56,7 +59,7 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     weights = weights / weights.mean((2, 3), keepdim=True)
     if recipe.prior:
         kept = image_to_latents(model, sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior, steps=PRIOR_STEPS,
-                                              seed=seed, size=images.shape[1:3]))
+                                              seed=seed, size=images.shape[1:3], progress=drawing))
         latents, weights = torch.cat([latents, kept]), torch.cat([weights, torch.ones_like(kept[:, :1])])
         words += [("", "")] * recipe.prior
     return Views(latents, weights, tuple(w[0] for w in words), tuple(w[1] for w in words), count)

@@ -89,7 +89,7 @@ def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describ
             network = choose_filter(file, recipe, copy, token.features.vectors.clip)
             tuner = Tuner(copy, token.features.references, replace(recipe, feature_timestep=token.features.timestep), seed,
                           describe, token.class_word, network=network, token=name or None, checkpointing=checkpointing,
-                          features=token.features.vectors)
+                          features=token.features.vectors, preparing=lambda _done, _total: _interrupted())
             make_room(tuner.report.trained_state_bytes * 1.5)
             report = reporter(recipe.steps, lambda: _preview(copy, tuner), preview_every)
             made = tuner.run(lambda p: report(p.step))
