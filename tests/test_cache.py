@@ -3,10 +3,12 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+import escdiff_core
 from escdiff_core.attribute import Attribute
 from escdiff_core.attribute.cache import AttributeCache, cache_key
 from escdiff_core.errors import ESCDiffError
@@ -15,6 +17,11 @@ from escdiff_core.errors import ESCDiffError
 def attribute(seed: int = 0) -> Attribute:
     return Attribute(kind="shape", token="*m", word="object", embeddings={"clip_l": torch.full((1, 8), float(seed + 1))}, delta={},
                      blocks=(), recipe="r", recipe_hash="h", preset="p", base_fingerprint="f", steps=1, seed=seed)
+
+
+def test_a_release_has_one_version():
+    project = (Path(escdiff_core.__file__).parent.parent / "pyproject.toml").read_text()
+    assert f'version = "{escdiff_core.__version__}"' in project, "the cache forgets what another version learned"
 
 
 def test_the_key_changes_with_any_part():

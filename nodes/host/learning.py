@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...escdiff_core import __version__
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.cache import AttributeCache, cache_key
 from ...escdiff_core.errors import ESCDiffError
@@ -77,7 +78,7 @@ def read_reference(copy: DiffusionModel, image, mask, encoder: ReferenceEncoder 
 
 def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "",
           preview_every: int = 0, checkpointing: bool = False) -> tuple[Attribute, list[float]]:
-    """Stage 3 on the private copy. Found in the cache when the same was learned before, on any day, in any process.
+    """Stage 3 on the private copy. Found in the cache when this version learned the same before, on any day.
 
     Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is.
     """
@@ -98,7 +99,8 @@ def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describ
 
         key = cache_key({"unet": _hash_of(copy.unet.state_dict()), "text": _hash_of(copy.text_encoder.state_dict()),
                          "vae": _hash_of(copy.vae.state_dict()), "schedule": copy.schedule.config(),
-                         "recipe": recipe.hash(), "seed": seed, "references": [r.hash for r in token.features.references],
+                         "pack": __version__, "recipe": recipe.hash(), "seed": seed,
+                         "references": [r.hash for r in token.features.references],
                          "features": _hash_of(vars(token.features.vectors)), "describe": describe, "name": name,
                          "class_word": token.class_word, "filter": _hash_of_file(token.filter_file or POCKET_FILTERS)})
         return cache().get_or_learn(key, work, _interrupted), losses
