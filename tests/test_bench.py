@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +176,16 @@ def test_subjects_put_the_rest_of_their_picture_into_words():
                          (("shape", shape_references), ("appearance", appearance_references)))
     assert shape.class_word == "" and " appearance on a" in shape.describe and shape.words[1] in shape.describe
     assert appearance.class_word == appearance.words[0] and appearance.describe == f"on a {appearance.background} background"
+
+
+def test_the_field_s_rates_are_the_best_that_were_measured():
+    rows = json.loads((Path(__file__).parent.parent / "benchmarks" / "rates.json").read_text())["rows"]
+    for name, best in BEST.items():
+        for kind, factor in best.items():
+            tried = {int(r["contender"].split(" x")[1]): r for r in rows if r["contender"].startswith(f"{name} x")}
+            scores = {f: harmonic_mean(r[f"{kind}_own"], r[f"{kind}_prompt"], 1 - r[f"{kind}_leak"]) for f, r in tried.items()}
+            assert len(scores) > 2 and scores[factor] == max(scores.values()), (name, kind)
+    assert set(BEST) == {c.name for c in CONTENDERS.values() if RECIPES[c.recipes["shape"]].kind == "concept"}
 
 
 @pytest.mark.parametrize("count", [4, 5, 7])

@@ -32,8 +32,7 @@ class Recipe:
     reach: str = "own"                          # which blocks see the token when drawing: its own, or all
     steps: int = 110                            # under a minute on two CPU cores with the pocket model
     batch_size: int = 16                        # (view, timestep, noise) draws of the one reference per step
-    lr_weights: float = 5e-4                    # the default rows' are measured: benchmarks/ablations.md
-    lr_token: float = 5e-3
+    lr_weights: float = 5e-4    lr_token: float = 5e-3
     lr_filter: float = 1e-3
     weight_decay: float = 0.0                   # the delta is small and its run short: nothing to decay
     warmup_steps: int = 10
@@ -88,7 +87,7 @@ WORDS: Mapping[str, Mapping[str, object]] = {
 }
 
 # Disjoint weights, but every block sees both tokens: what the prompt explains the token need not learn, so it does not leak,
-# and a mix keeps far more of an appearance that the coarse blocks know of (benchmarks/ablations.md).
+# and a mix keeps far more of an appearance that the coarse blocks know of.
 _SHAPE = Recipe(name="escdiff-shape", kind="shape", preset="coarse-fine", augmentation="recolour", lr_weights=1e-3,
                 plain_share=0.0, reach="all", **WORDS["shape"])
 # An appearance needs no more than attention's weights: with all of its blocks' the outlines of a mix suffer.
