@@ -51,7 +51,11 @@ class Contender:
 # The papers' rates are for a model a hundred times as large and for hundreds of steps; for each kind they are multiplied by the
 # best of FACTORS, found on pictures that no other table uses (benchmarks/rates.md)
 FACTORS = (1, 3, 10, 30, 100, 300)
-BEST: Mapping[str, Mapping[str, float]] = {}
+BEST: Mapping[str, Mapping[str, float]] = {name: dict(zip(DEFAULTS, factors, strict=True)) for name, factors in {
+    "textual-inversion": (1, 3), "dreambooth": (30, 30), "custom-diffusion": (300, 100), "p-plus": (10, 10), "prospect": (30, 100),
+    "neti": (30, 30), "e4t": (30, 30), "b-lora": (100, 100), "ostaf": (10, 3), "forgedit": (30, 10),
+}.items()}
+BEST = BEST | {"dreambooth-prior": BEST["dreambooth"]}      # not searched for itself
 
 
 def _of_field(name: str, recipe: Recipe, rates: Mapping[str, float]) -> Contender:

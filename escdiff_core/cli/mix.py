@@ -23,7 +23,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--style", type=Path, metavar="IMG",
                         help="a picture whose look is taken over without learning (shared self-attention, StyleAligned)")
     parser.add_argument("--from", dest="start", type=Path, metavar="IMG", help="a picture to draw over (image-to-image)")
-    parser.add_argument("--denoise", type=float, default=0.7, metavar="X", help="how much of --from is drawn anew: above 0, up to 1; default 0.7")
+    parser.add_argument("--denoise", type=float, default=0.7, metavar="X",
+                        help="how much of --from is drawn anew: above 0, up to 1; default 0.7")
     parser.add_argument("--middle", default="shape", choices=["shape", "appearance", "none"], help="owner of the middle block")
     add_model(parser)
     parser.add_argument("--count", type=int, default=4, metavar="N")

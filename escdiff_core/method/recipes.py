@@ -32,7 +32,8 @@ class Recipe:
     reach: str = "own"                          # which blocks see the token when drawing: its own, or all
     steps: int = 110                            # under a minute on two CPU cores with the pocket model
     batch_size: int = 16                        # (view, timestep, noise) draws of the one reference per step
-    lr_weights: float = 5e-4    lr_token: float = 5e-3
+    lr_weights: float = 5e-4                    # of blocks that train whole, in about a hundred steps
+    lr_token: float = 5e-3
     lr_filter: float = 1e-3
     weight_decay: float = 0.0                   # the delta is small and its run short: nothing to decay
     warmup_steps: int = 10
