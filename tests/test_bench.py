@@ -1,6 +1,7 @@
 """The benchmark: every cell once, resumed where it stopped, tables from cells, and a sentence for what it cannot use."""
 
 import json
+from argparse import ArgumentParser
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from escdiff_core.bench.contenders import ABLATIONS, BEST, CONTENDERS, FACTORS, 
 from escdiff_core.bench.plan import Plan, Store
 from escdiff_core.bench.protocol import Subject, appearance_references, shape_references
 from escdiff_core.bench.table import SCALE, as_markdown, interval, summary
+from escdiff_core.cli import bench as command
 from escdiff_core.cli import main
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method.recipes import RECIPES
@@ -108,6 +110,24 @@ def test_a_run_that_was_cut_off_in_a_line_goes_on_and_a_changed_recipe_is_measur
     assert again.get(("b", "shape", 0, 0), "model recipe") is None and again.get(("a", "shape", 0, 0), "other recipe") is None
     again.put(("b", "shape", 0, 0), "model recipe", {"x": 3})
     assert Store(tmp_path).get(("b", "shape", 0, 0), "model recipe")["x"] == 3
+
+
+def test_factors_that_suit_the_pocket_are_not_taken_for_another_model(checkpoint, tmp_path, monkeypatch):
+    def stop(bench, *_):
+        raise ESCDiffError(f"stopped with {bench.plan.contenders[0].rates}")
+
+    monkeypatch.setattr(bench_run, "run", stop)
+    assert BEST["dreambooth"]["shape"] > 1
+    with pytest.raises(ESCDiffError, match=r"stopped with \{\}"):
+        command.run(options_of("--model", str(checkpoint), "--recipes", "dreambooth", "--out", str(tmp_path)))
+    with pytest.raises(ESCDiffError, match=r"stopped with \{.shape.: 30"):
+        command.run(options_of("--recipes", "dreambooth", "--out", str(tmp_path)))
+
+
+def options_of(*arguments):
+    parser = ArgumentParser()
+    command.add(parser)
+    return parser.parse_args([*arguments, "--shapes", "1", "--appearances", "1", "--device", "cpu"])
 
 
 def test_another_budget_is_measured_anew_also_for_what_learns_nothing(checkpoint, quick, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import datetime
 import platform
 import shlex
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
 
     known = TABLES[options.table]
     contenders = [lookup(known, name, "contender") for name in options.recipes or known]
+    if options.model != "pocket" and options.table != "rates":          # what was searched for says nothing of another model
+        contenders = [replace(c, rates={}) for c in contenders]
     budgets = sorted(set(options.budgets or (QUICK if options.quick else STANDARD)))
     counts = [n for n in (options.seeds, options.shapes, options.appearances, options.workers, options.skip + 1) if n is not None]
     if not all(0 < b < float("inf") for b in budgets) or min(counts) < 1:
