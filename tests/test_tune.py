@@ -192,7 +192,7 @@ def test_progress_offers_what_has_been_learned_so_far(model):
 
 @pytest.mark.parametrize("name", ["escdiff-appearance", "escdiff-appearance-lora"])
 def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, model, monkeypatch):
-    tuner = Tuner(model, [disc()], quick(name, preset="paper", plain_share=1.0, cached=True, pool=64, steps=9))
+    tuner = Tuner(model, [disc()], quick(name, preset="paper", plain_share=1.0, cached=True, steps=9))
     drawn = []
     monkeypatch.setattr(tuner, "_encode", lambda x, t, context: (
         drawn.append((x, t)), encode(tuner.unet, x, t, context, grad=False))[1])
