@@ -78,7 +78,6 @@ VARIANTS = {
     "encoder": Variant("encoder only", "escdiff-shape-paper", "paper", False, 0.80, 0.35),
 }
 MIX_AIM = 1.03
-POOL = 16          # batches' worth of draws in the pool of cached features, as in the recipes' defaults
 
 
 def random_model(size: Size, device: torch.device) -> DiffusionModel:
@@ -120,8 +119,7 @@ def state_bytes(tuner: Tuner, gradients: bool = True) -> int:
 
 
 def recipe_of(variant: Variant, batch_size: int) -> Recipe:
-    return find_recipe(variant.recipe, preset=variant.preset, cached=variant.cached, batch_size=batch_size,
-                       pool=POOL * batch_size)
+    return find_recipe(variant.recipe, preset=variant.preset, cached=variant.cached, batch_size=batch_size)
 
 
 def measure_tuning(model: DiffusionModel, batch_size: int, rounds: int, say) -> tuple[dict, dict[str, Tuner]]:
@@ -156,7 +154,7 @@ def measure_tuning(model: DiffusionModel, batch_size: int, rounds: int, say) -> 
             "peak_bytes": peaks[name],
         }
         say(f"{variant.title}: {1e3 * median(seconds[name]):.0f} ms, ratio {figures[name]['time_ratio']:.2f}")
-    pool = tuners["cached"].recipe.pool
+    pool = len(tuners["cached"].pool[0].prompts)
     figures["cached"] |= {"filling_seconds": filling, "filling_shared_by_steps": steps, "pool": pool}
     return figures, tuners
 

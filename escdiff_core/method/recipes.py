@@ -47,7 +47,7 @@ class Recipe:
     feature_timestep: int = 250                 # where the reference features are read: shape and texture both visible
     filter_scale: float = 0.1                   # s in e = e_word + s * filter(features) (E4T)
     cached: bool = False                        # encoder features from a pool of draws; exact when the encoder is frozen
-    pool: int = 1024                            # draws in that pool: with 256 the loss on fresh draws was a seventh higher
+    pool: int = 0                               # draws in that pool; 0: so many that each is used REUSE times
 
     def __post_init__(self):
         if self.kind not in (*KINDS, "concept"):
@@ -57,7 +57,7 @@ class Recipe:
         lookup(SCOPES, self.scope, "scope")
         for what, known in (("form", FORMS), ("layout", LAYOUTS), ("reach", REACHES)):
             lookup(dict.fromkeys(known), getattr(self, what), what)
-        for name, low in (("steps", 0), ("batch_size", 1), ("views", 1), ("prior", 0), ("rank", 1), ("pool", 1)):
+        for name, low in (("steps", 0), ("batch_size", 1), ("views", 1), ("prior", 0), ("rank", 1), ("pool", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < low:
                 raise ESCDiffError(f"{name} must be a whole number of at least {low}, not {value!r}")
