@@ -59,7 +59,7 @@ BEST = BEST | {"dreambooth-prior": BEST["dreambooth"]}      # not searched for i
 
 
 def _of_field(name: str, recipe: Recipe, rates: Mapping[str, float]) -> Contender:
-    return Contender(name, dict.fromkeys(DEFAULTS, recipe.name), rates=rates, pretrained=recipe.name == "e4t")
+    return Contender(name, dict.fromkeys(DEFAULTS, recipe.name), rates=rates, pretrained=recipe.filter_scale > 0)
 
 
 _FIELD = {name: recipe for name, recipe in RECIPES.items() if recipe.kind == "concept"}
