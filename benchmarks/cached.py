@@ -9,9 +9,11 @@ import argparse
 import datetime
 import platform
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass, replace
+from itertools import product, repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -41,42 +43,70 @@ def loss_afterwards(tuner: Tuner) -> float:
     return float(np.mean(losses))
 
 
-def form(figures: Sequence[float]) -> list[str]:
-    """A, leak, P and loss as text."""
-    return [f"{x:.2f}" for x in figures[:3]] + [f"{figures[3]:.4f}"]
+@dataclass(frozen=True)
+class Figures:
+    """What one attribute was worth."""
+
+    a: float
+    leak: float
+    p: float
+    loss: float
+
+    def cells(self) -> list[str]:
+        return [f"{self.a:.2f}", f"{self.leak:.2f}", f"{self.p:.2f}", f"{self.loss:.4f}"]
+
+    @classmethod
+    def mean(cls, many: "Sequence[Figures]") -> "Figures":
+        return cls(*np.mean([astuple(x) for x in many], axis=0))
+
+
+def compare(number: int, seed: int, steps: int) -> list[Figures]:
+    """What fresh and cached draws make of one reference."""
+    model = load_model("pocket")
+    encoder, figures = choose_encoder("auto", model), []
+    subject = protocol.Subject.of_spec("appearance", protocol.appearance_references(number + 1)[number])
+    for cached in (False, True):
+        recipe = find_recipe(RECIPE, steps=steps, cached=cached)
+        tuner = Tuner(model, [subject.reference], recipe, seed, subject.describe, subject.class_word, encoder,
+                      choose_filter(None, recipe, model, encoder))
+        scores = protocol.draw_appearance(model, Use(tuner.run()), subject, seed).scores
+        figures.append(Figures(scores.appearance, scores.leak, scores.prompt, loss_afterwards(tuner)))
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--appearances", type=int, default=4, metavar="N")
+    parser.add_argument("--seeds", type=int, default=2, metavar="N")
     parser.add_argument("--steps", type=int, default=110, metavar="N")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes side by side, a thread each")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="DIR")
     options = parser.parse_args()
-    model = load_model("pocket")
-    encoder = choose_encoder("auto", model)
-    lines, means = [], {False: [], True: []}
-    for spec in protocol.appearance_references(options.appearances):
-        subject, cells = protocol.Subject.of_spec("appearance", spec), []
-        for cached in (False, True):
-            recipe = find_recipe(RECIPE, steps=options.steps, cached=cached)
-            began = time.perf_counter()
-            tuner = Tuner(model, [subject.reference], recipe, 0, subject.describe, subject.class_word, encoder,
-                          choose_filter(None, recipe, model, encoder))
-            scores = protocol.draw_appearance(model, Use(tuner.run()), subject).scores
-            means[cached].append((scores.appearance, scores.leak, scores.prompt, loss_afterwards(tuner)))
-            cells += form(means[cached][-1])
-            print(spec.pattern, "cached" if cached else "fresh", *cells[-4:], f"{time.perf_counter() - began:.0f} s", flush=True)
-        lines.append(f"| {spec.pattern} on a {spec.shape} | {' | '.join(cells)} |")
-    every = [x for cached in (False, True) for x in form(np.mean(means[cached], axis=0))]
+    numbers = list(product(range(options.appearances), range(options.seeds)))
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        compared, pairs = pool.map(compare, *zip(*numbers, strict=True), repeat(options.steps)), []
+        for (number, seed), pair in zip(numbers, compared, strict=True):
+            print(number, seed, *pair, flush=True)
+            pairs.append(pair)
+    names = [f"{spec.pattern} on a {spec.shape}" for spec in protocol.appearance_references(options.appearances)]
+    lines = [f"| {names[number]}, seed {seed} | {' | '.join(pair[0].cells() + pair[1].cells())} |"
+             for (number, seed), pair in zip(numbers, pairs, strict=True)]
+    every = [x for side in zip(*pairs, strict=True) for x in Figures.mean(side).cells()]
+    # A seed's draws are the same for all references: seeds are what is independent
+    more = np.log([cached.loss / fresh.loss for fresh, cached in pairs]).reshape(options.appearances, options.seeds).mean(0)
+    spread = 1.96 * more.std(ddof=1) / len(more) ** 0.5 if len(more) > 1 else float("nan")
     save_text("\n".join([
         "# Do cached encoder features cost quality?", "",
         f"`python {' '.join(['benchmarks/cached.py', *sys.argv[1:]])}`, {datetime.date.today().isoformat()}, "
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads.", "",
+        f"{platform.processor() or platform.machine()}.", "",
         f"`{RECIPE}`, {options.steps} steps, {protocol.PICTURES} pictures a cell; what caching saves in time: "
         "[tuning_speed.md](tuning_speed.md).", "",
         "| reference | fresh draws: A | leak | P | loss afterwards | cached pool: A | leak | P | loss afterwards |",
-        "|---|---|---|---|---|---|---|---|---|", *lines,
-        f"| all | {' | '.join(every)} |", ""]), options.out / "cached.md")
+        "|---|---|---|---|---|---|---|---|---|", *lines, f"| all | {' | '.join(every)} |", "",
+        f"Loss with the pool over loss with fresh draws: {np.exp(more.mean()):.3f} "
+        f"({np.exp(more.mean() - spread):.3f} to {np.exp(more.mean() + spread):.3f}, 95 %, geometric mean over {len(more)} seeds).",
+        ""]),
+        options.out / "cached.md")
     print((options.out / "cached.md").read_text())
 
 

@@ -2,5 +2,5 @@
 
 REACHES = ("own", "all")                        # which blocks see a token
 LAYOUTS = ("one", "layers", "stages", "layers+stages")   # of a token's vectors: see method.tokens
-FORMS = ("full", "lora", "offsets")             # of what trains: see method.forms
+FORMS = ("full", "lora", "offsets", "two-loras")   # of what trains: see method.forms
 STAGES = 10                                     # tenths of the schedule

@@ -59,7 +59,7 @@ def bench(checkpoint, out, *more):
 def test_every_contender_has_a_recipe_for_both_kinds_and_every_ablation_a_question():
     for contender in (*CONTENDERS.values(), *ABLATIONS.values()):
         assert {kind: contender.recipe(kind).kind for kind in ("shape", "appearance")} == {k: k for k in ("shape", "appearance")}
-    assert {n for n, r in RECIPES.items() if r.kind == "concept"} < set(CONTENDERS)
+    assert {n for n, r in RECIPES.items() if r.kind == "concept"} < {*CONTENDERS, *ABLATIONS}
     assert all(a.question.endswith("?") for a in ABLATIONS.values())
     hashes = {json.dumps([a.recipe(k).hash() for k in ("shape", "appearance")] + [a.pretrained, a.encoder, a.describe])
               for a in ABLATIONS.values()}
@@ -200,9 +200,8 @@ def test_subjects_put_the_rest_of_their_picture_into_words():
 
 def test_the_field_s_rates_are_the_best_that_were_measured():
     rows = json.loads((Path(__file__).parent.parent / "benchmarks" / "rates.json").read_text())["rows"]
-    assert BEST["dreambooth-prior"] == BEST["dreambooth"]
     for name, best in BEST.items():
-        for kind, factor in best.items() if name != "dreambooth-prior" else ():
+        for kind, factor in best.items():
             tried = {int(r["contender"].split(" x")[1]): r for r in rows if r["contender"].startswith(f"{name} x")}
             scores = {f: harmonic_mean(r[f"{kind}_own"], r[f"{kind}_prompt"], 1 - r[f"{kind}_leak"]) for f, r in tried.items()}
             assert len(scores) > 2 and scores[factor] == max(scores.values()), (name, kind)

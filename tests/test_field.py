@@ -7,12 +7,15 @@ from method_zoo import disc, hash_of, made_attribute, tiny_model
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.attribute.export import export_embedding
-from escdiff_core.choices import STAGES
+from escdiff_core.choices import FORMS, STAGES
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.method import unzip
 from escdiff_core.method.blocks import KINDS, block_of, find_preset
+from escdiff_core.method.draws import Draw
 from escdiff_core.method.mix import Mix, Use
 from escdiff_core.method.private import tensors_of
 from escdiff_core.method.recipes import RECIPES, WORDS, find_recipe
+from escdiff_core.method.route import pack
 from escdiff_core.method.tokens import cross_blocks, in_one, stage_of
 from escdiff_core.method.tune import Tuner
 from escdiff_core.method.views import PRIOR_STEPS
@@ -84,14 +87,15 @@ def test_learned_together_and_kept_apart(name, model, learned):
         assert trained_blocks(made, model) == set(preset.blocks(kind, names)) == set(made.blocks)
 
 
-@pytest.mark.parametrize("form", ["full", "lora", "offsets"])
+@pytest.mark.parametrize("form", FORMS)
 def test_no_form_changes_anything_before_its_first_step(form, model):
     tuner = Tuner(model, [disc()], find_recipe("ostaf", "shape", form=form, rank=2))
     assert not any(v.any() for n, v in tuner.trained.delta(tuner.kept).items() if not n.endswith(("alpha", "lora_down.weight")))
     x, t = torch.zeros(1, 4, 8, 8), torch.tensor([5])
     context = encode_prompts(model, ["a star"])
     with torch.no_grad():
-        torch.testing.assert_close(tuner.unet(x, t, context).sample, model.unet(x, t, context).sample)
+        tuned_on = pack([context] * tuner.trained.slots)
+        torch.testing.assert_close(tuner.unet(x, t, tuned_on).sample, model.unet(x, t, context).sample)
 
 
 def test_offsets_are_predicted_from_one_code_and_the_delta_is_what_trained(model):
@@ -104,6 +108,51 @@ def test_offsets_are_predicted_from_one_code_and_the_delta_is_what_trained(model
                 torch.testing.assert_close(now, model.unet.state_dict()[name] + delta[unet_map(model.unet.config)[name]])
     moved = [n for n, p in tuner.weights.items() if p.abs().sum() > 0 and n.endswith("row.weight")]
     assert len(moved) == len(delta) and "code" in tuner.weights
+
+
+def test_two_loras_read_a_prompt_each_and_share_out_the_columns(model, monkeypatch):
+    monkeypatch.setattr(unzip, "OPENINGS", (range(1), range(2, 3)))
+    tuner = Tuner(model, [disc()], find_recipe("unziplora", "appearance", **{**QUICK, "steps": 4}), describe="on a red table",
+                  class_word="disc")
+    layers = {n: m for n, m in tuner.unet.named_modules() if isinstance(m, unzip.TwoLoRA)}
+    assert len(layers) == 16 * 8, "four linears of both attentions of all 16 layers"
+    drawn = tuner.draws(np.random.default_rng(0), 1)
+    with torch.no_grad():
+        whole, alone, rest = tuner.texts(np.random.default_rng(0), drawn, {"*a": tuner.vector()}).chunk(3, dim=1)
+    assert "disc" in drawn.prompts[0] and "red table" in drawn.prompts[0]
+    assert "*a" in drawn.alone[0] and "disc" not in drawn.alone[0] and "table" not in drawn.alone[0]
+    for states, text in ((whole, drawn.prompts[0]), (alone, drawn.alone[0]), (rest, drawn.prompts[0].replace("*a", "plain"))):
+        torch.testing.assert_close(states, encode_prompts(model, [text], {"*a": tuner.vector().detach()}))
+    shares = []
+    for step in range(4):
+        tuner.step()
+        opened = {bool(m.mask.all()) for m in layers.values()}
+        assert opened == {step + 1 == 2}, "all columns train while they are scored"
+        shares.append({n: m.chosen.clone() for n, m in layers.items()})
+    for name, layer in layers.items():
+        tenth = max(round(0.1 * layer.base.out_features), 1)
+        for step, count in ((0, 1), (1, 1), (2, 2), (3, 2)):
+            chosen = shares[step][name]
+            assert (chosen.sum(1) == count * tenth).all() and chosen.sum(0).max() == 1, "no column is both's"
+
+
+@torch.no_grad()
+def test_of_two_loras_the_first_is_kept(model, monkeypatch):
+    monkeypatch.setattr(unzip, "OPENINGS", (range(1),))
+    with torch.enable_grad():
+        tuner = tuned(model, "unziplora", "shape")
+    made = tuner.attribute()
+    assert made.form == "lora"
+    x, t, context = torch.ones(1, 4, 8, 8), torch.tensor([5]), encode_prompts(model, ["a star"])
+    with tuner.averaged():
+        others = [m.up[unzip.OTHER] for m in tuner.unet.modules() if isinstance(m, unzip.TwoLoRA)]
+        assert sum(bool(up.any()) for up in others) > len(others) / 2, "the other one learned as well"
+        for up in others:
+            up.zero_()
+        kept = tuner.unet(x, t, pack([context] * 3)).sample
+    merged = Mix(model, shape=Use(made)).variant(0.0).unet(x, t, context).sample
+    base = model.unet(x, t, context).sample
+    assert (merged - kept).abs().max() < 0.01 * (kept - base).abs().max()
 
 
 def test_prior_preservation_shows_the_model_its_own_pictures_of_the_plain_word(model):
@@ -193,7 +242,7 @@ def test_training_shows_every_slot_and_row_its_own_vector(layout, model):
     timesteps = torch.tensor([10, 950])
     prompts = ["a *m", "a photo of a *m"]
     with torch.no_grad():
-        packed = tuner.texts(np.random.default_rng(0), prompts, {"*m": vectors}, timesteps)
+        packed = tuner.texts(np.random.default_rng(0), Draw(timesteps, prompts, prompts, timesteps, None, None), {"*m": vectors})
     slots = packed.chunk(tuner.route.slots, dim=1)
     assert len(slots) == {"layers": 16, "stages": 1, "layers+stages": 16}[layout]
     for i, slot in enumerate(slots):

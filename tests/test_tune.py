@@ -9,8 +9,9 @@ from method_zoo import disc, hash_of, tiny_model
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method import precision, snapshots, tune
+from escdiff_core.method import precision, snapshots, tune, unzip
 from escdiff_core.method.blocks import PRESETS, block_of
+from escdiff_core.method.draws import pool_rows
 from escdiff_core.method.private import decode, encode, tensors_of
 from escdiff_core.method.recipes import RECIPES, find_recipe
 from escdiff_core.method.tune import Tuner
@@ -141,9 +142,10 @@ def test_a_seed_decides_the_file(name, model, tmp_path):
 
 
 @pytest.mark.parametrize("name, cached", [
-    ("escdiff-shape", False), ("escdiff-shape-lora", False), ("escdiff-appearance-paper", True),
+    ("escdiff-shape", False), ("escdiff-shape-lora", False), ("escdiff-appearance-paper", True), ("unziplora", False),
 ])  # fmt: skip
-def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path):
+def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(unzip, "OPENINGS", (range(2), range(3, 9)))       # columns are shared out before the break
     recipe = quick(name, steps=4, cached=cached)
     unbroken = Tuner(model, [disc()], recipe)
     whole = saved(unbroken.run(snapshots=tmp_path / "whole", snapshot_every=2), tmp_path, "whole")
@@ -200,15 +202,27 @@ def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, m
         cached = float(tuner.loss().detach())
         x, t = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         pool, _ = tuner.pool
-        index, prompts, target = pool.index, pool.prompts, pool.target
+        index, target = pool.index, pool.target
         rng = np.random.default_rng((tuner.seed, 12, tuner.done))
-        rows = torch.from_numpy(rng.integers(0, len(index), tuner.recipe.batch_size))
-        context = tuner.texts(rng, [prompts[i] for i in rows.tolist()], {tuner.token: tuner.vector()}, t[rows])
+        rows = pool_rows(len(index), tuner.recipe.batch_size, tuner.done, tuner.seed)
+        context = tuner.texts(rng, pool.pick(rows), {tuner.token: tuner.vector()})
         error = (tuner.unet(x[rows], t[rows], context).sample - target[rows]).square()
         uncached = (error * tuner.views.weights[index[rows]]).mean()
         assert cached == pytest.approx(float(uncached.detach()), rel=1e-5)
         tuner.step()
     assert len(drawn) == 1, "the encoder ran for the pool and never again"
+
+
+def test_a_pool_is_used_once_before_it_is_used_again_a_timestep_from_each_slice(model):
+    tuner = Tuner(model, [disc()], quick("escdiff-appearance", preset="paper", plain_share=1.0, cached=True, pool=12, batch_size=4))
+    tuner.loss()
+    drawn, passes = tuner.pool[0], [[pool_rows(12, 4, 3 * n + i, 5) for i in range(3)] for n in range(2)]
+    for rows in passes:
+        assert sorted(torch.cat(rows).tolist()) == list(range(12))
+        for batch in rows:
+            slices = (drawn.t[batch] * 4 // tuner.model.schedule.num_train_timesteps).tolist()
+            assert slices == [0, 1, 2, 3]
+    assert not torch.equal(torch.stack(passes[0]), torch.stack(passes[1])), "the second time in the company of others"
 
 
 @pytest.mark.parametrize("name, preset", [

@@ -53,9 +53,8 @@ class Contender:
 FACTORS = (1, 3, 10, 30, 100, 300)
 BEST: Mapping[str, Mapping[str, float]] = {name: dict(zip(DEFAULTS, factors, strict=True)) for name, factors in {
     "textual-inversion": (1, 3), "dreambooth": (30, 30), "custom-diffusion": (300, 100), "p-plus": (10, 10), "prospect": (30, 100),
-    "neti": (30, 30), "e4t": (30, 30), "b-lora": (100, 100), "ostaf": (10, 3), "forgedit": (30, 10),
+    "neti": (30, 30), "e4t": (30, 30), "b-lora": (100, 100), "unziplora": (30, 100), "ostaf": (10, 3), "forgedit": (30, 10),
 }.items()}
-BEST = BEST | {"dreambooth-prior": BEST["dreambooth"]}      # not searched for itself
 
 
 def _of_field(name: str, recipe: Recipe, rates: Mapping[str, float]) -> Contender:
@@ -63,19 +62,19 @@ def _of_field(name: str, recipe: Recipe, rates: Mapping[str, float]) -> Contende
 
 
 _FIELD = {name: recipe for name, recipe in RECIPES.items() if recipe.kind == "concept"}
-_OURS = (Contender("escdiff"), *(Contender(f"escdiff-{form}", {kind: f"{name}-{form}" for kind, name in DEFAULTS.items()})
-                                 for form in ("lora", "paper")))
+_PRIOR = "dreambooth-prior"          # DreamBooth with one thing changed: an ablation
+_OURS = (Contender("escdiff"), Contender("escdiff-paper", {kind: f"{name}-paper" for kind, name in DEFAULTS.items()}))
 _SHOWN = (Contender("style-aligned", shown={"appearance": "style"}),
           Contender("image-to-image", shown={"shape": "start", "appearance": "start"}),
           Contender("nothing learned", shown={"shape": "start", "appearance": "style"}))
 PLAIN = Contender("plain", shown=dict.fromkeys(DEFAULTS, "words"), question="What is there without any attribute?")
 
 CONTENDERS: Mapping[str, Contender] = {c.name: c for c in (
-    *_OURS, *(_of_field(name, recipe, BEST.get(name, {})) for name, recipe in _FIELD.items()), *_SHOWN)}
+    *_OURS, *(_of_field(name, recipe, BEST[name]) for name, recipe in _FIELD.items() if name != _PRIOR), *_SHOWN)}
 
 RATES: Mapping[str, Contender] = {c.name: c for c in (
     replace(_of_field(f"{name} x{factor}", recipe, dict.fromkeys(DEFAULTS, factor)), paced_by=name)
-    for name, recipe in _FIELD.items() for factor in FACTORS)}
+    for name, recipe in _FIELD.items() if name != _PRIOR for factor in FACTORS)}
 
 ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
     Contender("default", question="What do the defaults give?"),
@@ -85,6 +84,9 @@ ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
     Contender("no augmentation", changes={"augmentation": "none"}, question="What do the views buy?"),
     Contender("no augmentation, not described", changes={"augmentation": "none"}, describe=False,
               question="And if the rest of the picture is not put into words either?"),
+    replace(CONTENDERS["dreambooth"], question="What does DreamBooth give?"),
+    replace(CONTENDERS["dreambooth"], name=_PRIOR, recipes=dict.fromkeys(DEFAULTS, _PRIOR),
+            question="And with prior preservation, a class picture for every other draw?"),
     Contender("as published", {kind: f"{name}-paper" for kind, name in DEFAULTS.items()},
               question="Encoder for shape, decoder for appearance, each with its own token and the picture as it is?"),
     Contender("token in its own blocks only", changes={"plain_share": 0.5, "reach": "own"},

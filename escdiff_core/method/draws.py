@@ -14,18 +14,20 @@ from .views import Views
 class Draw:
     """Rows of a batch: ``index`` of the view (b,), ``prompts``, timesteps ``t`` (b,), noised latents ``x`` (b, 4, h, w).
 
-    ``target`` (b, 4, h, w) is what the UNet should answer.
+    ``target`` (b, 4, h, w) is what the UNet should answer. The prompts ``alone`` name nothing of the picture but the token.
     """
 
     index: torch.Tensor
     prompts: list[str]
+    alone: list[str]
     t: torch.Tensor
     x: torch.Tensor
     target: torch.Tensor
 
     def pick(self, rows: torch.Tensor) -> "Draw":
         """The rows (n,) of a larger draw."""
-        return Draw(self.index[rows], [self.prompts[i] for i in rows.tolist()], self.t[rows], self.x[rows], self.target[rows])
+        prompts = ([texts[i] for i in rows.tolist()] for texts in (self.prompts, self.alone))
+        return Draw(self.index[rows], *prompts, self.t[rows], self.x[rows], self.target[rows])
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,26 @@ class Draws:
         noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32)).to(device)
         alpha = self.schedule.alphas_cumprod().to(device)[t].view(-1, 1, 1, 1)
         target = noise if self.schedule.prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * z
-        return Draw(index, self._prompts(rng, picks), t, alpha.sqrt() * z + (1 - alpha).sqrt() * noise, target)
+        return Draw(index, *self._prompts(rng, picks), t, alpha.sqrt() * z + (1 - alpha).sqrt() * noise, target)
 
-    def _prompts(self, rng: np.random.Generator, picks: np.ndarray) -> list[str]:
+    def _prompts(self, rng: np.random.Generator, picks: np.ndarray) -> tuple[list[str], list[str]]:
         recipe, views = self.recipe, self.views
-        forms = rng.integers(0, len(recipe.templates), len(picks))
-        return [recipe.prompt(form, self.token, views.rest[i] or self.subject, views.behind[i]) if i < views.own
-                else recipe.prompt(0, self.plain, "", "") for i, form in zip(picks.tolist(), forms, strict=True)]
+        forms, whole, alone = rng.integers(0, len(recipe.templates), len(picks)), [], []
+        for i, form in zip(picks.tolist(), forms, strict=True):
+            own = i < views.own
+            whole.append(recipe.prompt(form, self.token, views.rest[i] or self.subject, views.behind[i]) if own
+                         else recipe.prompt(0, self.plain, "", ""))
+            alone.append(recipe.prompt(form, self.token, "", "") if own else whole[-1])
+        return whole, alone
+
+
+def pool_rows(count: int, batch_size: int, step: int, seed: int) -> torch.Tensor:
+    """Which of a pool of ``count`` draws a step takes, (batch_size,): one from each slice of the schedule, as a fresh batch has.
+
+    The pool is one large draw, so the draws of a slice stand together. All are taken once before any is taken again, each time
+    beside others.
+    """
+    size = count // batch_size
+    again, place = divmod(step, size)
+    orders = np.random.default_rng((seed, 14, again)).permuted(np.tile(np.arange(size), (batch_size, 1)), axis=1)
+    return torch.from_numpy(np.arange(batch_size) * size + orders[:, place])

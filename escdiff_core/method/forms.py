@@ -1,7 +1,7 @@
-"""The forms in which weights train, as a table: whole weights, low-rank factors, or offsets that a small network predicts."""
+"""The forms in which weights train, as a table: whole, low-rank factors, offsets that a small network predicts, or two LoRAs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -12,17 +12,25 @@ from torch.nn.utils import parametrize
 from ..model.names import unet_map
 from .blocks import block_of
 from .private import private_copy
+from .unzip import SLOTS, unzip
 
 HYPER_WIDTH = 32   # of the one vector from which all weight offsets are predicted (the weight offsets of E4T, Gal et al. 2023)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A private UNet in training: what the optimiser moves, and ``delta(blocks)``, their change: canonical names, fp32, CPU."""
+    """A private UNet in training: what the optimiser moves, and ``delta(blocks)``, their change: canonical names, fp32, CPU.
+
+    ``slots`` text states side by side are what its cross-attention reads. ``after`` is told each step's number when its gradients
+    are there; ``state`` is what it remembers from step to step.
+    """
 
     unet: UNet2DConditionModel
     parameters: dict[str, nn.Parameter]
     delta: Callable[[Collection[str]], dict[str, torch.Tensor]]
+    slots: int = 1
+    after: Callable[[int], None] = lambda step: None
+    state: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def train_full(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
@@ -50,17 +58,43 @@ def train_lora(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed
 
     def delta(blocks: Collection[str]) -> dict[str, torch.Tensor]:
         made = {}
-        for name, factor in factors.items():
-            module, _, part = name.rpartition(".lora_")
-            if block_of(f"{module}.weight") not in blocks:
-                continue
-            place = canonical[f"{module}.weight"].removesuffix(".weight")
-            side = "down" if part.startswith("A") else "up"
-            made[f"{place}.lora_{side}.weight"] = factor.detach().to("cpu", torch.float32, copy=True)
-            made[f"{place}.alpha"] = torch.tensor(float(rank))
+        for module in (n.removesuffix(".lora_A.weight") for n in factors if n.endswith(".lora_A.weight")):
+            if block_of(f"{module}.weight") in blocks:
+                place = canonical[f"{module}.weight"].removesuffix(".weight")
+                made |= _lora(place, factors[f"{module}.lora_A.weight"], factors[f"{module}.lora_B.weight"])
         return made
 
     return Trained(unet, factors, delta)
+
+
+def _lora(place: str, down: torch.Tensor, up: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A layer's low-rank factors as an attribute keeps them; alpha is the rank."""
+    parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(float(len(down)))}
+    return {f"{place}.{k}": v.detach().to("cpu", torch.float32, copy=True) for k, v in parts.items()}
+
+
+def train_two_loras(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
+    """Train two LoRAs beside each linear among ``names``, each for its own part of the picture, and keep the first's."""
+    unet, canonical = private_copy(base), unet_map(base.config)
+    linears = [n.removesuffix(".weight") for n in _matrices(unet, names)]
+    linears = [n for n in linears if isinstance(unet.get_submodule(n), nn.Linear)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = unzip(unet, linears, rank)
+
+    def delta(blocks: Collection[str]) -> dict[str, torch.Tensor]:
+        made = {}
+        for name, layer in layers.items():
+            if block_of(f"{name}.weight") in blocks:
+                made |= _lora(canonical[f"{name}.weight"].removesuffix(".weight"), *layer.kept())
+        return made
+
+    def after(step: int) -> None:
+        for layer in layers.values():
+            layer.after(step)
+
+    return Trained(unet, {f"{n}.{k}": p for n, layer in layers.items() for k, p in layer.named_parameters() if "base" not in k},
+                   delta, SLOTS, after, {f"{n}.{k}": v for n, layer in layers.items() for k, v in layer.named_buffers()})
 
 
 class _Offset(nn.Module):
@@ -107,5 +141,5 @@ def _matrices(unet: UNet2DConditionModel, names: Sequence[str]) -> list[str]:
 
 
 FORMS: Mapping[str, Callable[[UNet2DConditionModel, Sequence[str], int, int], Trained]] = {
-    "full": train_full, "lora": train_lora, "offsets": train_offsets,
+    "full": train_full, "lora": train_lora, "offsets": train_offsets, "two-loras": train_two_loras,
 }

@@ -23,7 +23,7 @@ class Recipe:
     word: str                                   # what stands for the token on a half that does not own it
     templates: tuple[str, ...]                  # of {token}, {rest} (the other attribute in words), {behind} (the background)
     rest: str = ""                              # what stands for {rest} where nothing is known of it
-    form: str = "full"                          # a row of forms.FORMS: whole weights, LoRA, predicted offsets
+    form: str = "full"                          # a row of forms.FORMS: whole weights, LoRA, ...
     rank: int = 16                              # of the LoRA form
     scope: str = "all"                          # a row of blocks.SCOPES: which tensors of the blocks train
     joint: bool = False                         # the preset's blocks of both kinds train, those of the own kind are kept
@@ -126,6 +126,8 @@ RECIPES: Mapping[str, Recipe] = {r.name: r for r in (
     replace(_FIELD, name="e4t", filter_scale=0.1, lr_weights=1.6e-5, lr_token=0.0, batch_size=16, steps=30),
     # Frenkel et al. 2024: LoRAs of two layers, learned together, used apart
     replace(_FIELD, name="b-lora", form="lora", preset="b-lora", joint=True, lr_weights=5e-5, lr_token=0.0, batch_size=1),
+    # Liu et al. 2024: two LoRAs of the same layers, learned together, each with its own prompt and columns
+    replace(_FIELD, name="unziplora", form="two-loras", scope="attention", lr_weights=5e-5, lr_token=0.0, batch_size=1),
     # 2403.11053: offsets of one half's attention weights, predicted by a small network
     replace(_FIELD, name="ostaf", form="offsets", scope="attention", preset="paper", lr_weights=1e-4, batch_size=4),
     # Zhang et al. 2024: token and both halves train, the other half is restored

@@ -29,6 +29,7 @@ def save_snapshot(tuner: "Tuner", directory: Path) -> None:
         tensors[f"{i}.value"], tensors[f"{i}.average"] = parameter.detach(), tuner.average[i]
         for key, value in tuner.optimizer.state[parameter].items():
             tensors[f"{i}.{key}"] = value
+    tensors |= {f"state.{key}": value for key, value in tuner.trained.state.items()}
     metadata = {"done": tuner.done, "losses": tuner.report.losses, "run": run_identity(tuner)}
     write_safetensors({k: v.cpu() for k, v in tensors.items()}, directory / STATE, METADATA_KEY, json.dumps(metadata))
 
@@ -54,6 +55,8 @@ def load_snapshot(tuner: "Tuner", directory: Path) -> None:
             # a copy: what safetensors hands out is a window into the file; and fused AdamW keeps its step on the device
             k.split(".", 1)[1]: v.to(parameter.device, copy=True) for k, v in tensors.items()
             if k.startswith(f"{i}.")}
+    for key, value in tuner.trained.state.items():
+        value.copy_(tensors[f"state.{key}"])
     tuner.done, tuner.report.losses, tuner.fresh = metadata["done"], metadata["losses"], False
 
 

@@ -8,6 +8,7 @@ import torch
 from ..model.load import DiffusionModel
 from ..model.text import encode_prompts
 from .blocks import block_of
+from .draws import Draw
 from .route import Route, pack, without_tokens
 from .tokens import by_layer, by_stage, cross_blocks, named_rows, row_name, stage_of
 
@@ -17,12 +18,14 @@ class TrainingTexts:
 
     Slot 0 is that of the blocks that do not learn: they read ``plain`` for the token in ``plain_share`` of the rows. The
     others are the learning blocks', one for all or, with a ``layout`` by layer, one for each with cross-attention. Where
-    there is no other block, or nothing is hidden from it, slot 0 is a learning one.
+    there is no other block, or nothing is hidden from it, slot 0 is a learning one. ``apart``: every layer reads the prompt, the
+    token alone and the rest alone (see unzip.TwoLoRA).
     """
 
-    def __init__(self, model: DiffusionModel, blocks: Sequence[str], plain: str, plain_share: float, layout: str = "one"):
+    def __init__(self, model: DiffusionModel, blocks: Sequence[str], plain: str, plain_share: float, layout: str = "one",
+                 apart: bool = False):
         names = list(model.unet.state_dict())
-        self.model, self.plain, self.plain_share, self.layout = model, plain, plain_share, layout
+        self.model, self.plain, self.plain_share, self.layout, self.apart = model, plain, plain_share, layout, apart
         self.hides = bool({block_of(n) for n in names} - set(blocks)) and plain_share > 0
         self.layers = cross_blocks(names) if by_layer(layout) else ()          # those with vectors of their own
         own = [(b, row) for row, b in enumerate(self.layers) if b in blocks or not self.hides]
@@ -44,18 +47,20 @@ class TrainingTexts:
                 self.known.update(zip(new, encode_prompts(self.model, new), strict=True))
         return torch.stack([self.known[t] for t in texts])
 
-    def __call__(self, rng: np.random.Generator, prompts: Sequence[str], tokens: Mapping[str, torch.Tensor],
-                 timesteps: torch.Tensor) -> torch.Tensor:
-        """The packed states of ``prompts`` at ``timesteps`` (b,); gradients flow to the vectors of ``tokens``, (n, dim) each."""
-        slots = [self._texts(prompts, list(tokens), timesteps, row) for row in self.rows]
+    def __call__(self, rng: np.random.Generator, drawn: Draw, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The packed states of the prompts of ``drawn``; gradients flow to the vectors of ``tokens``, (n, dim) each."""
+        slots = [self._texts(texts, list(tokens), drawn.t, row) for row in self.rows
+                 for texts in ((drawn.prompts, drawn.alone) if self.apart else (drawn.prompts,))]
         unique = list(dict.fromkeys(text for texts in slots for text in texts))
         states = encode_prompts(self.model, unique, tokens if self.layout == "one" else named_rows(tokens))
         place = {text: i for i, text in enumerate(unique)}
         own = [states[[place[text] for text in texts]] for texts in slots]
+        if self.apart:
+            return pack([*own, self.plain_states(drawn.prompts, list(tokens))])
         if not self.hides:
             return pack(own)
-        plain = self.plain_states(prompts, list(tokens))
-        hide = torch.from_numpy(rng.random(len(prompts)) < self.plain_share).to(plain.device)[:, None, None]
+        plain = self.plain_states(drawn.prompts, list(tokens))
+        hide = torch.from_numpy(rng.random(len(drawn.prompts)) < self.plain_share).to(plain.device)[:, None, None]
         return pack([torch.where(hide, plain, own[0]), *own])
 
     def _texts(self, prompts: Sequence[str], tokens: Sequence[str], timesteps: torch.Tensor, row: int) -> Sequence[str]:

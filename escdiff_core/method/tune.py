@@ -22,7 +22,7 @@ from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
 from ..reference import Reference
 from .blocks import find_preset
-from .draws import Draws
+from .draws import Draws, pool_rows
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
 from .forms import FORMS
@@ -36,7 +36,7 @@ from .tokens import lost_rows, vector_count
 from .views import prepare_views
 
 log = logging.getLogger(__name__)
-REUSE = 1.72      # of a cached draw: used seven times, they left the loss on fresh draws a seventh higher (benchmarks/cached.py)
+REUSE = 1.4       # of a cached draw: the larger, the less filling the pool costs (benchmarks/tuning_speed.py, cached.py)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Tuner:
         names = tensors_of(model.unet, self.blocks, recipe.scope)
         self.trained = FORMS[recipe.form](model.unet, names, recipe.rank, self.seed)
         self.unet, self.weights = self.trained.unet, self.trained.parameters
-        self.texts = TrainingTexts(model, self.blocks, self.plain, recipe.plain_share, recipe.layout)
+        self.texts = TrainingTexts(model, self.blocks, self.plain, recipe.plain_share, recipe.layout, self.trained.slots > 1)
         self.route = self.texts.route
         if model.device.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())      # plain bmm: its backward is faster there than the fused kernel's
@@ -194,9 +194,9 @@ class Tuner:
 
     def _fill_pool(self) -> None:
         """Encode a pool of draws once: exact while neither the encoder nor its prompt changes."""
-        rng = np.random.default_rng((self.seed, 13))
-        drawn = self.draws(rng, self.recipe.pool or max(round(self.recipe.steps * self.recipe.batch_size / REUSE), 1))
-        drawn, parts = drawn.pick(torch.from_numpy(rng.permutation(len(drawn.prompts)))), []
+        batch = self.recipe.batch_size
+        batches = max(round(self.recipe.pool / batch if self.recipe.pool else self.recipe.steps / REUSE), 1)
+        drawn, parts = self.draws(np.random.default_rng((self.seed, 13)), batches * batch), []
         for start in range(0, len(drawn.prompts), 32):
             part = drawn.pick(torch.arange(start, min(start + 32, len(drawn.prompts))))
             parts.append(self._encode(part.x, part.t, self.texts.nothing_learned(part.prompts, [self.token])))
@@ -214,13 +214,12 @@ class Tuner:
             with autocast(self.model.device, self.precision):
                 self._fill_pool()
         if self.pool is not None:
-            drawn, features = self.pool
-            rows = torch.from_numpy(rng.integers(0, len(drawn.prompts), self.recipe.batch_size))
-            drawn, features = drawn.pick(rows), features.pick(rows)
+            rows = pool_rows(len(self.pool[0].prompts), self.recipe.batch_size, self.done, self.seed)
+            drawn, features = (part.pick(rows) for part in self.pool)
         else:
             drawn, features = self.draws(rng, self.recipe.batch_size), None
         with autocast(self.model.device, self.precision):
-            context = self.texts(rng, drawn.prompts, {self.token: self.vector()}, drawn.t)
+            context = self.texts(rng, drawn, {self.token: self.vector()})
             if features is None:
                 features = self._encode(drawn.x, drawn.t, context)
             error = (decode(self.unet, features, context).float() - drawn.target).square()  # (b, 4, h, w)
@@ -235,6 +234,7 @@ class Tuner:
         try:
             loss = self.loss()
             loss.backward()
+            self.trained.after(self.done)
             nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
             self.optimizer.step()
         except (torch.OutOfMemoryError, MemoryError) as error:
