@@ -15,7 +15,7 @@ from escdiff_core.bench import run as bench_run
 from escdiff_core.bench.contenders import ABLATIONS, BEST, CONTENDERS, FACTORS, RATES, Contender
 from escdiff_core.bench.plan import Plan, Store
 from escdiff_core.bench.protocol import Subject, appearance_references, shape_references
-from escdiff_core.bench.table import SCALE, as_markdown, interval, summary
+from escdiff_core.bench.table import SCALE, as_markdown, curves, interval, plot, summary
 from escdiff_core.cli import bench as command
 from escdiff_core.cli import main
 from escdiff_core.errors import ESCDiffError
@@ -268,6 +268,19 @@ def test_mixes_that_share_a_reference_count_as_one_and_a_lead_is_taken_mix_by_mi
     lower = cells_of(np.array([good if i % 2 else bad for i, _ in pairs]) - 0.1, pairs)
     low, high = interval(by_shape, lower)
     assert 0.05 < low <= high < 0.2 and interval(by_shape, by_shape) == (0, 0)
+
+
+def test_curves_say_at_which_step_an_attribute_is_there_and_from_which_it_leaks(tmp_path):
+    figures = [(15.0, 20, 0.3, 0.0), (30.0, 40, 0.75, 0.05), (60.0, 80, 0.8, 0.3), (120.0, 160, 0.7, 0.4)]
+    mine = [{"contender": "one", "budget": b, "question": "", "shape_steps": n, "shape_own": own, "shape_over": leak}
+            for b, n, own, leak in figures]
+    nothing = [{**r, "contender": "two", "shape_own": 0.1, "shape_over": 0.0} for r in mine]
+    lines = curves(mine + nothing)
+    assert "| one | S | 20, 40, 80, 160 | 0.30, 0.75, 0.80, 0.70 | 0.00, 0.05, 0.30, 0.40 | 40 | 80 |" in lines
+    assert "| two | S | 20, 40, 80, 160 | 0.10, 0.10, 0.10, 0.10 | 0.00, 0.00, 0.00, 0.00 |  |  |" in lines
+    assert curves(mine[:2]) == []
+    plot(mine + nothing, tmp_path / "plot.png")
+    assert Image.open(tmp_path / "plot.png").width > 1000
 
 
 def test_the_table_is_the_mean_of_its_cells():

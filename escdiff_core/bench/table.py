@@ -13,6 +13,7 @@ from .plan import Plan, Store
 from .protocol import PICTURES
 
 RESAMPLES = 2000
+LEARNED, LEAKS = 0.3, 0.1      # an S or A that is more than chance, a leak that an eye notices
 SCALE = ("iou_floor", "iou_ceiling", "colour_floor", "colour_ceiling", "texture_floor", "texture_ceiling")
 Rows = list[dict]
 
@@ -100,6 +101,7 @@ def as_markdown(rows: Rows, about: Mapping[str, object]) -> str:
                 cells.append(" + ".join(form.format(r[f"{k}_{what}"]) for k in ("shape", "appearance") if f"{k}_{what}" in r))
             lines.append(f"| {r['contender']} | " + " | ".join(cells + ([r["question"]] if asks else [])) + " |")
         lines.append("")
+    lines += curves(rows)
     failed = {r["contender"]: r["failed"] for r in rows if r.get("failed")}
     lines += [f"{name}: {count} figures are 0 because it could not be learned or drawn (see `failed` in table.json)."
               for name, count in failed.items()]
@@ -108,6 +110,26 @@ def as_markdown(rows: Rows, about: Mapping[str, object]) -> str:
     for kind, scales in about["scales"].items():
         lines += [f"| {kind}: {name} | " + " | ".join(f"{s[k]:.3g}" for k in SCALE) + " |" for name, s in scales.items()]
     return "\n".join([*lines, ""])
+
+
+def curves(rows: Rows) -> list[str]:
+    """At which step of learning an attribute is there, and from which it leaks, as a section of the page; empty for few budgets."""
+    lines = []
+    for name in dict.fromkeys(r["contender"] for r in rows):
+        for kind, letter in (("shape", "S"), ("appearance", "A")):
+            mine = [r for r in rows if r["contender"] == name and f"{kind}_steps" in r and f"{kind}_over" in r]
+            if len(mine) < 3:
+                continue
+            steps, own, leak = ([r[f"{kind}_{what}"] for r in mine] for what in ("steps", "own", "over"))
+            there = [n for n, x in zip(steps, own, strict=True) if x >= 0.9 * max(own)] if max(own) >= LEARNED else []
+            leaks = [n for n, x in zip(steps, leak, strict=True) if x > LEAKS]
+            cells = [", ".join(form.format(x) for x in figures) for form, figures in
+                     (("{:.0f}", steps), ("{:.2f}", own), ("{:.2f}", leak), ("{:.0f}", there[:1]), ("{:.0f}", leaks[:1]))]
+            lines.append(f"| {name} | {letter} | " + " | ".join(cells) + " |")
+    about = f"Nine tenths of the best S or A of a row, if that is {LEARNED} or more; a leak above {LEAKS} over the plain one."
+    head = ("contender", "of", "after steps", "S or A", "leak over plain", "nine tenths at step", "leaks from step")
+    rule = "|---" * len(head) + "|"
+    return lines and ["## When it is learned, and when it leaks", "", about, "", f"| {' | '.join(head)} |", rule, *lines, ""]
 
 
 def _range(ends: tuple[float, float] | None) -> str:
@@ -119,7 +141,7 @@ def _figure(value: float | None) -> str:
 
 
 def plot(rows: Rows, path: Path) -> None:
-    """H, fidelity and leak over seconds of learning, a line per contender."""
+    """H, fidelity and leak over seconds of learning and over steps, a line per contender."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,19 +149,23 @@ def plot(rows: Rows, path: Path) -> None:
 
     panels = {"mix: H": "H", "shape: S": "shape_own", "shape: leak": "shape_leak", "appearance: A": "appearance_own",
               "appearance: leak": "appearance_leak"}
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), sharex=True)
-    for (title, key), axis in zip(panels.items(), axes, strict=True):
-        for number, name in enumerate(dict.fromkeys(r["contender"] for r in rows if r["contender"] != PLAIN.name)):
-            own = [r for r in rows if r["contender"] == name and key in r]
-            style = {"label": name, "color": pyplot.get_cmap("tab20")(number % 20), "linewidth": 2.5 if number == 0 else 1.2}
-            if own and not own[0]["budget"]:                                           # learns nothing: a level line
-                axis.axhline(own[0][key], linestyle=":", **style)
-            else:
-                axis.plot([r["budget"] for r in own], [r[key] for r in own], marker="o", **style)
-        axis.set(title=title, xlabel="seconds of learning", ylim=(0, 1))
-        axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncol=7, fontsize=8)
-    figure.tight_layout(rect=(0, 0.16, 1, 1))
+    figure, both = pyplot.subplots(2, len(panels), figsize=(4.2 * len(panels), 8), sharex="row")
+    names = list(dict.fromkeys(r["contender"] for r in rows if r["contender"] != PLAIN.name))
+    for over, axes in zip(("seconds of learning", "steps of learning"), both, strict=True):
+        for (title, key), axis in zip(panels.items(), axes, strict=True):
+            steps = f"{'appearance' if key.startswith('appearance') else 'shape'}_steps"       # of a mix: the shape's
+            for number, name in enumerate(names):
+                own = [r for r in rows if r["contender"] == name and key in r]
+                style = {"label": name, "color": pyplot.get_cmap("tab20")(number % 20), "linewidth": 2.5 if number == 0 else 1.2}
+                if own and not own[0]["budget"]:                                           # learns nothing: a level line
+                    axis.axhline(own[0][key], linestyle=":", **style)
+                    continue
+                at = [r["budget"] if axes is both[0] else r.get(steps, 0) for r in own]
+                axis.plot(at, [r[key] for r in own], marker="o", **style)
+            axis.set(title=title, xlabel=over, ylim=(0, 1))
+            axis.grid(alpha=0.3)
+    figure.legend(*both[0][0].get_legend_handles_labels(), loc="lower center", ncol=7, fontsize=8)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
