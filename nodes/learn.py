@@ -88,7 +88,7 @@ def tune(copy, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=
     from .pictures import loss_plot
 
     row = find_recipe(recipe, token.kind, steps=steps or None, preset=None if preset == AUTO else preset,
-                      batch_size=batch_size or None, rank=(lora_rank or None) if find_recipe(recipe).form == "lora" else None)
+                      batch_size=batch_size or None, rank=(lora_rank or None) if "lora" in find_recipe(recipe).form else None)
     made, losses = learn(copy, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every,
                          checkpointing)
     title = f"{made.kind} as {made.token}, {made.steps} steps" + ("" if losses else ", found in the cache")

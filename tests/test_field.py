@@ -92,9 +92,9 @@ def test_no_form_changes_anything_before_its_first_step(form, model):
     tuner = Tuner(model, [disc()], find_recipe("ostaf", "shape", form=form, rank=2))
     assert not any(v.any() for n, v in tuner.trained.delta(tuner.kept).items() if not n.endswith(("alpha", "lora_down.weight")))
     x, t = torch.zeros(1, 4, 8, 8), torch.tensor([5])
-    context = encode_prompts(model, ["a star"])
+    context, *others = encode_prompts(model, ["a star", "a red boat", "two houses"]).split(1)
     with torch.no_grad():
-        tuned_on = pack([context] * tuner.trained.slots)
+        tuned_on = pack([context, *others[:tuner.trained.slots - 1]])      # of which the weights that are there read the first
         torch.testing.assert_close(tuner.unet(x, t, tuned_on).sample, model.unet(x, t, context).sample)
 
 
@@ -134,6 +134,50 @@ def test_two_loras_read_a_prompt_each_and_share_out_the_columns(model, monkeypat
         for step, count in ((0, 1), (1, 1), (2, 2), (3, 2)):
             chosen = shares[step][name]
             assert (chosen.sum(1) == count * tenth).all() and chosen.sum(0).max() == 1, "no column is both's"
+
+
+@torch.no_grad()
+def test_base_and_two_loras_read_their_own_part_of_the_text():
+    torch.manual_seed(0)
+    base = torch.nn.Linear(6, 8)
+    layer = unzip.TwoLoRA(base, 2, reads=True)
+    for up in layer.up:
+        torch.nn.init.normal_(up)
+    layer.mask[1, :3] = 0
+    whole, alone, rest = torch.randn(3, 1, 5, 6)
+    added = [part @ (up @ down).T for part, up, down in zip((alone, rest), layer.up, layer.down, strict=True)]
+    added[1][..., :3] = 0
+    torch.testing.assert_close(layer(pack([whole, alone, rest])), base(whole) + added[0] + added[1])
+
+
+def test_columns_go_to_those_on_which_the_loss_depends_most(monkeypatch):
+    monkeypatch.setattr(unzip, "OPENINGS", (range(2),))
+    layer = unzip.TwoLoRA(torch.nn.Linear(6, 10), 2, reads=False)
+    for up, best in zip(layer.up, ({2: 3.0, 5: 1.0}, {2: 9.0, 7: -1.0}), strict=True):
+        torch.nn.init.ones_(up)
+        up.grad = torch.zeros_like(up)
+        for column, slope in best.items():
+            up.grad[column, 0] = slope
+    for step in range(2):
+        assert layer.mask.all()
+        layer.after(step)
+    assert layer.chosen[unzip.OWN].nonzero().tolist() == [[2]], "the kept one's best"
+    assert layer.chosen[unzip.OTHER].nonzero().tolist() == [[7]], "the other's best of what is left"
+    assert torch.equal(layer.mask, layer.chosen) and not layer.score.any()
+
+
+def test_the_score_of_a_column_is_the_sum_of_weight_times_gradient(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(unzip, "OPENINGS", (range(2),))
+    layer = unzip.TwoLoRA(torch.nn.Linear(6, 8), 2, reads=False)
+    changes = []
+    for up, down in zip(layer.up, layer.down, strict=True):
+        torch.nn.init.normal_(up)
+        changes.append(up @ down)
+        changes[-1].retain_grad()
+    sum((change ** 3).sum() for change in changes).backward()
+    layer.after(0)
+    torch.testing.assert_close(layer.score, torch.stack([(c * c.grad).sum(1) for c in changes]).detach())
 
 
 @torch.no_grad()

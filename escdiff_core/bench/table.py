@@ -117,7 +117,7 @@ def curves(rows: Rows) -> list[str]:
     lines = []
     for name in dict.fromkeys(r["contender"] for r in rows):
         for kind, letter in (("shape", "S"), ("appearance", "A")):
-            mine = [r for r in rows if r["contender"] == name and f"{kind}_steps" in r and f"{kind}_over" in r]
+            mine = [r for r in rows if r["contender"] == name and f"{kind}_steps" in r and f"{kind}_over" in r]     # none failed
             if len(mine) < 3:
                 continue
             steps, own, leak = ([r[f"{kind}_{what}"] for r in mine] for what in ("steps", "own", "over"))
@@ -157,11 +157,11 @@ def plot(rows: Rows, path: Path) -> None:
             for number, name in enumerate(names):
                 own = [r for r in rows if r["contender"] == name and key in r]
                 style = {"label": name, "color": pyplot.get_cmap("tab20")(number % 20), "linewidth": 2.5 if number == 0 else 1.2}
-                if own and not own[0]["budget"]:                                           # learns nothing: a level line
+                x = "budget" if axes is both[0] else steps
+                if own and not any(r.get(x) for r in own):                                 # learns nothing: a level line
                     axis.axhline(own[0][key], linestyle=":", **style)
-                    continue
-                at = [r["budget"] if axes is both[0] else r.get(steps, 0) for r in own]
-                axis.plot(at, [r[key] for r in own], marker="o", **style)
+                else:
+                    axis.plot(*zip(*((r[x], r[key]) for r in own if x in r), strict=True), marker="o", **style)
             axis.set(title=title, xlabel=over, ylim=(0, 1))
             axis.grid(alpha=0.3)
     figure.legend(*both[0][0].get_legend_handles_labels(), loc="lower center", ncol=7, fontsize=8)

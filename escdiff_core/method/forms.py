@@ -21,8 +21,8 @@ HYPER_WIDTH = 32   # of the one vector from which all weight offsets are predict
 class Trained:
     """A private UNet in training: what the optimiser moves, and ``delta(blocks)``, their change: canonical names, fp32, CPU.
 
-    ``slots`` text states side by side are what its cross-attention reads. ``after`` is told each step's number when its gradients
-    are there; ``state`` is what it remembers from step to step.
+    ``slots``: how many text states its cross-attention reads side by side. ``after`` is told the number of each step that was
+    taken, while its gradients are there; ``state`` is what it remembers from step to step.
     """
 
     unet: UNet2DConditionModel
@@ -93,8 +93,9 @@ def train_two_loras(base: UNet2DConditionModel, names: Sequence[str], rank: int,
         for layer in layers.values():
             layer.after(step)
 
-    return Trained(unet, {f"{n}.{k}": p for n, layer in layers.items() for k, p in layer.named_parameters() if "base" not in k},
-                   delta, SLOTS, after, {f"{n}.{k}": v for n, layer in layers.items() for k, v in layer.named_buffers()})
+    factors = {f"{n}.{k}": p for n, layer in layers.items() for k, p in layer.named_parameters() if "base" not in k}
+    state = {f"{n}.{k}": v for n, layer in layers.items() for k, v in layer.named_buffers()}
+    return Trained(unet, factors, delta, SLOTS if layers else 1, after, state)
 
 
 class _Offset(nn.Module):

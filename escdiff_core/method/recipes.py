@@ -24,7 +24,7 @@ class Recipe:
     templates: tuple[str, ...]                  # of {token}, {rest} (the other attribute in words), {behind} (the background)
     rest: str = ""                              # what stands for {rest} where nothing is known of it
     form: str = "full"                          # a row of forms.FORMS: whole weights, LoRA, ...
-    rank: int = 16                              # of the LoRA form
+    rank: int = 16                              # of the LoRA forms
     scope: str = "all"                          # a row of blocks.SCOPES: which tensors of the blocks train
     joint: bool = False                         # the preset's blocks of both kinds train, those of the own kind are kept
     layout: str = "one"                         # of the token: one vector, or one per layer or stage (see tokens.py)
@@ -47,7 +47,7 @@ class Recipe:
     feature_timestep: int = 250                 # where the reference features are read: shape and texture both visible
     filter_scale: float = 0.1                   # s in e = e_word + s * filter(features) (E4T)
     cached: bool = False                        # encoder features from a pool of draws; exact when the encoder is frozen
-    pool: int = 0                               # draws in that pool; 0: so many that each is used REUSE times
+    pool: int = 0                               # draws in it, to the next batch; 0: so many that each is used REUSE times
 
     def __post_init__(self):
         if self.kind not in (*KINDS, "concept"):
@@ -57,6 +57,8 @@ class Recipe:
         lookup(SCOPES, self.scope, "scope")
         for what, known in (("form", FORMS), ("layout", LAYOUTS), ("reach", REACHES)):
             lookup(dict.fromkeys(known), getattr(self, what), what)
+        if self.form == "two-loras" and self.layout != "one":
+            raise ESCDiffError(f"form 'two-loras' goes with layout 'one', not {self.layout!r}: it gives every layer three prompts")
         for name, low in (("steps", 0), ("batch_size", 1), ("views", 1), ("prior", 0), ("rank", 1), ("pool", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < low:

@@ -68,14 +68,15 @@ class RoutedProcessor:
         return self.usual(attn, hidden_states, own if self.gradient else own.detach(), *args, **kwargs)
 
 
-def install(unet: UNet2DConditionModel, route: Route, constant: Sequence[int] = ()) -> None:
+def install(unet: UNet2DConditionModel, route: Route, constant: Sequence[int] = (), packed: Sequence[str] = ()) -> None:
     """Route the cross-attention of ``unet`` (a private copy) by ``route``; one slot leaves it as it is.
 
-    No gradient goes back through the ``constant`` slots, so that frozen blocks before the first learning one keep no graph.
+    No gradient goes back through the ``constant`` slots, so that frozen blocks before the first learning one keep no graph. The
+    ``packed`` blocks get all slots, and cut them themselves.
     """
     if route.slots == 1:
         return
     usual = {name: getattr(p, "usual", p) for name, p in unet.attn_processors.items()}
     unet.set_attn_processor({
-        name: RoutedProcessor(p, route.slot(name), route.slots, route.slot(name) not in constant) if name.endswith(CROSS) else p
-        for name, p in usual.items()})
+        name: RoutedProcessor(p, route.slot(name), route.slots, route.slot(name) not in constant)
+        if name.endswith(CROSS) and block_of(name) not in packed else p for name, p in usual.items()})

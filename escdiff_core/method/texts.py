@@ -18,21 +18,21 @@ class TrainingTexts:
 
     Slot 0 is that of the blocks that do not learn: they read ``plain`` for the token in ``plain_share`` of the rows. The
     others are the learning blocks', one for all or, with a ``layout`` by layer, one for each with cross-attention. Where
-    there is no other block, or nothing is hidden from it, slot 0 is a learning one. ``apart``: every layer reads the prompt, the
-    token alone and the rest alone (see unzip.TwoLoRA).
+    there is no other block, or nothing is hidden from it, slot 0 is a learning one. ``apart``: the
+    learning layers read so many prompts at once: the whole, the token alone, the whole with the plain word (see unzip.TwoLoRA).
     """
 
     def __init__(self, model: DiffusionModel, blocks: Sequence[str], plain: str, plain_share: float, layout: str = "one",
-                 apart: bool = False):
+                 apart: int = 0):
         names = list(model.unet.state_dict())
         self.model, self.plain, self.plain_share, self.layout, self.apart = model, plain, plain_share, layout, apart
-        self.hides = bool({block_of(n) for n in names} - set(blocks)) and plain_share > 0
+        self.hides = bool({block_of(n) for n in names} - set(blocks)) and plain_share > 0 and not apart
         self.layers = cross_blocks(names) if by_layer(layout) else ()          # those with vectors of their own
         own = [(b, row) for row, b in enumerate(self.layers) if b in blocks or not self.hides]
         self.rows = [row for _, row in own] or [0]                             # of the token's vectors, for each learning slot
         first = int(self.hides)
         layers = {b: first + i for i, (b, _) in enumerate(own)} or (dict.fromkeys(blocks, 1) if self.hides else {})
-        self.route = Route(first + len(self.rows), {b: s for b, s in layers.items() if s})
+        self.route = Route(apart or first + len(self.rows), {b: s for b, s in layers.items() if s})
         self.known: dict[str, torch.Tensor] = {}
 
     def plain_states(self, prompts: Sequence[str], tokens: Sequence[str]) -> torch.Tensor:

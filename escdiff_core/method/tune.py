@@ -36,7 +36,7 @@ from .tokens import lost_rows, vector_count
 from .views import prepare_views
 
 log = logging.getLogger(__name__)
-REUSE = 1.4       # of a cached draw: the larger, the less filling the pool costs (benchmarks/tuning_speed.py, cached.py)
+REUSE = 1.2       # of a cached draw: used 1.72 times they may cost quality, and 1.2 still saves the time that is asked for
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,13 @@ class Tuner:
         names = tensors_of(model.unet, self.blocks, recipe.scope)
         self.trained = FORMS[recipe.form](model.unet, names, recipe.rank, self.seed)
         self.unet, self.weights = self.trained.unet, self.trained.parameters
-        self.texts = TrainingTexts(model, self.blocks, self.plain, recipe.plain_share, recipe.layout, self.trained.slots > 1)
+        apart = self.trained.slots if self.trained.slots > 1 else 0
+        self.texts = TrainingTexts(model, self.blocks, self.plain, recipe.plain_share, recipe.layout, apart)
         self.route = self.texts.route
         if model.device.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())      # plain bmm: its backward is faster there than the fused kernel's
         hidden = self.texts.hides and recipe.plain_share == 1          # slot 0 never sees the token
-        install(self.unet, self.route, constant=(0,) if hidden else ())
+        install(self.unet, self.route, constant=(0,) if hidden else (), packed=self.blocks if apart else ())
         if self.checkpointing:
             self.unet.enable_gradient_checkpointing()
         # Neither its weights nor its prompt change
@@ -234,9 +235,9 @@ class Tuner:
         try:
             loss = self.loss()
             loss.backward()
-            self.trained.after(self.done)
             nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
             self.optimizer.step()
+            self.trained.after(self.done)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise self._out_of_memory() from error
         except RuntimeError as error:
