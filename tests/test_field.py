@@ -11,7 +11,6 @@ from escdiff_core.choices import FORMS, STAGES
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method import unzip
 from escdiff_core.method.blocks import KINDS, block_of, find_preset
-from escdiff_core.method.draws import Draw
 from escdiff_core.method.mix import Mix, Use
 from escdiff_core.method.private import tensors_of
 from escdiff_core.method.recipes import RECIPES, WORDS, find_recipe
@@ -118,7 +117,8 @@ def test_two_loras_read_a_prompt_each_and_share_out_the_columns(model, monkeypat
     assert len(layers) == 16 * 8, "four linears of both attentions of all 16 layers"
     drawn = tuner.draws(np.random.default_rng(0), 1)
     with torch.no_grad():
-        whole, alone, rest = tuner.texts(np.random.default_rng(0), drawn, {"*a": tuner.vector()}).chunk(3, dim=1)
+        packed = tuner.texts(np.random.default_rng(0), drawn.prompts, {"*a": tuner.vector()}, drawn.t, drawn.alone)
+    whole, alone, rest = packed.chunk(3, dim=1)
     assert "disc" in drawn.prompts[0] and "red table" in drawn.prompts[0]
     assert "*a" in drawn.alone[0] and "disc" not in drawn.alone[0] and "table" not in drawn.alone[0]
     for states, text in ((whole, drawn.prompts[0]), (alone, drawn.alone[0]), (rest, drawn.prompts[0].replace("*a", "plain"))):
@@ -286,7 +286,7 @@ def test_training_shows_every_slot_and_row_its_own_vector(layout, model):
     timesteps = torch.tensor([10, 950])
     prompts = ["a *m", "a photo of a *m"]
     with torch.no_grad():
-        packed = tuner.texts(np.random.default_rng(0), Draw(timesteps, prompts, prompts, timesteps, None, None), {"*m": vectors})
+        packed = tuner.texts(np.random.default_rng(0), prompts, {"*m": vectors}, timesteps)
     slots = packed.chunk(tuner.route.slots, dim=1)
     assert len(slots) == {"layers": 16, "stages": 1, "layers+stages": 16}[layout]
     for i, slot in enumerate(slots):

@@ -10,7 +10,6 @@ from method_zoo import WIDTH, disc, hash_of, made_attribute, tiny_model
 
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method.delta import changed_tensors, named_differences
-from escdiff_core.method.draws import Draw
 from escdiff_core.method.filters import starting_word
 from escdiff_core.method.mix import MIDDLES, Mix, Use, schedule_parts, token_vectors
 from escdiff_core.method.recipes import find_recipe
@@ -133,7 +132,7 @@ def test_what_was_tuned_is_what_is_drawn(name, model):
     x, t = torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([400])
     prompt = f"a photo of a {tuner.token} on a red background"
     with tuner.averaged():
-        packed = tuner.texts(np.random.default_rng(0), Draw(t, [prompt], [prompt], t, x, x), {tuner.token: tuner.vector()})
+        packed = tuner.texts(np.random.default_rng(0), [prompt], {tuner.token: tuner.vector()}, t)
         tuned = tuner.unet(x, t, packed).sample
     plain = tuner.texts.plain_states([prompt], [tuner.token])
     drawn = variant.unet(x, t, variant.states(prompt)).sample

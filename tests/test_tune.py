@@ -207,7 +207,7 @@ def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, m
         index, target = pool.index, pool.target
         rng = np.random.default_rng((tuner.seed, 12, tuner.done))
         rows = pool_rows(len(index), tuner.recipe.batch_size, tuner.done, tuner.seed)
-        context = tuner.texts(rng, pool.pick(rows), {tuner.token: tuner.vector()})
+        context = tuner.texts(rng, pool.pick(rows).prompts, {tuner.token: tuner.vector()}, t[rows])
         error = (tuner.unet(x[rows], t[rows], context).sample - target[rows]).square()
         uncached = (error * tuner.views.weights[index[rows]]).mean()
         assert cached == pytest.approx(float(uncached.detach()), rel=1e-5)

@@ -41,11 +41,11 @@ def _similarity(centre: np.ndarray, target: np.ndarray, scale: float, degrees: f
 
 
 def _moved(mask: np.ndarray, image: np.ndarray, rng: np.random.Generator, scales: tuple[float, float],
-           degrees: float) -> tuple[np.ndarray, np.ndarray]:
-    """Move, scale and turn a masked picture; the mask stays inside the frame. Returns (mask, image)."""
+           degrees: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and turn a masked picture, and move it up to ``reach`` of the way to the frame's edge. Returns (mask, image)."""
     h, w = mask.shape
     frame = np.array([w, h])
-    scale, jitter, turn = rng.uniform(*scales), rng.uniform(-0.8, 0.8, 2), rng.uniform(-degrees, degrees)
+    scale, jitter, turn = rng.uniform(*scales), rng.uniform(-reach, reach, 2), rng.uniform(-degrees, degrees)
     points = np.argwhere(mask > 0.5)[:, ::-1] + 0.5                                         # (n, 2), (x, y)
     centre = points.mean(0)
     turned = _similarity(centre, np.zeros(2), 1, turn)(points)
@@ -80,9 +80,9 @@ def nearest_names(image: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
 def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:
     """The reference's silhouette in a random named look on a random named background: geometry kept, all else new.
 
-    It goes anywhere in the frame but is turned and scaled only a little: poses take steps that its outline needs.
+    It is moved, turned and scaled only a little: poses take steps that its outline needs.
     """
-    moved, _ = _moved(mask, image, rng, (0.9, 1.1), 5)
+    moved, _ = _moved(mask, image, rng, (0.9, 1.1), 5, 0.3)
     h, w = mask.shape
     pattern = str(rng.choice(LOOKS))
     names = [str(rng.choice(colours.NAMES))]
@@ -119,7 +119,7 @@ def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Vi
     cut[top:top + small, left:left + small] = silhouette(spec, small)
     surface = _mirrored_outwards(image, mask)
     rows, columns = (np.clip(np.arange(length) + middle - length // 2, 0, length - 1) for middle, length in ((y, h), (x, w)))
-    moved, moved_image = _moved(cut, surface[rows][:, columns], rng, (0.9, 1.1), 10)
+    moved, moved_image = _moved(cut, surface[rows][:, columns], rng, (0.9, 1.1), 10, 0.8)
     background, back = _background(rng, (h, w), nearest_names(image, mask))
     return View(_composite(moved_image, back, moved), moved.astype(np.float32), word, f"on a {background} background")
 

@@ -89,8 +89,8 @@ WORDS: Mapping[str, Mapping[str, object]] = {
         "a photo of a {token} {behind}", "a {token} {behind}")},
 }
 
-# Disjoint weights, but every block sees both tokens: what the prompt explains the token need not learn, so it does not leak,
-# and a mix keeps far more of an appearance that the coarse blocks know of.
+# Every block sees both tokens: what the prompt explains the token need not learn, so it does not leak, and a mix keeps far more
+# of an appearance that the coarse blocks know of.
 _SHAPE = Recipe(name="escdiff-shape", kind="shape", preset="coarse-fine", augmentation="recolour", lr_weights=1e-3,
                 plain_share=0.0, reach="all", **WORDS["shape"])
 # An appearance needs no more than attention's weights: with all of its blocks' the outlines of a mix suffer.
@@ -103,7 +103,7 @@ _FIELD = Recipe(name="", kind="concept", preset="whole", reach="all", plain_shar
                 views=1, **WORDS["concept"])
 
 RECIPES: Mapping[str, Recipe] = {r.name: r for r in (
-    _SHAPE,
+    replace(_SHAPE, preset="whole", steps=95),        # the fine decoder as well: without it a mix loses thin outlines
     _APPEARANCE,
     replace(_SHAPE, name="escdiff-shape-lora", form="lora", lr_weights=2e-3),
     replace(_APPEARANCE, name="escdiff-appearance-lora", form="lora", lr_weights=2e-3),

@@ -8,7 +8,6 @@ import torch
 from ..model.load import DiffusionModel
 from ..model.text import encode_prompts
 from .blocks import block_of
-from .draws import Draw
 from .route import Route, pack, without_tokens
 from .tokens import by_layer, by_stage, cross_blocks, named_rows, row_name, stage_of
 
@@ -47,20 +46,24 @@ class TrainingTexts:
                 self.known.update(zip(new, encode_prompts(self.model, new), strict=True))
         return torch.stack([self.known[t] for t in texts])
 
-    def __call__(self, rng: np.random.Generator, drawn: Draw, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The packed states of the prompts of ``drawn``; gradients flow to the vectors of ``tokens``, (n, dim) each."""
-        slots = [self._texts(texts, list(tokens), drawn.t, row) for row in self.rows
-                 for texts in ((drawn.prompts, drawn.alone) if self.apart else (drawn.prompts,))]
+    def __call__(self, rng: np.random.Generator, prompts: Sequence[str], tokens: Mapping[str, torch.Tensor],
+                 timesteps: torch.Tensor, alone: Sequence[str] = ()) -> torch.Tensor:
+        """The packed states of ``prompts`` at ``timesteps`` (b,); gradients flow to the vectors of ``tokens``, (n, dim) each.
+
+        ``alone``: the prompts that name nothing but the token, for what is learned apart.
+        """
+        slots = [self._texts(texts, list(tokens), timesteps, row) for row in self.rows
+                 for texts in ((prompts, alone) if self.apart else (prompts,))]
         unique = list(dict.fromkeys(text for texts in slots for text in texts))
         states = encode_prompts(self.model, unique, tokens if self.layout == "one" else named_rows(tokens))
         place = {text: i for i, text in enumerate(unique)}
         own = [states[[place[text] for text in texts]] for texts in slots]
         if self.apart:
-            return pack([*own, self.plain_states(drawn.prompts, list(tokens))])
+            return pack([*own, self.plain_states(prompts, list(tokens))])
         if not self.hides:
             return pack(own)
-        plain = self.plain_states(drawn.prompts, list(tokens))
-        hide = torch.from_numpy(rng.random(len(drawn.prompts)) < self.plain_share).to(plain.device)[:, None, None]
+        plain = self.plain_states(prompts, list(tokens))
+        hide = torch.from_numpy(rng.random(len(prompts)) < self.plain_share).to(plain.device)[:, None, None]
         return pack([torch.where(hide, plain, own[0]), *own])
 
     def _texts(self, prompts: Sequence[str], tokens: Sequence[str], timesteps: torch.Tensor, row: int) -> Sequence[str]:

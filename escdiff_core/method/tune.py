@@ -220,7 +220,7 @@ class Tuner:
         else:
             drawn, features = self.draws(rng, self.recipe.batch_size), None
         with autocast(self.model.device, self.precision):
-            context = self.texts(rng, drawn, {self.token: self.vector()})
+            context = self.texts(rng, drawn.prompts, {self.token: self.vector()}, drawn.t, drawn.alone)
             if features is None:
                 features = self._encode(drawn.x, drawn.t, context)
             error = (decode(self.unet, features, context).float() - drawn.target).square()  # (b, 4, h, w)
