@@ -104,8 +104,8 @@ class Tune(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffTune", "ESCDiff Tune",
-                      "Learns the attribute: the token and a few blocks of the UNet train on the one reference, on a private "
-                      "copy. Your model stays as it is. What was learned once is found again in the cache.",
+                      "Learns the attribute: the token and the recipe's blocks of the UNet train on the one reference, on a "
+                      "private copy. Your model stays as it is. What was learned once is found again in the cache.",
                       [*model_inputs(), Token.Input("token", tooltip="From a shape or an appearance filter."),
                        *tuning_inputs(list(RECIPES), DEFAULTS["shape"])],
                       learned_outputs(),

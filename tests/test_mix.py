@@ -180,7 +180,10 @@ def test_where_both_trained_both_deltas_add_and_the_log_says_so(model, caplog):
     caplog.clear()
     with caplog.at_level(logging.INFO):
         Mix(model, Use(made_attribute(model, "shape")), Use(appearance)).variant(0.0)
-    assert not caplog.text
+        everywhere = (Use(replace(made, reach="all")) for made in (shape, appearance))
+        variant = Mix(model, *everywhere).variant(0.0)
+    assert not caplog.text and variant.route.slots == 1, "where every block reads both tokens there is nothing to say"
+    torch.testing.assert_close(variant.unet.conv_out.bias, model.unet.conv_out.bias + one + two)
 
 
 @pytest.mark.parametrize("tokens", [1, 3])

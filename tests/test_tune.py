@@ -174,7 +174,7 @@ def test_the_state_of_another_run_is_refused(other, model, tmp_path):
     references = [disc(colour=0.5) if "references" in other else disc()]
     words = {k: v for k, v in other.items() if k not in ("references", "recipe")}
     tuner = Tuner(model, references, quick("escdiff-appearance", **other.get("recipe", {})), **words)
-    with pytest.raises(ESCDiffError, match="another model, reference, recipe or seed"):
+    with pytest.raises(ESCDiffError, match="another model, reference, recipe, seed or ESCDiff"):
         tuner.run(snapshots=tmp_path, resume=True)
 
 

@@ -89,11 +89,11 @@ ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
             question="And with prior preservation, a class picture for every other draw?"),
     Contender("as published", {kind: f"{name}-paper" for kind, name in DEFAULTS.items()},
               question="Encoder for shape, decoder for appearance, each with its own token and the picture as it is?"),
-    Contender("token in its own blocks only", changes={"plain_share": 0.5, "reach": "own"},
+    Contender("token in its own blocks only", changes={"preset": "coarse-fine", "plain_share": 0.5, "reach": "own"},
               question="Should each half see only its own token, as published?"),
     Contender("preset paper", changes={"preset": "paper"}, question="Encoder for shape, decoder for appearance?"),
     Contender("preset resolution", changes={"preset": "resolution"}, question="Coarse and fine layers of both paths?"),
-    Contender("preset whole", changes={"preset": "whole"}, question="Everything for the appearance too?"),
+    Contender("preset whole", changes={"preset": "whole"}, question="Attention of all blocks for the appearance too?"),
     Contender("preset coarse-fine", changes={"preset": "coarse-fine"}, question="A shape without the fine decoder?"),
     Contender("half the rate", changes={"lr_weights": 5e-4}, question="Is the rate too high?"),
     Contender("twice the rate", changes={"lr_weights": 2e-3}, question="Is the rate too low?"),
@@ -102,8 +102,9 @@ ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
     Contender("all weights", changes={"scope": "all"}, question="Should all weights of a block train, or attention's alone?"),
     Contender("attention's weights", changes={"scope": "attention"}, question="And attention's alone for both?"),
     Contender("background counts fully", changes={"background_weight": 1.0}, question="Should the loss see the background?"),
-    Contender("LoRA, rank 16", changes={"form": "lora", "lr_weights": 2e-3}, question="What do small files cost?"),
-    Contender("LoRA, rank 4", changes={"form": "lora", "rank": 4, "lr_weights": 2e-3}, question="And smaller ones?"),
+    Contender("LoRA, rank 16", {kind: f"{name}-lora" for kind, name in DEFAULTS.items()}, question="What do small files cost?"),
+    Contender("LoRA, rank 4", {kind: f"{name}-lora" for kind, name in DEFAULTS.items()}, changes={"rank": 4},
+              question="And smaller ones?"),
 )}
 
 TABLES: Mapping[str, Mapping[str, Contender]] = {"methods": CONTENDERS, "ablations": ABLATIONS, "rates": RATES}

@@ -72,7 +72,7 @@ PRESETS: Mapping[str, Preset] = {p.name: p for p in (
            "encoder, middle and coarse decoder for shape, fine decoder for appearance: disjoint, and nothing left out"),
     Preset("b-lora", ("up_blocks.1.0",), ("up_blocks.1.1",),
            "one layer each at a quarter of the input: nearest to the two SDXL blocks of B-LoRA (Frenkel et al. 2024)"),
-    Preset("whole", ("*",), ("*",), "control: everything trains for both"),
+    Preset("whole", ("*",), ("*",), "everything: a shape's default, a control for an appearance"),
 )}
 
 

@@ -87,11 +87,11 @@ def plan_mix(active: Sequence[Use], middle: str = "shape", cross: Sequence[str] 
         slots.append(())
         owners.append(())
     route, contested = derive_route(owners, middle_slot)
-    if contested:
-        log.info("both attributes trained %s: both deltas add; where only one's token may be seen, the smaller set's",
-                 ", ".join(contested))
     known = [tuple(u for u in active if u in own or u.attribute.reach == "all") for own in slots]
     slots, route = _share(known, route, cross)
+    if contested and route.slots > 1:                     # with one slot for all there is nothing to choose
+        log.info("both attributes trained %s: both deltas add; where only one's token may be seen, the smaller set's",
+                 ", ".join(contested))
     return Plan(slots, route, middle_owner)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from .. import __version__
 from ..errors import ESCDiffError
 from ..files import write_safetensors
 
@@ -43,7 +44,7 @@ def load_snapshot(tuner: "Tuner", directory: Path) -> None:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             if metadata.get("run") != run_identity(tuner):
-                raise ESCDiffError(f"{directory} holds a run with another model, reference, recipe or seed; give the same "
+                raise ESCDiffError(f"{directory} holds a run with another model, reference, recipe, seed or ESCDiff; give the same "
                                    "settings as before, or start afresh without --resume")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError) as error:
@@ -64,4 +65,5 @@ def run_identity(tuner: "Tuner") -> list:
     """What must agree between a run and its continuation, as JSON data."""
     words = [tuner.token, tuner.plain, tuner.init_word, tuner.class_word, tuner.describe]
     network = [tuner.filter_trains, list(tuner.network.widths.values()) if tuner.network else []]
-    return [tuner.model.fingerprint, tuner.recipe.hash(), tuner.seed, words, [r.hash for r in tuner.references], network]
+    pictures = [r.hash for r in tuner.references]
+    return [__version__, tuner.model.fingerprint, tuner.recipe.hash(), tuner.seed, words, pictures, network]
