@@ -21,14 +21,14 @@ HYPER_WIDTH = 32   # of the one vector from which all weight offsets are predict
 class Trained:
     """A private UNet in training: what the optimiser moves, and ``delta(blocks)``, their change: canonical names, fp32, CPU.
 
-    ``slots``: how many text states its cross-attention reads side by side. ``after`` is told the number of each step that was
+    ``slots``: how many text states its layers cut apart themselves, 0: none. ``after`` is told the number of each step that was
     taken, while its gradients are there; ``state`` is what it remembers from step to step.
     """
 
     unet: UNet2DConditionModel
     parameters: dict[str, nn.Parameter]
     delta: Callable[[Collection[str]], dict[str, torch.Tensor]]
-    slots: int = 1
+    slots: int = 0
     after: Callable[[int], None] = lambda step: None
     state: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
@@ -93,9 +93,9 @@ def train_two_loras(base: UNet2DConditionModel, names: Sequence[str], rank: int,
         for layer in layers.values():
             layer.after(step)
 
-    factors = {f"{n}.{k}": p for n, layer in layers.items() for k, p in layer.named_parameters() if "base" not in k}
+    factors = {f"{n}.{k}": p for n, layer in layers.items() for k, p in layer.named_parameters() if p.requires_grad}
     state = {f"{n}.{k}": v for n, layer in layers.items() for k, v in layer.named_buffers()}
-    return Trained(unet, factors, delta, SLOTS if layers else 1, after, state)
+    return Trained(unet, factors, delta, SLOTS if layers else 0, after, state)
 
 
 class _Offset(nn.Module):

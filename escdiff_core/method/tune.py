@@ -129,13 +129,12 @@ class Tuner:
         names = tensors_of(model.unet, self.blocks, recipe.scope)
         self.trained = FORMS[recipe.form](model.unet, names, recipe.rank, self.seed)
         self.unet, self.weights = self.trained.unet, self.trained.parameters
-        apart = self.trained.slots if self.trained.slots > 1 else 0
-        self.texts = TrainingTexts(model, self.blocks, self.plain, recipe.plain_share, recipe.layout, apart)
+        self.texts = TrainingTexts(model, self.blocks, self.plain, recipe.plain_share, recipe.layout, self.trained.slots)
         self.route = self.texts.route
         if model.device.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())      # plain bmm: its backward is faster there than the fused kernel's
         hidden = self.texts.hides and recipe.plain_share == 1          # slot 0 never sees the token
-        install(self.unet, self.route, constant=(0,) if hidden else (), packed=self.blocks if apart else ())
+        install(self.unet, self.route, constant=(0,) if hidden else (), packed=self.blocks if self.trained.slots else ())
         if self.checkpointing:
             self.unet.enable_gradient_checkpointing()
         # Neither its weights nor its prompt change
