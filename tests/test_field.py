@@ -92,7 +92,7 @@ def test_no_form_changes_anything_before_its_first_step(form, model):
     x, t = torch.zeros(1, 4, 8, 8), torch.tensor([5])
     context, *others = encode_prompts(model, ["a star", "a red boat", "two houses"]).split(1)
     with torch.no_grad():
-        tuned_on = pack([context, *others] if tuner.trained.slots else [context])     # of which the weights that are there read the first
+        tuned_on = pack([context, *others] if tuner.trained.slots else [context])
         torch.testing.assert_close(tuner.unet(x, t, tuned_on).sample, model.unet(x, t, context).sample)
 
 
