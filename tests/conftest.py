@@ -1,11 +1,14 @@
 """Shared fixtures: no network, and real ComfyUIs for the host tests, which skip loudly where there is none."""
 
+import json
 import socket
 from pathlib import Path
 
 import pytest
+from fake_comfy import FakeComfy, png
 from hosts import find_hosts, python_of, version
 from model_zoo import write_host_models
+from queue_room import GRAPH
 
 HOSTS = [h for h in find_hosts() if python_of(h).exists()]
 NONE = "NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or put one at ~/comfy/ComfyUI"
@@ -19,6 +22,33 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def comfy():
+    """Starts fake ComfyUIs, which end with the test."""
+    running = []
+
+    def start(**options) -> FakeComfy:
+        running.append(FakeComfy(**options))
+        return running[-1]
+
+    yield start
+    for fake in running:
+        fake.talks = False
+        fake.stop()
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A folder with a workflow, pictures, and a table; the current folder is another one."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "flow.json").write_text(json.dumps(GRAPH))
+    for name, shade in (("cat.png", 10), ("same.png", 10), ("dog.png", 20)):
+        (tmp_path / name).write_bytes(png(shade))
+    (tmp_path / "text.png").write_text("no picture")
+    return tmp_path
 
 
 @pytest.fixture(scope="session", params=HOSTS or [None], ids=lambda h: version(h) if h else "no-host")

@@ -12,12 +12,14 @@ from model_zoo import POCKET, random_modules
 from escdiff_core.attribute import Attribute
 from escdiff_core.method.blocks import find_preset
 from escdiff_core.method.private import tensors_of
+from escdiff_core.method.recipes import Recipe, find_recipe
 from escdiff_core.model.checkpoint import write_checkpoint
 from escdiff_core.model.load import DiffusionModel, load_model
 from escdiff_core.model.names import unet_map
 from escdiff_core.pocket.tokenizer import build_vocabulary
 from escdiff_core.reference import Reference
 
+QUICK = {"steps": 2, "batch_size": 2, "views": 2, "warmup_steps": 0, "rank": 2, "pool": 4}
 WIDTH = 32
 TINY = {
     **POCKET,
@@ -87,3 +89,14 @@ def made_attribute(model: DiffusionModel, kind: str, preset: str = "paper", *, s
         delta=delta, blocks=blocks, recipe=f"escdiff-{kind}", recipe_hash="0" * 16, preset=preset,
         base_fingerprint=model.fingerprint, steps=1, seed=seed).quantised()
     return replace(made, **changes)
+
+
+def quick(name: str, **changes) -> Recipe:
+    """A recipe that takes two small steps."""
+    return find_recipe(name, **{**QUICK, **changes})
+
+
+def saved(attribute: Attribute, folder: Path, name: str = "a") -> bytes:
+    """What the attribute is as a file."""
+    attribute.save(folder / f"{name}.safetensors")
+    return (folder / f"{name}.safetensors").read_bytes()

@@ -82,7 +82,7 @@ def delta_patches(model, use: Use, keep_middle: bool) -> dict:
         modules = {module_of(n) for n in delta if n.endswith(DOWN)}
         patches = comfy.lora.load_lora(delta, {m: f"{HOST_UNET}{m}.weight" for m in modules}, log_missing=False)
     else:
-        patches = {HOST_UNET + n: ("diff", (t.float(),)) for n, t in delta.items()}
+        patches = {HOST_UNET + n: ("diff", (t,)) for n, t in delta.items()}
     lost = set(patches) - set(model.model.state_dict())
     if lost:
         raise ESCDiffError(f"the attribute {use.attribute.token!r} changes {len(lost)} tensors that this model does not have "

@@ -1,0 +1,137 @@
+"""Learning that is cut short: cancelled, failed, out of memory or resumed, the model stays as it was and nothing is lost."""
+
+import pytest
+import torch
+from method_zoo import disc, hash_of, quick, saved, tiny_model
+
+from escdiff_core.attribute import Attribute
+from escdiff_core.errors import ESCDiffError
+from escdiff_core.method import precision, snapshots, tune, unzip
+from escdiff_core.method.private import decode
+from escdiff_core.method.tune import Tuner
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def in_fp32(monkeypatch):
+    """The tests compare numbers exactly, so they all run in the precision that every machine has."""
+    monkeypatch.setattr(precision, "is_fast_in_bf16", lambda device: False)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(step, error=Stop):
+    def on_step(progress):
+        if progress.step == step:
+            raise error
+    return on_step
+
+
+def failing(monkeypatch, error, after):
+    """Let the decoder fail with ``error`` from its call number ``after`` on."""
+    calls = []
+
+    def decode_or_fail(*args):
+        calls.append(1)
+        if len(calls) > after:
+            raise error
+        return decode(*args)
+
+    monkeypatch.setattr(tune, "decode", decode_or_fail)
+
+
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-lora"])
+def test_the_model_is_untouched_after_learning_cancel_and_error(name, model, monkeypatch):
+    before, rng = hash_of(model), torch.get_rng_state()
+    Tuner(model, [disc()], quick(name)).run()
+    assert hash_of(model) == before
+    with pytest.raises(KeyboardInterrupt):
+        Tuner(model, [disc()], quick(name)).run(stop_after(1, KeyboardInterrupt))
+    assert hash_of(model) == before
+    failing(monkeypatch, RuntimeError("something broke"), after=1)
+    with pytest.raises(RuntimeError, match="something broke"):
+        Tuner(model, [disc()], quick(name)).run()
+    assert hash_of(model) == before
+    assert torch.equal(torch.get_rng_state(), rng), "the caller's random numbers go on as if nothing had happened"
+
+
+@pytest.mark.parametrize("name", ["escdiff-appearance", "unziplora"])
+def test_a_failed_step_leaves_nothing_for_the_next(name, model, monkeypatch):
+    unbroken, broken = (Tuner(model, [disc()], quick(name)) for _ in range(2))
+    unbroken.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(broken.optimizer, "step", lambda: (_ for _ in ()).throw(RuntimeError("late")))
+        with pytest.raises(RuntimeError, match="late"):
+            broken.step()
+    assert broken.done == 0 and all(p.grad is None for p in broken.weights.values())
+    broken.step()
+    assert all(torch.equal(p, broken.weights[n]) for n, p in unbroken.weights.items())
+    assert all(torch.equal(v, broken.trained.state[n]) for n, v in unbroken.trained.state.items())
+
+
+@pytest.mark.parametrize("name, cached", [
+    ("escdiff-shape", False), ("escdiff-shape-lora", False), ("escdiff-appearance-paper", True), ("unziplora", False),
+])  # fmt: skip
+def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(unzip, "OPENINGS", (range(1), range(2, 4)))       # the break is in the midst of the second
+    recipe = quick(name, steps=4, cached=cached)
+    unbroken = Tuner(model, [disc()], recipe)
+    whole = saved(unbroken.run(snapshots=tmp_path / "whole", snapshot_every=2), tmp_path, "whole")
+    with pytest.raises(Stop):
+        Tuner(model, [disc()], recipe).run(stop_after(3), tmp_path / "broken", 2)
+    assert sorted(p.name for p in (tmp_path / "broken").iterdir()) == [
+        "resume.safetensors", "step-000002.safetensors", "step-000003.safetensors"]
+    again = Tuner(model, [disc()], recipe)
+    told = []
+    resumed = again.run(lambda p: told.append(p.step), tmp_path / "broken", 2, resume=True)
+    assert told == [4] and again.report.losses == unbroken.report.losses
+    assert saved(resumed, tmp_path, "resumed") == whole
+    middle = "step-000002.safetensors"
+    assert (tmp_path / "broken" / middle).read_bytes() == (tmp_path / "whole" / middle).read_bytes()
+    assert Attribute.load(tmp_path / "broken" / middle).steps == 2
+
+
+@pytest.mark.parametrize("other", [
+    {"seed": 1}, {"describe": "on a table"}, {"class_word": "star"}, {"token": "*x"}, {"references": "another"},
+    {"recipe": {"steps": 3}},
+], ids=lambda o: next(iter(o)))  # fmt: skip
+def test_the_state_of_another_run_is_refused(other, model, tmp_path):
+    snapshots.save_snapshot(Tuner(model, [disc()], quick("escdiff-appearance")), tmp_path)
+    references = [disc(colour=0.5) if "references" in other else disc()]
+    words = {k: v for k, v in other.items() if k not in ("references", "recipe")}
+    tuner = Tuner(model, references, quick("escdiff-appearance", **other.get("recipe", {})), **words)
+    with pytest.raises(ESCDiffError, match="another model, reference, recipe, seed or ESCDiff"):
+        tuner.run(snapshots=tmp_path, resume=True)
+
+
+def test_resuming_without_a_state_starts_afresh_and_with_a_damaged_one_says_so(model, tmp_path):
+    tuner = Tuner(model, [disc()], quick("escdiff-appearance", steps=1))
+    assert tuner.run(snapshots=tmp_path / "none", resume=True).steps == 1
+    (tmp_path / snapshots.STATE).write_bytes(b"half a file")
+    with pytest.raises(ESCDiffError, match="damaged"):
+        tuner.run(snapshots=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+], ids=["gpu", "python", "cpu allocator"])  # fmt: skip
+def test_out_of_memory_is_one_sentence_and_saves_what_was_learned(error, model, monkeypatch, tmp_path):
+    failing(monkeypatch, error, after=1)
+    tuner = Tuner(model, [disc()], quick("escdiff-appearance"))
+    with pytest.raises(ESCDiffError, match=r"out of memory: .* GiB .* batch of 2 .* lower the batch size") as caught:
+        tuner.run(snapshots=tmp_path)
+    assert "\n" not in str(caught.value) and all(p.grad is None for p in tuner.weights.values())
+    assert Attribute.load(tmp_path / "step-000001.safetensors").steps == 1
+
+
+def test_a_fresh_run_replaces_the_snapshots_of_the_one_before(model, tmp_path):
+    Tuner(model, [disc()], quick("escdiff-appearance", steps=4)).run(snapshots=tmp_path, snapshot_every=2)
+    Tuner(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["resume.safetensors", "step-000003.safetensors"]
