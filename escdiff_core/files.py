@@ -1,4 +1,4 @@
-"""Write safetensors so that the path holds the old file or the whole new one, and never half of it."""
+"""Write safetensors so that the path holds the old file or the whole new one, and never half of it; look what a file is."""
 
 import errno
 import os
@@ -9,10 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .errors import ESCDiffError
+
+FILTERS_KEY = "escdiff.filters"          # metadata of a file of filters
 
 # What to tell the user for the error numbers that are theirs to mend.
 ADVICE = {
@@ -57,6 +59,15 @@ def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, met
     finally:
         with suppress(OSError):  # the same broken disk must not hide the sentence above
             temporary.unlink(missing_ok=True)
+
+
+def metadata_of(path: str | Path) -> Mapping[str, str]:
+    """The texts in the head of a safetensors file, without its tensors; empty for what is no such file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
 
 
 def _advice(error: OSError | SafetensorError) -> str:

@@ -8,11 +8,9 @@ from .schema import Attribute, schema
 
 
 def files() -> list[str]:
-    import folder_paths
+    from .host.folders import attribute_files
 
-    from .host.folders import ATTRIBUTES
-
-    return [f for f in folder_paths.get_filename_list(ATTRIBUTES) if "filter" not in f]
+    return attribute_files()
 
 
 def same_content(attribute, path) -> bool:

@@ -12,11 +12,9 @@ CLASS_WORD = ("What the subject is, in a word of the model: vase, cat. A shape's
 
 
 def filter_files() -> list[str]:
-    import folder_paths
+    from .host.folders import attribute_files
 
-    from .host.folders import ATTRIBUTES
-
-    return [AUTO, *(f for f in folder_paths.get_filename_list(ATTRIBUTES) if "filter" in f)]
+    return [AUTO, *attribute_files(filters=True)]
 
 
 class _Filter(io.ComfyNode):

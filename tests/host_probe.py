@@ -177,6 +177,10 @@ def exports(model, clip, made):
         "ESCDiffMix", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="", shape=again)[:3]))
     found["saved_twice"] = [Path(node("ESCDiffSaveAttribute", attribute=made[kind], name="probe/shape")[1]).name
                             for kind in ("shape", "appearance")]
+    node("ESCDiffSaveAttribute", attribute=shape, name="probe/coffee_filter")
+    filters, folders = core("escdiff_core.method.filters"), core("nodes.host.folders")
+    filters.save_filters({"shape": filters.AttributeFilter(4, 0, 4, 4)}, folders.attribute_path("probe/mine"), "f" * 64, 0.1)
+    found["listed"] = [sorted(folders.attribute_files(filters=f)) for f in (False, True)]
     boxed = node("ESCDiffMixedSampler", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="",
                  latent={"samples": torch.zeros(1, 4, 16, 16)}, seed=1, steps=3, cfg=5.0, sampler="euler", scheduler="normal",
                  denoise=1.0, shape=shape)[0]["samples"]

@@ -238,8 +238,11 @@ def test_a_stopped_run_goes_on_with_resume(capsys, quick_recipes, tmp_path, monk
         patch.setattr(command, "progress_bar", interrupting)
         status, _, err = run(capsys, *learn(**{"--out": broken}))
     assert status == 130 and err.strip() == "escdiff: stopped" and not broken.exists()
+    kept = tmp_path / "broken.snapshots"
+    assert sorted(p.name for p in kept.iterdir()) == ["resume.safetensors", "step-000001.safetensors"]
     assert run(capsys, *learn(**{"--out": broken}), "--resume")[0] == 0
     assert broken.read_bytes() == whole.read_bytes()
+    assert [p.name for p in kept.iterdir()] == ["step-000001.safetensors"], "what a finished run needs no more is large"
 
 
 def test_a_picture_with_transparency_is_taken_with_its_own_mask(capsys, quick_recipes, tmp_path):

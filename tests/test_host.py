@@ -85,6 +85,8 @@ def test_attributes_are_files_that_load_again(found):
     assert found["saved_at"] == "models/escdiff/probe/shape.safetensors" and found["loaded_draws_the_same"]
     assert found["saved_twice"] == ["shape.safetensors", "shape_02.safetensors"], "the same again, and never over another's file"
     assert found["info"] == "shape"
+    assert found["listed"] == [["probe/coffee_filter.safetensors", "probe/shape.safetensors", "probe/shape_02.safetensors"],
+                               ["probe/mine.safetensors"]], "what a file holds decides where it is offered, not its name"
 
 
 def test_the_boxes_for_everything_and_the_judge(found):

@@ -147,6 +147,15 @@ def test_views_are_drawn_from_the_seed_and_say_what_they_show(name, model):
     assert not torch.equal(first.latents[0], first.latents[1])
 
 
+def test_a_shape_without_an_outline_is_refused_where_views_show_it(model):
+    bare = disc(masked=False)
+    for pictures in ([bare], [disc(), bare]):
+        with pytest.raises(ESCDiffError, match="no outline to learn"):
+            Tuner(model, pictures, quick("escdiff-shape"))
+    for name in ("escdiff-shape-paper", "escdiff-appearance"):
+        assert Tuner(model, [bare], quick(name, steps=1)).run().steps == 1
+
+
 def test_several_references_all_count(model):
     pictures = [disc(), disc(colour=0.3)]
     plain = prepare_views(model, pictures, quick("escdiff-shape", augmentation="none"), 0)

@@ -30,12 +30,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--filter", type=Path, metavar="FILE", help="a filter from train-filters")
     parser.add_argument("--batch-size", type=int, metavar="N", help="draws per step; default: the recipe's")
     parser.add_argument("--checkpointing", action="store_true", help="less memory, more time, the same result")
-    parser.add_argument("--resume", action="store_true", help="go on from the snapshots beside --out")
+    parser.add_argument("--resume", action="store_true", help="go on where a run of these settings was cut short")
 
 
 def run(options: argparse.Namespace) -> None:
     from ..method.encoders import choose_encoder, choose_filter
     from ..method.recipes import DEFAULTS, find_recipe
+    from ..method.snapshots import drop_state
     from ..method.tune import Tuner
     from ..model.load import load_model
     from ..reference import load_reference
@@ -58,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
     snapshots = options.out.with_suffix(".snapshots")
     attribute = tuner.run(lambda p: bar(p.step, p.steps), snapshots, resume=options.resume)
     attribute.save(options.out)
+    drop_state(snapshots)                  # not before: what cannot be written can be gone on from
     earlier = f"; earlier steps in {snapshots}" if snapshots.exists() else ""
     print(f"{options.out}: {options.kind} as {attribute.token}, {attribute.steps} steps in {tuner.report.seconds:.1f} s "
           f"({tuner.report.steps_per_second:.1f}/s), {options.out.stat().st_size / 1e6:.1f} MB{earlier}")

@@ -145,3 +145,4 @@ def unchanged(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> 
 AUGMENTATIONS: Mapping[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], View]] = {
     "none": unchanged, "recolour": recolour, "reshape": reshape,
 }
+NEED_OUTLINE = ("recolour",)     # they show the subject's outline, so there must be one

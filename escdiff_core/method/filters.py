@@ -10,12 +10,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..errors import ESCDiffError
-from ..files import write_safetensors
+from ..files import FILTERS_KEY, metadata_of, write_safetensors
 from ..model.load import DiffusionModel
 from ..model.text import word_embedding
 from .features import ReferenceFeatures
-
-METADATA_KEY = "escdiff.filters"
 
 
 class AttributeFilter(nn.Module):
@@ -62,7 +60,7 @@ def save_filters(filters: Mapping[str, AttributeFilter], path: Path, fingerprint
                 "widths": next(iter(filters.values())).widths}
     tensors = {f"{kind}.{name}": v.detach().cpu().half() for kind, f in filters.items()
                for name, v in f.state_dict().items()}
-    write_safetensors(tensors, path, METADATA_KEY, json.dumps(metadata))
+    write_safetensors(tensors, path, FILTERS_KEY, json.dumps(metadata))
 
 
 def load_filter(path: Path, kind: str, fingerprint: str) -> AttributeFilter:
@@ -71,7 +69,7 @@ def load_filter(path: Path, kind: str, fingerprint: str) -> AttributeFilter:
         raise ESCDiffError(f"no filter file at {path}; train one with `python -m escdiff_core train-filters`")
     try:
         with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            metadata = json.loads((file.metadata() or {}).get(FILTERS_KEY, "{}"))
             if kind not in metadata.get("kinds", ()):
                 raise ESCDiffError(f"{path} holds no {kind} filter; give a file that `train-filters` wrote")
             if metadata["base_fingerprint"] != fingerprint:
@@ -90,9 +88,8 @@ def load_filter(path: Path, kind: str, fingerprint: str) -> AttributeFilter:
 def base_of(path: Path) -> str | None:
     """The fingerprint of the base model that the filters at ``path`` were trained on; None for a file that says none."""
     try:
-        with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get(METADATA_KEY, "{}")).get("base_fingerprint")
-    except (SafetensorError, ValueError, AttributeError):
+        return json.loads(metadata_of(path).get(FILTERS_KEY, "{}")).get("base_fingerprint")
+    except (ValueError, AttributeError):
         return None
 
 

@@ -61,6 +61,11 @@ def load_snapshot(tuner: "Tuner", directory: Path) -> None:
     tuner.done, tuner.report.losses, tuner.fresh = metadata["done"], metadata["losses"], False
 
 
+def drop_state(directory: Path) -> None:
+    """Take away what a finished run would be resumed from: four fp32 numbers for each trained weight."""
+    (directory / STATE).unlink(missing_ok=True)
+
+
 def run_identity(tuner: "Tuner") -> list:
     """What must agree between a run and its continuation, as JSON data."""
     words = [tuner.token, tuner.plain, tuner.init_word, tuner.class_word, tuner.describe]

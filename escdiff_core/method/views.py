@@ -11,7 +11,7 @@ from ..errors import ESCDiffError, lookup
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents, sample
 from ..reference import Reference
-from .augment import AUGMENTATIONS
+from .augment import AUGMENTATIONS, NEED_OUTLINE
 from .recipes import Recipe
 
 PRIOR_STEPS = 20     # of sampling, for the pictures of prior preservation
@@ -36,13 +36,17 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
                   describe: str = "", plain: str = "", drawing: Callable[[int, int], None] | None = None) -> Views:
     """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them once.
 
-    ``drawing(done, total)`` is called after every step of sampling those pictures and may raise to cancel.
+    ``drawing(done, total)`` is called after every step of sampling those pictures and may raise to cancel. Raises ESCDiffError for
+    references of several sizes, and without an outline where the views show it.
     """
     sizes = {r.image.shape[:2] for r in references}
     if len(sizes) != 1:
         raise ESCDiffError(f"{len(references)} references of {len(sizes)} different sizes were given; give one picture, "
                            "or several of one aspect ratio")
     make = lookup(AUGMENTATIONS, recipe.augmentation, "augmentation")
+    if recipe.augmentation in NEED_OUTLINE and any(r.mask is None for r in references):
+        raise ESCDiffError("there is no outline to learn, because no subject stands on a plain background; give a mask that is "
+                           "white on the subject, or take a -paper recipe, which learns from the whole picture")
     rng = np.random.default_rng((seed, 11))
     count = max(recipe.views, len(references)) if recipe.augmentation != "none" else len(references)
     drawn = []

@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 
 from ...escdiff_core.errors import ESCDiffError
+from ...escdiff_core.files import FILTERS_KEY, metadata_of
 
 ATTRIBUTES = "escdiff"          # the host's model folder for attributes and filters
 POCKET = "pocket"               # the encoder that comes with the pack
@@ -15,6 +16,12 @@ def register_folders() -> None:
     folder_paths.add_model_folder_path(ATTRIBUTES, str(Path(folder_paths.models_dir) / ATTRIBUTES))
     paths, _ = folder_paths.folder_names_and_paths[ATTRIBUTES]
     folder_paths.folder_names_and_paths[ATTRIBUTES] = (paths, {".safetensors"})
+
+
+def attribute_files(filters: bool = False) -> list[str]:
+    """The files in the host's folders for attributes that hold no filters, or those that do."""
+    return [name for name in folder_paths.get_filename_list(ATTRIBUTES)
+            if (FILTERS_KEY in metadata_of(folder_paths.get_full_path(ATTRIBUTES, name) or name)) == filters]
 
 
 def encoder_files() -> list[str]:
