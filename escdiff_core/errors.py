@@ -10,3 +10,8 @@ def lookup(table: dict, name: str, what: str):
     if name not in table:
         raise ESCDiffError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
     return table[name]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Did Python or one of torch's allocators run out of memory? Told by name, so that nobody needs torch to ask."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -1,6 +1,8 @@
 """Stage 4 as nodes: attributes as files, what is in them, and exports that work without this pack."""
 
+import filecmp
 import json
+import secrets
 
 from comfy_api.latest import io, ui
 
@@ -11,16 +13,6 @@ def files() -> list[str]:
     from .host.folders import attribute_files
 
     return attribute_files()
-
-
-def same_content(attribute, path) -> bool:
-    """Whether ``path`` holds this very attribute already, as after a job that was submitted twice."""
-    other = path.with_name(f".{path.stem}.compare.safetensors")
-    try:
-        attribute.save(other)
-        return other.read_bytes() == path.read_bytes()
-    finally:
-        other.unlink(missing_ok=True)
 
 
 class SaveAttribute(io.ComfyNode):
@@ -36,13 +28,17 @@ class SaveAttribute(io.ComfyNode):
 
     @classmethod
     def execute(cls, attribute, name, overwrite=False):
-        from .host.folders import attribute_path
+        from .host.folders import attribute_path, free_path
 
-        path, number, plain = attribute_path(name), 1, name.strip().removesuffix(".safetensors")
-        while path.exists() and not overwrite and not same_content(attribute, path):
-            number += 1
-            path = attribute_path(f"{plain}_{number:02d}")
-        attribute.save(path)
+        first = attribute_path(name)
+        written = first.with_name(f".{first.stem}.{secrets.token_hex(4)}.safetensors")
+        try:
+            attribute.save(written)
+            # the very same attribute may be there already, as after a job that was submitted twice
+            path = free_path(name, lambda there: overwrite or filecmp.cmp(written, there, shallow=False))
+            written.replace(path)
+        finally:
+            written.unlink(missing_ok=True)
         return io.NodeOutput(attribute, str(path), ui=ui.PreviewText(str(path)))
 
 

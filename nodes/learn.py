@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from ..escdiff_core.errors import lookup
 from ..escdiff_core.method.blocks import PRESETS
 from ..escdiff_core.method.recipes import DEFAULTS, RECIPES
 from .schema import Attribute, Encoder, Features, Token, advanced, mask_input, model_inputs, schema, seed_input
@@ -33,6 +34,12 @@ class _Filter(io.ComfyNode):
                                                tooltip="A pre-trained filter file from models/escdiff; otherwise the filter is "
                                                        "trained along with the token."))],
                       [Token.Output("token", tooltip="For ESCDiff Tune.")], group="2 token")
+
+    @classmethod
+    def fingerprint_inputs(cls, features=None, class_word="", filter=AUTO):
+        from .host.folders import age_of_attribute
+
+        return "" if filter == AUTO else age_of_attribute(filter)
 
     @classmethod
     def execute(cls, features, class_word="", filter=AUTO):
@@ -136,10 +143,10 @@ class LearnAttribute(io.ComfyNode):
         from .host.learning import Token as Start
         from .host.learning import copy_of, read_reference
 
+        recipe = lookup(DEFAULTS, kind, "kind") if recipe == AUTO else recipe
         copy = copy_of(model, clip, vae)
         features = read_reference(copy, image, mask, encoder, 250, 0)
-        made, plot = tune(copy, Start(kind, features, class_word.strip()), DEFAULTS[kind] if recipe == AUTO else recipe,
-                          **rest)
+        made, plot = tune(copy, Start(kind, features, class_word.strip()), recipe, **rest)
         return io.NodeOutput(made, plot)
 
 
@@ -157,6 +164,12 @@ class TrainFilters(io.ComfyNode):
                        Encoder.Input("encoder", optional=True, tooltip="Optional; the filters then always want it.")],
                       [io.String.Output("file", tooltip="Where the filters are; press R to see them in the filter nodes.")],
                       group="2 token", output_node=True)
+
+    @classmethod
+    def fingerprint_inputs(cls, folder="", **_):
+        from .host.folders import age_of_folder
+
+        return age_of_folder(folder)
 
     @classmethod
     def execute(cls, model, clip, vae, folder, name, steps, seed, encoder=None):

@@ -1,5 +1,11 @@
 """Shared fixtures: no network, and real ComfyUIs for the host tests, which skip loudly where there is none."""
 
+import os
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))      # before torch; servers inherit it
+
+# ruff: noqa: E402
 import json
 import socket
 from pathlib import Path
@@ -12,6 +18,14 @@ from queue_room import GRAPH
 
 HOSTS = [h for h in find_hosts() if python_of(h).exists()]
 NONE = "NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or put one at ~/comfy/ComfyUI"
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of one ComfyUI stay together, so that its server starts once."""
+    for item in items:
+        host = getattr(item, "callspec", None) and item.callspec.params.get("host")
+        if host:
+            item.add_marker(pytest.mark.xdist_group(f"ComfyUI {version(host)}"))
 
 
 @pytest.fixture

@@ -164,6 +164,18 @@ def said(node_id: str, **inputs) -> str:
     return "no error"
 
 
+def fingerprints(model) -> dict[str, str]:
+    """What an attribute of merged models would be said to belong to."""
+    from comfy_extras.nodes_model_merging import ModelMergeSimple
+
+    generator, other = torch.Generator().manual_seed(2), model.clone()
+    other.add_patches({n: ("diff", (0.1 * torch.randn(t.shape, generator=generator),))
+                       for n, t in model.model.state_dict().items() if n.endswith("attn2.to_v.weight")})
+    shares = {"other": 0.0, "half": 0.5, "none of it": 1.0}                       # of the first model
+    models = {name: ModelMergeSimple().merge(model, other, share)[0] for name, share in shares.items()}
+    return {name: core("nodes.host.export").base_fingerprint(m) for name, m in {"alone": model, "LoRA": other, **models}.items()}
+
+
 def wrong_inputs(model, clip, vae, made):
     """Models of other families (their classes without weights), no CLIP, a video, a mask of another size, another base."""
     from dataclasses import replace
@@ -193,7 +205,22 @@ def wrong_inputs(model, clip, vae, made):
     learn = {"model": model, "clip": clip, "vae": vae, "image": image, "kind": "shape", "steps": 1, "seed": 0, "describe": ""}
     mixing = {"model": model, "clip": clip, "prompt": PROMPT, "negative": ""}
     strange = replace(made["shape"], base_fingerprint="0" * len(made["shape"].base_fingerprint))
+    scheduled = node("ESCDiffMix", **mixing, shape=made["shape"], shape_end=0.5)[0]
+    both = node("ESCDiffMix", **mixing, shape=made["shape"])
+    second = node("ESCDiffMix", **{**mixing, "model": both[0], "clip": both[3]}, appearance=made["appearance"])
+    found["second_mix_keeps_the_first"] = sorted(second[3].tokenizer.clip_l.escdiff_tokens)
+    merged = fingerprints(model)
+    found["merges"] = [merged[name] == merged["alone"] for name in ("other", "half", "none of it", "LoRA")]
+    found["merges_differ"] = merged["other"] != merged["half"]
+    seen = node("ESCDiffReferenceFeatures", model=model, clip=clip, vae=vae, image=learn["image"])[0]
+    token = node("ESCDiffAppearanceFilter", features=replace(seen, base="of another model"))[0]
     found["wrong"] = {
+        "after a schedule": said("ESCDiffMix", **{**mixing, "model": scheduled}, appearance=made["appearance"]),
+        "token twice": said("ESCDiffMix", **{**mixing, "model": both[0]}, shape=made["shape"]),
+        "features of another": said("ESCDiffTune", model=model, clip=clip, vae=vae, token=token, recipe="escdiff-appearance",
+                                    steps=1, seed=0, describe=""),
+        "kind": said("ESCDiffLearnAttribute", **{**learn, "kind": "colour"}),
+        "no outline": said("ESCDiffLearnAttribute", **learn),
         "SDXL learn": said("ESCDiffLearnAttribute", **{**learn, "model": others["SDXL"]}),
         "SDXL mix": said("ESCDiffMix", **{**mixing, "model": others["SDXL"]}, shape=made["shape"]),
         "Flux mix": said("ESCDiffMix", **{**mixing, "model": others["Flux"]}, shape=made["shape"]),

@@ -110,7 +110,14 @@ def test_the_least_recently_used_go_first_and_the_newest_stays(tmp_path):
     assert [n for n in "abcde" if cache.get(n)] == ["e"]
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+def test_what_cannot_be_kept_is_learned_all_the_same(tmp_path, caplog, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ESCDiffError, match=r"cache folder .* choose another"):
-        AttributeCache(tmp_path / "file" / "cache").get_or_learn("k", attribute)
+    assert AttributeCache(tmp_path / "file" / "cache").get_or_learn("k", attribute).steps == 1
+    assert "not kept for the next time" in caplog.text
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("escdiff_core.files.save_file", full)
+    assert AttributeCache(tmp_path).get_or_learn("k", attribute).steps == 1
+    assert "no space left on the disk" in caplog.text

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from escdiff_core.cli import COMMANDS, main
 from escdiff_core.method.blocks import PRESETS
 from escdiff_core.method.recipes import RECIPES
 from escdiff_core.model.load import load_model
+from escdiff_core.reference import load_reference
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,7 @@ MISTAKES = {
     "steps": (learn(**{"--steps": -1}), "steps"),
     "seed": (learn(**{"--seed": -1}), "seed"),
     "token": (learn(**{"--token": "two words"}), "one word"),
-    "class word": (learn(**{"--class-word": " "}), "no tokens"),
+    "class word": (learn(**{"--class-word": "\u200b"}), "all of them visible"),
     "learn to no safetensors": (learn(**{"--out": "out.ckpt"}), "must end in .safetensors"),
     "learn to a folder": (learn(**{"--out": "folder.safetensors"}), "folder.safetensors"),
     "learn below a file": (learn(**{"--out": "a_file/out.safetensors"}), "a_file"),
@@ -135,6 +139,14 @@ MISTAKES = {
     "no encoder": (learn(**{"--encoder": "absent.safetensors"}), "no vision tower"),
     "info of nothing": (["info", "absent.safetensors"], "absent.safetensors"),
     "info of a picture": (["info", "disc.png"], "disc.png"),
+    "one mask for two pictures": ([*learn(**{"--mask": "small.png"}), "--reference", "disc.png", "disc.png"], "1 masks were given"),
+    "seed beyond": (mix(**{"--seed": 2**64}), "--seed is"),
+    "guidance nan": (mix(**{"--guidance": "nan"}), "--guidance is nan"),
+    "guidance inf": (mix(**{"--guidance": "inf"}), "--guidance is inf"),
+    "filters from no pictures": (["train-filters", "--images", "world", "--out", "f.safetensors", "--count", "0"], "--count is 0"),
+    "filters in no steps": (["train-filters", "--images", "world", "--out", "f.safetensors", "--steps", "-5"], "--steps is -5"),
+    "filters with a bad seed": (["train-filters", "--images", "world", "--out", "f.safetensors", "--seed", "-3"], "--seed is -3"),
+    "export over itself": (["export", "shape.safetensors", "--format", "lora", "--out", "./shape.safetensors"], "attribute itself"),
     "export format": (["export", "shape.safetensors", "--format", "ckpt", "--out", "x"], "--format"),
     "export to no safetensors": (["export", "shape.safetensors", "--format", "lora", "--out", "x.bin"], ".safetensors"),
     "filters from nothing": (
@@ -156,8 +168,7 @@ def test_a_mistake_is_one_line_and_status_2(case, capsys, quick_recipes, room):
 
 def test_from_a_shell_too(room):
     command = [sys.executable, "-m", "escdiff_core", "info", str(room / "half_attribute.safetensors")]
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1 and "half_attribute" in done.stderr
 
@@ -249,6 +260,41 @@ def test_a_picture_with_transparency_is_taken_with_its_own_mask(capsys, quick_re
     rgba = np.dstack([disc().image, disc().mask])
     Image.fromarray((rgba * 255).astype(np.uint8)).save(tmp_path / "cut.png")
     assert run(capsys, *learn(**{"--reference": tmp_path / "cut.png", "--out": tmp_path / "a.safetensors"}))[0] == 0
+
+
+def test_each_picture_has_a_mask_of_its_own(capsys, quick_recipes, tmp_path):
+    for name, shift in (("a", 0), ("b", 9)):
+        for tail, picture in (("", disc().image), ("_mask", disc().mask)):
+            Image.fromarray((np.roll(picture, shift, 1) * 255).astype(np.uint8)).save(tmp_path / f"{name}{tail}.png")
+    pictures, masks = ([tmp_path / f"{n}{tail}.png" for n in "ab"] for tail in ("", "_mask"))
+    given = learn(**{"--out": tmp_path / "out.safetensors"})
+    assert run(capsys, *given, "--reference", *pictures, "--mask", *masks)[0] == 0
+    right = Attribute.load(tmp_path / "out.safetensors").reference_hash
+    assert right == load_reference(pictures[0], masks[0], 64).hash
+    assert run(capsys, *given, "--reference", *pictures, "--mask", *masks[::-1])[0] == 0
+    assert Attribute.load(tmp_path / "out.safetensors").reference_hash != right
+
+
+def test_a_terminated_run_keeps_what_it_learned(room, tmp_path):
+    command = [sys.executable, "-m", "escdiff_core", "learn", "--kind", "appearance", "--reference", str(room / "disc.png"),
+               "--out", str(tmp_path / "a.safetensors"), "--model", str(room / "model.safetensors"), "--steps", "100000"]
+    started = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for line in started.stderr:
+        if line.startswith("learning appearance"):
+            break
+    time.sleep(2)
+    started.terminate()
+    assert started.wait(60) == 130
+    assert (tmp_path / "a.snapshots" / "resume.safetensors").is_file()
+
+
+def test_out_of_memory_is_one_line(capsys, quick_recipes, tmp_path, monkeypatch):
+    def large(*_args, **_kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr("escdiff_core.method.views.image_to_latents", large)
+    status, _, err = run(capsys, *learn(**{"--out": tmp_path / "a.safetensors"}))
+    assert status == 2 and err.strip().startswith("escdiff: out of memory") and len(err.strip().splitlines()) == 1
 
 
 def test_out_of_disk_space_is_one_line(capsys, quick_recipes, tmp_path, monkeypatch):

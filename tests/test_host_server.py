@@ -52,7 +52,7 @@ def scores(pictures: np.ndarray) -> dict[str, float]:
             "P": float(np.mean(white))}
 
 
-STEPS = 40
+STEPS = 24
 
 
 @pytest.fixture(scope="module")

@@ -211,6 +211,13 @@ def test_tokens_may_stand_anywhere(prompt, model, shape, appearance):
     assert torch.equal(other, states(model, plain, a=appearance))
 
 
+def test_a_token_that_is_part_of_the_other_leaves_it_whole(model, shape, appearance):
+    uses = (Use(replace(shape, token="*cat")), Use(replace(appearance, token="*cat-fur")))
+    mix = Mix(model, *uses)
+    assert mix.variant(0.5).texts("a *cat with *cat-fur appearance") == [
+        "a *cat with plain appearance", "a object with *cat-fur appearance"]
+
+
 def test_the_model_stays_untouched(model, shape, appearance):
     before = hash_of(model)
     for middle in MIDDLES:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.metrics.mask import PHOTOGRAPH, find_subject
 from escdiff_core.reference import Reference, load_reference
 from escdiff_core.reference import decode as decode_module
 from escdiff_core.reference.picture import fitting_size
@@ -51,6 +52,15 @@ def test_no_subject_means_the_whole_picture_and_says_so(tmp_path):
     for pixels in (noise, np.full((96, 96, 3), 128, np.uint8)):
         reference = load_reference(saved(tmp_path, pixels), native_size=128)
         assert reference.mask is None and "the whole picture counts" in reference.note
+
+
+def test_what_stands_out_of_a_busy_picture_by_chance_is_no_subject(tmp_path):
+    pixels, _ = scene(128, 128)
+    noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
+    pixels[90:, :] = noise[90:, :]                      # a third of the border is anything but plain
+    assert find_subject(pixels).confidence < PHOTOGRAPH
+    reference = load_reference(saved(tmp_path, pixels), native_size=128)
+    assert reference.mask is None and "the whole picture counts" in reference.note
 
 
 def test_mask_none_and_mask_file(tmp_path):

@@ -175,7 +175,8 @@ def test_references_of_other_sizes_train_if_they_are_alike(model):
 
 @pytest.mark.parametrize("arguments, words", [
     ({"token": "two words"}, "one word"), ({"token": "  "}, "one word"), ({"seed": -1}, "seed"),
-    ({"class_word": " "}, "no tokens"), ({"recipe": {"preset": "fine-decoder"}}, "trains nothing for shape"),
+    ({"class_word": "\u200bcat"}, "all of them visible"), ({"token": "*\u200b"}, "visible"),
+    ({"class_word": "cat" * 99}, "at most 200 letters"), ({"recipe": {"preset": "fine-decoder"}}, "trains nothing for shape"),
     ({"recipe": {"augmentation": "flips"}}, "unknown augmentation"), ({"recipe": {"feature_timestep": 1000}}, "999"),
 ])  # fmt: skip
 def test_senseless_arguments_are_refused_before_anything_is_learned(arguments, words, model):
@@ -185,7 +186,7 @@ def test_senseless_arguments_are_refused_before_anything_is_learned(arguments, w
 
 
 def test_the_words_an_attribute_stands_for(model):
-    shape = Tuner(model, [disc()], quick("escdiff-shape", steps=0), class_word="star").run()
+    shape = Tuner(model, [disc()], quick("escdiff-shape", steps=0), class_word=" star\u00a0").run()
     assert (shape.word, shape.extra["init_word"]) == ("star", "star")
     appearance = Tuner(model, [disc()], quick("escdiff-appearance", steps=0)).run()
     assert [appearance.word, appearance.extra["init_word"]] == ["plain", "appearance"]

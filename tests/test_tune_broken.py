@@ -7,6 +7,7 @@ from method_zoo import disc, hash_of, quick, saved, tiny_model
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method import precision, snapshots, tune, unzip
+from escdiff_core.method.filters import make_filter
 from escdiff_core.method.private import decode
 from escdiff_core.method.tune import Tuner
 
@@ -129,6 +130,30 @@ def test_out_of_memory_is_one_sentence_and_saves_what_was_learned(error, model, 
         tuner.run(snapshots=tmp_path)
     assert "\n" not in str(caught.value) and all(p.grad is None for p in tuner.weights.values())
     assert Attribute.load(tmp_path / "step-000001.safetensors").steps == 1
+
+
+def test_a_snapshot_that_finds_no_room_ends_no_run(model, monkeypatch, tmp_path, caplog):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("escdiff_core.files.save_file", full)
+    assert Tuner(model, [disc()], quick("escdiff-appearance")).run(snapshots=tmp_path, snapshot_every=1).steps == 2
+    assert caplog.text.count("no snapshot of step") == 2
+    with pytest.raises(Stop):
+        Tuner(model, [disc()], quick("escdiff-appearance")).run(stop_after(1), tmp_path)
+
+
+def test_a_run_goes_on_with_its_own_filter_only(model, tmp_path):
+    def started(seed):
+        tuner = Tuner(model, [disc()], quick("escdiff-shape"))
+        network = make_filter(model, tuner.features, seed)
+        return Tuner(model, [disc()], quick("escdiff-shape"), network=network)
+
+    snapshots.save_snapshot(started(0), tmp_path)
+    assert started(0).run(snapshots=tmp_path, resume=True).steps == 2
+    snapshots.save_snapshot(started(0), tmp_path)
+    with pytest.raises(ESCDiffError, match="holds a run with another"):
+        started(1).run(snapshots=tmp_path, resume=True)
 
 
 def test_a_fresh_run_replaces_the_snapshots_of_the_one_before(model, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 from ..errors import ESCDiffError
 from .file import Attribute
 
+log = logging.getLogger(__name__)
 ALGORITHM = 1                   # raise it when the same inputs would learn something else
 SIZE_LIMIT = 8 << 30            # bytes of attributes on disk; the least recently used go first
 WAIT = 0.5                      # seconds between looks at another process's lock
@@ -50,7 +52,8 @@ class AttributeCache:
     def get_or_learn(self, key: str, learn: Callable[[], Attribute], waiting: Callable[[], None] = lambda: None) -> Attribute:
         """The attribute under ``key``; learned by ``learn()`` and kept if it is not there yet.
 
-        While another process learns the same, ``waiting()`` is called about twice a second; it may raise to give up.
+        While another process learns the same, ``waiting()`` is called about twice a second; it may raise to give up. Where
+        nothing can be kept, as on a full disk, it is learned all the same and a warning goes to the log.
         """
         found = self.get(key)
         if found is not None:
@@ -59,27 +62,33 @@ class AttributeCache:
             found = self.get(key)       # the other process may have finished in between
             if found is None:
                 found = learn()
-                found.save(self.path(key))
-                self._shrink(keep=self.path(key))
+                self._keep(found, key)
         return found
 
     @contextmanager
     def _lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ESCDiffError(f"the cache folder {self.directory} cannot be made ({error.strerror}); choose another") from error
         lock = FileLock(str(self.path(key).with_suffix(".lock")))
         while True:
             try:
+                self.directory.mkdir(parents=True, exist_ok=True)
                 lock.acquire(timeout=WAIT)
                 break
             except Timeout:
                 waiting()
+            except OSError:             # a folder that cannot be written to: said when there is something to keep
+                break
         try:
             yield
         finally:
             lock.release()
+
+    def _keep(self, attribute: Attribute, key: str) -> None:
+        try:
+            attribute.save(self.path(key))
+        except ESCDiffError as error:
+            log.warning("what was learned is not kept for the next time: %s", error)
+            return
+        self._shrink(keep=self.path(key))
 
     def _shrink(self, keep: Path) -> None:
         """Delete the least recently used files until the folder is within its limit; ``keep`` stays in any case."""

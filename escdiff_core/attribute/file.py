@@ -205,9 +205,9 @@ def _check_entries(header: Header, path: Path) -> None:
 def _check_fields(attribute: Attribute) -> None:
     """Raise ESCDiffError unless every field is of its kind, so that a file cannot smuggle anything else in."""
     texts = [f.name for f in fields(Attribute) if f.type is str]
-    wrong = next((n for n in texts if not _is_text(getattr(attribute, n))), None)
+    wrong = next((n for n in texts if not is_text(getattr(attribute, n))), None)
     wrong = wrong or next((n for n in ("steps", "seed") if type(getattr(attribute, n)) is not int), None)
-    if wrong is None and not all(_is_text(block) for block in attribute.blocks):
+    if wrong is None and not all(is_text(block) for block in attribute.blocks):
         wrong = "blocks"
     losses = attribute.losses
     if wrong is None and not (isinstance(losses, Mapping) and all(map(_is_number, losses.values()))):
@@ -233,7 +233,8 @@ def _check_fields(attribute: Attribute) -> None:
         raise ESCDiffError(f"the attribute's extra entry {clash!r} has the name of a field; choose another name")
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """May ``value`` be the token, the word and the like of an attribute?"""
     return isinstance(value, str) and len(value) <= LONGEST_TEXT and (value.isprintable() or not value)
 
 

@@ -120,7 +120,9 @@ class Bench:
                 rows.append({"budget": budget, "steps": tuner.done, **scores(drawn, kind),
                              "loss": float(np.mean(tuner.report.losses[-20:] or [0])), "megabytes": size / 1e6})
         except ESCDiffError as error:                     # rates that are too high: the weights are no numbers any more
-            rows += [{"budget": b, **FAILED, "failed": str(error)} for b in budgets[len(rows):]]
+            for budget in budgets[len(rows):]:
+                rows.append({"budget": budget, **FAILED, "failed": str(error)})
+                self.store.file(*key, budget, suffix=".safetensors").unlink(missing_ok=True)      # what another recipe learned
         return {"rows": rows}
 
     def mix(self, key: Key) -> dict:

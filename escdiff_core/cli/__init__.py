@@ -2,11 +2,13 @@
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
-from ..errors import ESCDiffError
+from ..errors import ESCDiffError, is_out_of_memory
 
 COMMANDS = {  # name: one line of help; the module of the same name is imported when the command runs
     "demo": "the whole story on the pocket model; writes pictures and report.json",
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("httpx", "diffusers", "transformers", "peft", "accelerate"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)         # what a batch system or a container sends: like Ctrl-C, nothing is lost
     try:
         return _module(options.command).run(options) or 0
     except ESCDiffError as error:
@@ -48,9 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"escdiff: {error.strerror or error} ({error.filename}); check the path and the free space", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("escdiff: out of memory; lower what the command does at once (--batch-size, --count), close other programs or give a "
+              "smaller picture", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("escdiff: stopped", file=sys.stderr)
         return 130
+
+
+def _stop(_signal, _frame):
+    raise KeyboardInterrupt
 
 
 def _module(command: str):

@@ -9,11 +9,19 @@ from tqdm import tqdm
 
 from ..errors import ESCDiffError
 
+LARGEST_SEED = 2**63 - 10_001          # a picture's own seed is so many above it as it has pictures before it
+
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="pocket", metavar="pocket|PATH",
                         help="any single-file SD 1.x checkpoint or diffusers folder")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda")
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raise ESCDiffError unless ``value``, given as ``name``, lies from ``low`` to ``high``."""
+    if not low <= value <= high:
+        raise ESCDiffError(f"{name} is {value:g}; allowed: {low:g} to {high:g}")
 
 
 def progress_bar(label: str) -> Callable[[int, int], None]:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..errors import ESCDiffError
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE")
@@ -17,6 +19,8 @@ def run(options: argparse.Namespace) -> None:
     from ..attribute.export import export_embedding, export_full, export_lora
 
     attribute = Attribute.load(options.file)
+    if options.out.exists() and options.out.samefile(options.file):
+        raise ESCDiffError(f"--out {options.out} is the attribute itself, which an export cannot replace; give another file")
     if options.format == "lora":
         report = export_lora(attribute, options.out, rank=options.rank)
     else:

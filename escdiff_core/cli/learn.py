@@ -14,7 +14,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", required=True, choices=["shape", "appearance"])
     parser.add_argument("--reference", required=True, nargs="+", type=Path, metavar="IMG",
                         help="one picture, or several of the same thing")
-    parser.add_argument("--mask", default="auto", metavar="IMG|auto|none", help="1 = subject; auto finds it on a plain background")
+    parser.add_argument("--mask", default=["auto"], nargs="+", metavar="IMG|auto|none",
+                        help="one for each picture, white = subject; auto finds it on a plain background")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     add_model(parser)
     parser.add_argument("--recipe", metavar="NAME", help="a row of the recipe table; default: the kind's own")
@@ -43,10 +44,13 @@ def run(options: argparse.Namespace) -> None:
 
     if options.out.suffix != ".safetensors" or options.out.is_dir():
         raise ESCDiffError(f"--out {options.out} must end in .safetensors and be no folder")
+    masks = options.mask * len(options.reference) if options.mask in (["auto"], ["none"]) else options.mask
+    if len(masks) != len(options.reference):
+        raise ESCDiffError(f"{len(masks)} masks were given for {len(options.reference)} pictures; give one for each")
     recipe = find_recipe(options.recipe or DEFAULTS[options.kind], options.kind, preset=options.preset, steps=options.steps,
                          batch_size=options.batch_size)
     model = load_model(options.model, options.device)
-    references = [load_reference(path, options.mask, model.native_size) for path in options.reference]
+    references = [load_reference(path, mask, model.native_size) for path, mask in zip(options.reference, masks, strict=True)]
     for path, reference in zip(options.reference, references, strict=True):
         if reference.note:
             log.info("%s: %s", path, reference.note)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import ESCDiffError
 from ..pictures import save_picture, save_report
 from ..pocket.config import GUIDANCE
-from .common import add_model, output_folder, progress_bar
+from .common import LARGEST_SEED, add_model, output_folder, progress_bar, within
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +42,9 @@ def run(options: argparse.Namespace) -> None:
 
     if options.guidance is None:
         options.guidance = GUIDANCE if options.model == "pocket" else 6.0
-    if options.count < 1:
-        raise ESCDiffError(f"--count must be at least 1, not {options.count}")
+    within("--count", options.count, 1, 10_000)
+    within("--guidance", options.guidance, 0, 100)
+    within("--seed", options.seed, 0, LARGEST_SEED)
     uses = {}
     for kind in ("shape", "appearance"):
         path = getattr(options, kind)

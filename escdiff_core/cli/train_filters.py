@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .common import add_model, progress_bar
+from .common import LARGEST_SEED, add_model, progress_bar, within
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,9 @@ def run(options: argparse.Namespace) -> None:
     from ..method.train_filters import examples_from_folder, examples_from_world, look_at, train_filter
     from ..model.load import load_model
 
+    within("--steps", options.steps, 1, 10**9)
+    within("--count", options.count, 1, 10**6)
+    within("--seed", options.seed, 0, LARGEST_SEED)
     model = load_model(options.model, options.device)
     encoder = choose_encoder(options.encoder, model)
     examples = examples_from_world(options.count, options.seed) if options.images == "world" else \

@@ -141,9 +141,9 @@ def schedule_parts(used: Sequence[Use]) -> list[tuple[float, float, list[Use]]]:
 
 
 def plain_words(everyone: Sequence[Use], own: Sequence[Use]) -> dict[str, str]:
-    """Token to plain word for the attributes that a slot does not own."""
+    """What stands for each token in a slot: its plain word, or itself where the slot owns it (it may contain another's)."""
     tokens = {u.attribute.token for u in own}
-    return {u.attribute.token: u.attribute.word for u in everyone if u.attribute.token not in tokens}
+    return {u.attribute.token: u.attribute.token if u.attribute.token in tokens else u.attribute.word for u in everyone}
 
 
 def check_uses(shape: Use | None, appearance: Use | None, middle: str, fingerprint: str) -> list[Use]:

@@ -1,6 +1,8 @@
 """A run's state on disk: the attribute so far for the user to pick, and what a resumed run needs to equal an unbroken one."""
 
+import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from ..files import write_safetensors
 if TYPE_CHECKING:
     from .tune import Tuner
 
+log = logging.getLogger(__name__)
 STATE = "resume.safetensors"
 METADATA_KEY = "escdiff.run"
 
@@ -61,6 +64,14 @@ def load_snapshot(tuner: "Tuner", directory: Path) -> None:
     tuner.done, tuner.report.losses, tuner.fresh = metadata["done"], metadata["losses"], False
 
 
+def try_to_save_snapshot(tuner: "Tuner", directory: Path) -> None:
+    """Keep a snapshot if there is room for it: a run must not end, nor its error be hidden, because there is none."""
+    try:
+        save_snapshot(tuner, directory)
+    except ESCDiffError as error:
+        log.warning("no snapshot of step %d: %s", tuner.done, error)
+
+
 def drop_state(directory: Path) -> None:
     """Take away what a finished run would be resumed from: four fp32 numbers for each trained weight."""
     (directory / STATE).unlink(missing_ok=True)
@@ -70,5 +81,7 @@ def run_identity(tuner: "Tuner") -> list:
     """What must agree between a run and its continuation, as JSON data."""
     words = [tuner.token, tuner.plain, tuner.init_word, tuner.class_word, tuner.describe]
     network = [tuner.filter_trains, list(tuner.network.widths.values()) if tuner.network else []]
+    if tuner.network and not tuner.filter_trains:
+        network += [hashlib.sha256(p.detach().cpu().numpy().tobytes()).hexdigest() for p in tuner.network.parameters()]
     pictures = [r.hash for r in tuner.references]
     return [__version__, tuner.model.fingerprint, tuner.recipe.hash(), tuner.seed, words, pictures, network]

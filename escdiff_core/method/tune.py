@@ -17,7 +17,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from ..attribute import Attribute
-from ..errors import ESCDiffError
+from ..attribute.file import LONGEST_TEXT, is_text
+from ..errors import ESCDiffError, is_out_of_memory
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
 from ..reference import Reference
@@ -30,7 +31,7 @@ from .precision import autocast
 from .private import EncoderFeatures, decode, encode, tensors_of
 from .recipes import Recipe
 from .route import install
-from .snapshots import load_snapshot, save_snapshot
+from .snapshots import load_snapshot, try_to_save_snapshot
 from .texts import TrainingTexts
 from .tokens import lost_rows, vector_count
 from .views import prepare_views
@@ -75,9 +76,13 @@ class Tuner:
                  precision: str = "auto", features: ReferenceFeatures | None = None,
                  preparing: Callable[[int, int], None] | None = None):
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
+        class_word = " ".join(class_word.split())
         self.token, self.describe, self.class_word = token or recipe.token, describe, class_word
         if len(self.token.split()) != 1:
             raise ESCDiffError(f"the token is {self.token!r}; needed: one word without spaces, such as {recipe.token}")
+        for what, text in (("token", self.token), ("class word", class_word)):       # a file could not hold it
+            if not is_text(text):
+                raise ESCDiffError(f"the {what} is {text[:80]!r}; needed: at most {LONGEST_TEXT} letters, all of them visible")
         if not 0 <= seed < 2**63:
             raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**63 - 1")
         # What a shape is of starts its token and stands for it; with an appearance it is a word of the prompt
@@ -237,10 +242,8 @@ class Tuner:
             nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
             self.optimizer.step()
             self.trained.after(self.done)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise self._out_of_memory() from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):      # what torch's CPU allocator raises
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise self._out_of_memory() from error
             raise
         finally:
@@ -253,8 +256,8 @@ class Tuner:
     def _out_of_memory(self) -> ESCDiffError:
         need = self.report.trained_state_bytes / 2**30
         return ESCDiffError(f"out of memory: the trained weights alone need {need:.1f} GiB and a batch of "
-                            f"{self.recipe.batch_size} its activations on top; lower the batch size, switch checkpointing "
-                            "on or use a -lora recipe")
+                            f"{self.recipe.batch_size} its activations on top; switch checkpointing on, lower the "
+                            "batch size or use a -lora recipe")
 
     # -- the whole run ------------------------------------------------------------------------------------------------
 
@@ -291,10 +294,10 @@ class Tuner:
                 if on_step is not None:
                     on_step(Progress(self.done, self.recipe.steps, loss, self.attribute))
                 if snapshots is not None and self.done % snapshot_every == 0:
-                    save_snapshot(self, snapshots)
+                    try_to_save_snapshot(self, snapshots)
         except BaseException:      # Ctrl-C and the host's interruption are no Exceptions, and must not lose what was learned
             if snapshots is not None and self.done > first:
-                save_snapshot(self, snapshots)
+                try_to_save_snapshot(self, snapshots)
             raise
         self.report.seconds = time.monotonic() - start
         self.report.steps_per_second = (self.done - first) / max(self.report.seconds, 1e-9)

@@ -55,7 +55,7 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
         mask = reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
         drawn.append(make(reference.image, mask, rng))
     images = np.stack([v.image for v in drawn])
-    latents = torch.cat([image_to_latents(model, images[i:i + 16]) for i in range(0, count, 16)])
+    latents = image_to_latents(model, images)
     masks = torch.from_numpy(np.stack([v.mask for v in drawn]))[:, None].to(latents)
     masks = F.interpolate(masks, size=latents.shape[2:], mode="area")
     weights = masks + recipe.background_weight * (1 - masks)

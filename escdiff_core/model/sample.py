@@ -21,6 +21,8 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "euler": (EulerDiscreteScheduler, {}),
 }
 
+ENCODED_AT_ONCE = 16 * 128 * 128      # pixels; one picture of 512 px, for which SD 1.x's autoencoder takes 0.6 GiB
+
 # (latents (b, 4, h, w), timestep (), encoder_hidden_states (b, n, dim)) -> the UNet's output (b, 4, h, w)
 UNetCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -134,10 +136,11 @@ def image_to_latents(
             f"pictures of shape {tuple(pixels.shape)} cannot be encoded; needed: (b, h, w, 3) with sides in "
             f"multiples of {factor}"
         )
-    pixels = (pixels.permute(0, 3, 1, 2) * 2 - 1).to(model.device, model.vae.dtype)
-    posterior = model.vae.encode(pixels).latent_dist
-    latents = posterior.mode() if generator is None else posterior.sample(generator)
-    return latents.float() * model.vae.config.scaling_factor
+    latents = []
+    for part in pixels.split(max(1, ENCODED_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))):
+        posterior = model.vae.encode((part.permute(0, 3, 1, 2) * 2 - 1).to(model.device, model.vae.dtype)).latent_dist
+        latents.append(posterior.mode() if generator is None else posterior.sample(generator))
+    return torch.cat(latents).float() * model.vae.config.scaling_factor
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ..errors import ESCDiffError
-from ..metrics.mask import object_mask
+from ..metrics.mask import PHOTOGRAPH, object_mask
 from .decode import mask_from_array, picture_from_array, read_mask, read_picture
 
 STEP = 64                   # pixels: the VAE reduces by 8 and the UNet three times by 2
@@ -132,7 +132,7 @@ def _finish(
 
 def _found_mask(image: np.ndarray) -> tuple[np.ndarray | None, str]:
     try:
-        return object_mask(image).astype(np.float32), "the subject was found on a plain background"
+        return object_mask(image, PHOTOGRAPH).astype(np.float32), "the subject was found on a plain background"
     except ESCDiffError as error:
         return None, f"{str(error).split(';')[0]}: {WHOLE}"
 

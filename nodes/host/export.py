@@ -1,6 +1,6 @@
 """From the host's loaded model to a private copy in the core's classes, LoRAs baked in; the host's tensors stay its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import comfy.lora
@@ -56,14 +56,21 @@ def check_clip(clip) -> None:
         raise ESCDiffError("the CLIP is missing or not that of Stable Diffusion 1.x; connect the CLIP that came with the model")
 
 
-def baked(patcher, prefix: str) -> dict[str, torch.Tensor]:
-    """The weights under ``prefix`` with the patches that are on ``patcher``, fp32 copies on the CPU.
+def is_merge(patch: tuple) -> bool:
+    """Does a patch (strength, value, strength of the model, …) mix another model's weights in, as no LoRA does?"""
+    strength, value, of_model, *_ = patch
+    return of_model != 1.0 or (isinstance(value, list) and strength != 0.0)
+
+
+def baked(patcher, prefix: str, counts: Callable[[tuple], bool] = lambda patch: True) -> dict[str, torch.Tensor]:
+    """The weights under ``prefix`` with the patches on ``patcher`` that count, fp32 copies on the CPU.
 
     Read through the patch list, because the module itself may hold another clone's patches at the moment.
     """
     weights = {}
     for name, (first, *patches) in patcher.get_key_patches(prefix).items():
         weight, convert = first
+        patches = [p for p in patches if counts(p)]
         if weight.device.type == "meta":
             raise ESCDiffError(f"the host keeps {name} unloaded; restart ComfyUI without its experimental memory options")
         weight = convert(weight.detach().to(comfy.model_management.get_torch_device(), copy=True), inplace=False).float()
@@ -79,15 +86,20 @@ def unpatched(model) -> Mapping[str, torch.Tensor]:
 
 
 def base_fingerprint(model) -> str:
-    """The fingerprint of the checkpoint under ``model``, LoRAs left out; computed once per loaded checkpoint."""
+    """The fingerprint of the checkpoint under ``model``, LoRAs left out; that of the merge where models were merged.
+
+    Computed once per loaded checkpoint, and once per merge.
+    """
     check_model(model)
-    known = getattr(model.model, "escdiff_fingerprint", None)
-    if known is None:
-        weights = unpatched(model)
+    merged = any(is_merge(p) for patches in model.patches.values() for p in patches)
+    known, key = vars(model.model).setdefault("escdiff_fingerprints", {}), model.patches_uuid if merged else None
+    if key not in known:
         config = unet_config(model)
-        known = fingerprint(to_diffusers(weights, unet_map(config)), config)
-        model.model.escdiff_fingerprint = known
-    return known
+        weights = unpatched(model)
+        if merged:
+            weights = {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET, is_merge).items()}
+        known[key] = fingerprint(to_diffusers(weights, unet_map(config)), config)
+    return known[key]
 
 
 def unet_config(model) -> dict:

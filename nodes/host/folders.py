@@ -1,5 +1,6 @@
 """Where the pack keeps its files in the host; light, because nodes ask for it while ComfyUI starts."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import folder_paths
@@ -35,6 +36,27 @@ def find_attribute(name: str) -> Path:
         looked = ", ".join(folder_paths.get_folder_paths(ATTRIBUTES))
         raise ESCDiffError(f"no attribute {name!r} in {looked}; press R to see the files that are there")
     return Path(found)
+
+
+def age_of_attribute(name: str) -> int | str:
+    """When the file ``name`` was written; empty when it is gone."""
+    path = folder_paths.get_full_path(ATTRIBUTES, name)
+    return Path(path).stat().st_mtime_ns if path else ""
+
+
+def age_of_folder(folder: str) -> list[tuple[str, int]]:
+    """What lies in ``folder`` and when each was written; empty for none."""
+    path = Path(folder or "")
+    return sorted((p.name, p.stat().st_mtime_ns) for p in path.iterdir()) if folder and path.is_dir() else []
+
+
+def free_path(name: str, may_replace: Callable[[Path], bool]) -> Path:
+    """Where the file ``name`` shall lie; with a number behind the name if a file is there that it may not replace."""
+    path, number, plain = attribute_path(name), 1, name.strip().removesuffix(".safetensors")
+    while path.exists() and not (path.is_file() and may_replace(path)):
+        number += 1
+        path = attribute_path(f"{plain}_{number:02d}")
+    return path
 
 
 def attribute_path(name: str) -> Path:

@@ -1,6 +1,7 @@
 """Learning inside the host: on a private copy, outside inference mode, with progress, preview, cancel and the cache."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from ...escdiff_core import __version__
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.cache import AttributeCache, cache_key
-from ...escdiff_core.errors import ESCDiffError
+from ...escdiff_core.errors import ESCDiffError, is_out_of_memory
 from ...escdiff_core.method.encoders import POCKET_FILTERS, choose_filter
 from ...escdiff_core.method.features import ReferenceEncoder, reference_features
 from ...escdiff_core.method.features import ReferenceFeatures as Vectors
@@ -27,8 +28,10 @@ from ...escdiff_core.model.sample import image_to_latents
 from ...escdiff_core.reference import Reference
 from ..pictures import references
 from .export import private_model
-from .folders import POCKET, attribute_path
+from .folders import POCKET, free_path
 from .progress import make_room, reporter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Features:
     references: tuple[Reference, ...]
     vectors: Vectors
     timestep: int
+    base: str            # fingerprint of the model that looked
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,19 @@ def read_reference(copy: DiffusionModel, image, mask, encoder: ReferenceEncoder 
         latents = torch.cat([image_to_latents(copy, r.image[None]) for r in found])
         pictures = torch.from_numpy(np.stack([r.image for r in found]))
         vectors = reference_features(copy, latents, pictures, timestep, encoder, seed)
-        return Features(tuple(found), vectors, timestep)
+        return Features(tuple(found), vectors, timestep, copy.fingerprint)
 
 
 def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "",
           preview_every: int = 0, checkpointing: bool = False) -> tuple[Attribute, list[float]]:
     """Stage 3 on the private copy. Found in the cache when this version learned the same before, on any day.
 
-    Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is.
+    Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is. Raises
+    ESCDiffError for features of another model.
     """
+    if token.features.base != copy.fingerprint:
+        raise ESCDiffError("the reference was read with another model than it shall be learned with; connect ESCDiff Reference "
+                           "Features and ESCDiff Tune to the same model, clip and vae")
     with torch.inference_mode(False), torch.enable_grad():
         losses: list[float] = []
 
@@ -128,23 +136,28 @@ def _hash_of_file(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else ""
 
 
-def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image:
-    """What the token draws at this moment, a few steps, with the user's random numbers left alone."""
+def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image | None:
+    """What the token draws at this moment, a few steps, with the user's random numbers left alone; None without room for it."""
     made = tuner.attribute()
-    with torch.no_grad():
-        drawn = Mix(copy, **{made.kind: Use(made)}).draw(f"a photo of a {made.token}", steps=8, seed=0)
+    try:
+        with torch.no_grad():
+            drawn = Mix(copy, **{made.kind: Use(made)}).draw(f"a photo of a {made.token}", steps=8, seed=0)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        log.warning("ESCDiff: no memory for a preview; learning goes on")
+        return None
     return Image.fromarray((drawn[0] * 255).round().astype(np.uint8))
 
 
 def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: int, encoder: ReferenceEncoder | None) -> str:
     """Pre-train both filters on a folder of pictures; returns the file."""
-    from ...escdiff_core.method.filters import save_filters
+    from ...escdiff_core.method.filters import base_of, save_filters
     from ...escdiff_core.method.recipes import DEFAULTS, find_recipe
     from ...escdiff_core.method.train_filters import examples_from_folder, look_at, train_filter
 
     if not folder.strip():
         raise ESCDiffError("no folder was given; needed: a folder of pictures on the server, hundreds are better than tens")
-    target = attribute_path(name if "filter" in name else f"{name}_filters")
     with torch.inference_mode(False), torch.enable_grad():
         copy = private_model(model, clip, vae)
         examples = examples_from_folder(Path(folder), copy.native_size)
@@ -154,5 +167,7 @@ def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: in
         starts = range(len(examples), len(examples) + 2 * steps, steps)
         made = {kind: train_filter(copy, seen, row, steps, seed=seed, progress=lambda done, _n, before=start: report(before + done))
                 for start, (kind, row) in zip(starts, rows.items(), strict=True)}
+    # Filters of this model are trained again in their place; an attribute, or filters of another model, are nobody's to replace
+    target = free_path(name, lambda path: base_of(path) == copy.fingerprint)
     save_filters(made, target, copy.fingerprint, rows["shape"].filter_scale)
     return str(target)

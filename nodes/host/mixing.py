@@ -23,6 +23,7 @@ from .prompts import HostText, clip_with_tokens, encode
 WRAPPER_KEY = "escdiff"
 PAYLOAD = "escdiff_{}_{}"      # entry of a conditioning's model_conds: text states for one part of the schedule and one slot
 MIDDLE = "middle_block."
+CARRIED = "escdiff_carried"    # attachment of a MODEL: tokens of the attributes on it, and whether they ride on its prompts
 BORDER = 1e-5                  # of the schedule: a hundredth of a timestep
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,14 @@ class Part:
     end: float
     plan: Plan
     hooks: comfy.hooks.HookGroup | None
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a MODEL carries of earlier mixes: the attributes' ``tokens``, and whether they are ``scheduled``."""
+
+    tokens: frozenset[str] = frozenset()
+    scheduled: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape")
     are the host's weight hooks, which ride on the conditioning of each part of the schedule.
     """
     given = check_uses(shape, appearance, middle, base_fingerprint(model))
+    carried = check_carried(model, given)
     cross, clone, parts = cross_blocks(unet_map(unet_config(model))), model.clone(), []
     cuts = [(*cut, plan_mix(cut[2], middle, cross)) for cut in schedule_parts([u for u in given if u.strength != 0])]
     deltas = [{plan.delta_of(use): use for use in active} for _, _, active, plan in cuts]
@@ -69,10 +79,29 @@ def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape")
             hooks = hooks or comfy.hooks.HookGroup()
             hooks.add(hook)
         parts.append(Part(start, end, plan, hooks))
+    if any(deltas):
+        clone.set_attachments(CARRIED, Carried(carried.tokens | acting(given), len(parts) > 1))
     routes = [p.plan.route for p in parts]
     if any(r.slots > 1 for r in routes):
         route_prompts(clone, routes)
     return Mixed(clone, tuple(parts), tuple(given))
+
+
+def check_carried(model, given: Sequence[Use]) -> Carried:
+    """What an ESCDiff node before this one left on ``model``. Raises ESCDiffError where the two cannot go together."""
+    carried = model.get_attachment(CARRIED) or Carried()
+    if given and carried.scheduled:
+        raise ESCDiffError("an attribute with a start or an end acts through the prompts of its own ESCDiff node and would do "
+                           "nothing here; give both attributes to one node, and it the model from before")
+    if twice := carried.tokens & acting(given):
+        raise ESCDiffError(f"the model carries an attribute already that answers to {min(twice)}; connect the model from before "
+                           "that ESCDiff node, or learn one of them with another token name")
+    return carried
+
+
+def acting(given: Sequence[Use]) -> frozenset[str]:
+    """The tokens of the attributes that are not off."""
+    return frozenset(u.attribute.token for u in given if u.strength != 0)
 
 
 def delta_patches(model, use: Use, keep_middle: bool) -> dict:

@@ -48,10 +48,12 @@ def clip_with_tokens(clip, vectors: Mapping[str, torch.Tensor]):
         if rows.shape[-1] != width:
             raise ESCDiffError(f"the token {name!r} is {rows.shape[-1]} wide, this CLIP's words are {width}; load the model it "
                                "was learned on")
-    usual = type(inner)
+    usual = getattr(type(inner), "escdiff_usual", type(inner))      # never marks in a text that is marked already
     numbers = {name: i for i, name in enumerate(known)}
 
     class WithTokens(usual):
+        escdiff_usual = usual
+
         def tokenize_with_weights(self, text, *args, **kwargs):
             pieces = split_placeholders(text, list(numbers))
             marked = "".join(f" {MARK}{numbers[p]} " if is_token else p for p, is_token in pieces)
