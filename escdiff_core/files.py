@@ -61,6 +61,14 @@ def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, met
             temporary.unlink(missing_ok=True)
 
 
+def move(source: Path, path: Path) -> None:
+    """Give ``source`` the name ``path``, over what is there. Raises ESCDiffError with one sentence."""
+    try:
+        os.replace(source, path)
+    except OSError as error:
+        raise ESCDiffError(f"cannot write {path}: {_advice(error)}") from error
+
+
 def metadata_of(path: str | Path) -> Mapping[str, str]:
     """The texts in the head of a safetensors file, without its tensors; empty for what is no such file."""
     try:

@@ -28,6 +28,7 @@ class SaveAttribute(io.ComfyNode):
 
     @classmethod
     def execute(cls, attribute, name, overwrite=False):
+        from ..escdiff_core.files import move
         from .host.folders import attribute_path, free_path
 
         first = attribute_path(name)
@@ -36,7 +37,7 @@ class SaveAttribute(io.ComfyNode):
             attribute.save(written)
             # the very same attribute may be there already, as after a job that was submitted twice
             path = free_path(name, lambda there: overwrite or filecmp.cmp(written, there, shallow=False))
-            written.replace(path)
+            move(written, path)
         finally:
             written.unlink(missing_ok=True)
         return io.NodeOutput(attribute, str(path), ui=ui.PreviewText(str(path)))

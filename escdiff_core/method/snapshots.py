@@ -68,7 +68,7 @@ def try_to_save_snapshot(tuner: "Tuner", directory: Path) -> None:
     """Keep a snapshot if there is room for it: a run must not end, nor its error be hidden, because there is none."""
     try:
         save_snapshot(tuner, directory)
-    except ESCDiffError as error:
+    except (ESCDiffError, OSError) as error:
         log.warning("no snapshot of step %d: %s", tuner.done, error)
 
 

@@ -28,7 +28,7 @@ from ...escdiff_core.model.sample import image_to_latents
 from ...escdiff_core.reference import Reference
 from ..pictures import references
 from .export import private_model
-from .folders import POCKET, free_path
+from .folders import POCKET, attribute_path, free_path
 from .progress import make_room, reporter
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,7 @@ def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: in
 
     if not folder.strip():
         raise ESCDiffError("no folder was given; needed: a folder of pictures on the server, hundreds are better than tens")
+    attribute_path(name)            # a name that leads out is refused before anything is trained
     with torch.inference_mode(False), torch.enable_grad():
         copy = private_model(model, clip, vae)
         examples = examples_from_folder(Path(folder), copy.native_size)
