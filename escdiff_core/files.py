@@ -1,6 +1,7 @@
 """Write safetensors so that the path holds the old file or the whole new one, and never half of it; look what a file is."""
 
 import errno
+import filecmp
 import os
 import re
 import secrets
@@ -59,6 +60,14 @@ def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, met
     finally:
         with suppress(OSError):  # the same broken disk must not hide the sentence above
             temporary.unlink(missing_ok=True)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Do two files hold the same bytes? No, if one of them cannot be read."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
 
 
 def move(source: Path, path: Path) -> None:

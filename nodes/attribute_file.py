@@ -1,6 +1,5 @@
 """Stage 4 as nodes: attributes as files, what is in them, and exports that work without this pack."""
 
-import filecmp
 import json
 import secrets
 
@@ -28,7 +27,7 @@ class SaveAttribute(io.ComfyNode):
 
     @classmethod
     def execute(cls, attribute, name, overwrite=False):
-        from ..escdiff_core.files import move
+        from ..escdiff_core.files import move, same_file
         from .host.folders import attribute_path, free_path
 
         first = attribute_path(name)
@@ -36,7 +35,7 @@ class SaveAttribute(io.ComfyNode):
         try:
             attribute.save(written)
             # the very same attribute may be there already, as after a job that was submitted twice
-            path = free_path(name, lambda there: overwrite or filecmp.cmp(written, there, shallow=False))
+            path = free_path(name, lambda there: overwrite or same_file(written, there))
             move(written, path)
         finally:
             written.unlink(missing_ok=True)
@@ -52,10 +51,10 @@ class LoadAttribute(io.ComfyNode):
                       [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")], group="4 attribute")
 
     @classmethod
-    def fingerprint_inputs(cls, file):
-        from .host.folders import find_attribute
+    def fingerprint_inputs(cls, file=None):
+        from .host.folders import version_of_attribute
 
-        return find_attribute(file).stat().st_mtime_ns
+        return version_of_attribute(file)
 
     @classmethod
     def execute(cls, file):

@@ -37,9 +37,9 @@ class _Filter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, features=None, class_word="", filter=AUTO):
-        from .host.folders import age_of_attribute
+        from .host.folders import version_of_attribute
 
-        return "" if filter == AUTO else age_of_attribute(filter)
+        return version_of_attribute(None if filter == AUTO else filter)
 
     @classmethod
     def execute(cls, features, class_word="", filter=AUTO):
@@ -167,9 +167,9 @@ class TrainFilters(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder="", **_):
-        from .host.folders import age_of_folder
+        from .host.folders import version_of
 
-        return age_of_folder(folder)
+        return version_of(folder)
 
     @classmethod
     def execute(cls, model, clip, vae, folder, name, steps, seed, encoder=None):

@@ -180,6 +180,16 @@ def exports(model, clip, made):
     node("ESCDiffSaveAttribute", attribute=shape, name="probe/coffee_filter")
     filters, folders = core("escdiff_core.method.filters"), core("nodes.host.folders")
     filters.save_filters({"shape": filters.AttributeFilter(4, 0, 4, 4)}, folders.attribute_path("probe/mine"), "f" * 64, 0.1)
+    found["free_names"] = [folders.free_path("probe/mine", lambda path, may=may: may).name for may in (False, True)]
+    over = node("ESCDiffSaveAttribute", attribute=made["appearance"], name="probe/shape_02", overwrite=True)[1]
+    found["overwritten"] = Path(over).name
+    pictures, versions = BASE / "pictures", []
+    for name in ("", "one", "two"):
+        pictures.mkdir(exist_ok=True)
+        if name:
+            (pictures / name).write_text(name)
+        versions += [folders.version_of(pictures), folders.version_of(pictures)]
+    found["versions"] = [versions.index(v) for v in versions]
     found["listed"] = [sorted(folders.attribute_files(filters=f)) for f in (False, True)]
     boxed = node("ESCDiffMixedSampler", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="",
                  latent={"samples": torch.zeros(1, 4, 16, 16)}, seed=1, steps=3, cfg=5.0, sampler="euler", scheduler="normal",

@@ -43,7 +43,8 @@ class AttributeCache:
         try:
             found = Attribute.load(path)
         except ESCDiffError:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
         with suppress(OSError):
             os.utime(path)          # recently used

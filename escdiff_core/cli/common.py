@@ -21,7 +21,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def within(name: str, value: float, low: float, high: float) -> None:
     """Raise ESCDiffError unless ``value``, given as ``name``, lies from ``low`` to ``high``."""
     if not low <= value <= high:
-        raise ESCDiffError(f"{name} is {value:g}; allowed: {low:g} to {high:g}")
+        raise ESCDiffError(f"{name} is {value}; allowed: {low} to {high}")
 
 
 def progress_bar(label: str) -> Callable[[int, int], None]:

@@ -5,6 +5,7 @@ the blocks of the recipe's preset get gradients. Each step draws from its own se
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -251,6 +252,9 @@ class Tuner:
         self.done += 1
         torch._foreach_lerp_(self.average, self.trained_tensors(), 1 / (1 + recipe.average * (self.done - 1)))
         self.report.losses.append(float(loss.detach()))
+        if not math.isfinite(self.report.losses[-1]):
+            raise ESCDiffError(f"the loss of step {self.done} is {self.report.losses[-1]}: the learning ran away; lower the "
+                               "learning rate")
         return self.report.losses[-1]
 
     def _out_of_memory(self) -> ESCDiffError:

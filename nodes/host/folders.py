@@ -1,6 +1,10 @@
 """Where the pack keeps its files in the host; light, because nodes ask for it while ComfyUI starts."""
 
+import hashlib
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
@@ -21,8 +25,14 @@ def register_folders() -> None:
 
 def attribute_files(filters: bool = False) -> list[str]:
     """The files in the host's folders for attributes that hold no filters, or those that do."""
-    return [name for name in folder_paths.get_filename_list(ATTRIBUTES)
-            if (FILTERS_KEY in metadata_of(folder_paths.get_full_path(ATTRIBUTES, name) or name)) == filters]
+    found = []
+    for name in folder_paths.get_filename_list(ATTRIBUTES):
+        path = folder_paths.get_full_path(ATTRIBUTES, name)
+        if path and not Path(name).name.startswith("."):             # a file that is being written
+            stat = os.stat(path)
+            if _holds_filters(path, stat.st_mtime_ns, stat.st_size) == filters:
+                found.append(name)
+    return found
 
 
 def encoder_files() -> list[str]:
@@ -38,16 +48,24 @@ def find_attribute(name: str) -> Path:
     return Path(found)
 
 
-def age_of_attribute(name: str) -> int | str:
-    """When the file ``name`` was written; empty when it is gone."""
-    path = folder_paths.get_full_path(ATTRIBUTES, name)
-    return Path(path).stat().st_mtime_ns if path else ""
+@lru_cache(maxsize=4096)
+def _holds_filters(path: str, _written: int, _size: int) -> bool:
+    return FILTERS_KEY in metadata_of(path)
 
 
-def age_of_folder(folder: str) -> list[tuple[str, int]]:
-    """What lies in ``folder`` and when each was written; empty for none."""
-    path = Path(folder or "")
-    return sorted((p.name, p.stat().st_mtime_ns) for p in path.iterdir()) if folder and path.is_dir() else []
+def version_of(*paths: str | Path | None) -> str:
+    """A text that changes when one of the files, or what lies in one of the folders, is written anew; for fingerprint_inputs."""
+    digest = hashlib.sha256()
+    for path in (Path(p) for p in paths if p):
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            with suppress(OSError):                 # gone, or a link that leads nowhere
+                digest.update(f"{file} {file.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def version_of_attribute(name: str | None) -> str:
+    """The same for a file in the host's folders for attributes; ``None`` is none, as where the name comes over a wire."""
+    return version_of(folder_paths.get_full_path(ATTRIBUTES, name) if name else None)
 
 
 def free_path(name: str, may_replace: Callable[[Path], bool]) -> Path:

@@ -105,7 +105,8 @@ def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describ
             losses.extend(tuner.report.losses)
             return made
 
-        key = cache_key({"unet": _hash_of(copy.unet.state_dict()), "text": _hash_of(copy.text_encoder.state_dict()),
+        key = cache_key({"base": copy.fingerprint, "unet": _hash_of(copy.unet.state_dict()),
+                         "text": _hash_of(copy.text_encoder.state_dict()),
                          "vae": _hash_of(copy.vae.state_dict()), "schedule": copy.schedule.config(),
                          "pack": __version__, "recipe": recipe.hash(), "seed": seed,
                          "references": [r.hash for r in token.features.references],
@@ -138,8 +139,8 @@ def _hash_of_file(path: str | Path) -> str:
 
 def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image | None:
     """What the token draws at this moment, a few steps, with the user's random numbers left alone; None without room for it."""
-    made = tuner.attribute()
     try:
+        made = tuner.attribute()
         with torch.no_grad():
             drawn = Mix(copy, **{made.kind: Use(made)}).draw(f"a photo of a {made.token}", steps=8, seed=0)
     except (RuntimeError, MemoryError) as error:

@@ -90,9 +90,9 @@ def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape")
 def check_carried(model, given: Sequence[Use]) -> Carried:
     """What an ESCDiff node before this one left on ``model``. Raises ESCDiffError where the two cannot go together."""
     carried = model.get_attachment(CARRIED) or Carried()
-    if given and carried.scheduled:
-        raise ESCDiffError("an attribute with a start or an end acts through the prompts of its own ESCDiff node and would do "
-                           "nothing here; give both attributes to one node, and it the model from before")
+    if acting(given) and carried.scheduled:
+        raise ESCDiffError("an attribute with a start or an end, or with a token for each stage, acts through the prompts of its "
+                           "own ESCDiff node and would do nothing behind this one; give both attributes to one node")
     if twice := carried.tokens & acting(given):
         raise ESCDiffError(f"the model carries an attribute already that answers to {min(twice)}; connect the model from before "
                            "that ESCDiff node, or learn one of them with another token name")
