@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from method_zoo import disc, write_tiny
 from PIL import Image
 
@@ -270,7 +271,7 @@ def test_mixes_that_share_a_reference_count_as_one_and_a_lead_is_taken_mix_by_mi
     assert 0.05 < low <= high < 0.2 and interval(by_shape, by_shape) == (0, 0)
 
 
-def test_curves_say_at_which_step_an_attribute_is_there_and_from_which_it_leaks(tmp_path):
+def test_curves_say_at_which_step_an_attribute_is_there_and_from_which_it_leaks(tmp_path, monkeypatch):
     figures = [(15.0, 20, 0.3, 0.0), (30.0, 40, 0.75, 0.05), (60.0, 80, 0.8, 0.3), (120.0, 160, 0.7, 0.4)]
     mine = [{"contender": "one", "budget": b, "question": "", "shape_steps": n, "shape_own": own, "shape_over": leak}
             for b, n, own, leak in figures]
@@ -279,8 +280,11 @@ def test_curves_say_at_which_step_an_attribute_is_there_and_from_which_it_leaks(
     assert "| one | S | 20, 40, 80, 160 | 0.30, 0.75, 0.80, 0.70 | 0.00, 0.05, 0.30, 0.40 | 40 | 80 |" in lines
     assert "| two | S | 20, 40, 80, 160 | 0.10, 0.10, 0.10, 0.10 | 0.00, 0.00, 0.00, 0.00 |  |  |" in lines
     assert curves(mine[:2]) == []
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
     plot(mine + nothing, tmp_path / "plot.png")
-    assert Image.open(tmp_path / "plot.png").height > 800, "over seconds and over steps"
+    own = [axis.lines[0].get_xdata().tolist() for axis in pyplot.gcf().axes if axis.get_title() == "shape: S"]
+    assert own == [[15, 30, 60, 120], [20, 40, 80, 160]], "over seconds and over steps"
+    assert Image.open(tmp_path / "plot.png").height > 800
 
 
 def test_the_table_is_the_mean_of_its_cells():

@@ -151,18 +151,18 @@ def plot(rows: Rows, path: Path) -> None:
               "appearance: leak": "appearance_leak"}
     figure, both = pyplot.subplots(2, len(panels), figsize=(4.2 * len(panels), 8), sharex="row")
     names = list(dict.fromkeys(r["contender"] for r in rows if r["contender"] != PLAIN.name))
-    for over, axes in zip(("seconds of learning", "steps of learning"), both, strict=True):
+    for over, axes in zip(("seconds", "steps"), both, strict=True):
         for (title, key), axis in zip(panels.items(), axes, strict=True):
             steps = f"{'appearance' if key.startswith('appearance') else 'shape'}_steps"       # of a mix: the shape's
             for number, name in enumerate(names):
                 own = [r for r in rows if r["contender"] == name and key in r]
                 style = {"label": name, "color": pyplot.get_cmap("tab20")(number % 20), "linewidth": 2.5 if number == 0 else 1.2}
-                x = "budget" if axes is both[0] else steps
+                x = "budget" if over == "seconds" else steps
                 if own and not any(r.get(x) for r in own):                                 # learns nothing: a level line
                     axis.axhline(own[0][key], linestyle=":", **style)
                 else:
                     axis.plot(*zip(*((r[x], r[key]) for r in own if x in r), strict=True), marker="o", **style)
-            axis.set(title=title, xlabel=over, ylim=(0, 1))
+            axis.set(title=title, xlabel=f"{over} of learning", ylim=(0, 1))
             axis.grid(alpha=0.3)
     figure.legend(*both[0][0].get_legend_handles_labels(), loc="lower center", ncol=7, fontsize=8)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
