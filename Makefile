@@ -9,10 +9,10 @@ STAMP  := $(VENV)/.installed
 demo: $(STAMP)
 	$(PY) -m escdiff_core demo --out out/demo
 
-# Real ComfyUIs, where there are any (see tests/hosts.py), get an environment each, and their tests run beside one another.
+# Real ComfyUIs, where there are any (see tests/hosts.py), get an environment each.
 test: $(STAMP)
 	$(PY) tests/hosts.py
-	$(PY) -m pytest -n 2 --dist loadgroup
+	$(PY) -m pytest
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

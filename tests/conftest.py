@@ -1,10 +1,5 @@
 """Shared fixtures: no network, and real ComfyUIs for the host tests, which skip loudly where there is none."""
 
-import os
-
-if "PYTEST_XDIST_WORKER" in os.environ:        # workers share the cores; before torch is imported, and servers inherit it
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
-
 import json
 import socket
 from pathlib import Path
@@ -17,18 +12,6 @@ from queue_room import GRAPH
 
 HOSTS = [h for h in find_hosts() if python_of(h).exists()]
 NONE = "NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or put one at ~/comfy/ComfyUI"
-
-
-@pytest.hookimpl(tryfirst=True)        # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """The tests of one ComfyUI stay together, so that its server starts once, and begin first; others stay with their file."""
-    def host_of(item):
-        return getattr(item, "callspec", None) and item.callspec.params.get("host")
-
-    for item in items:
-        host = host_of(item)
-        item.add_marker(pytest.mark.xdist_group(f"ComfyUI {version(host)}" if host else item.path.stem))
-    items.sort(key=lambda item: host_of(item) is None)
 
 
 @pytest.fixture
