@@ -254,10 +254,12 @@ def main() -> None:
                 (more.control, (model, clip, made)), (exports, (model, clip, made)), (more.loras, (model, clip, made)),
                 (more.cancel, (*user_s, encoder, before)), (more.wrong_inputs, (*user_s, made)),
                 (more.timing, (model, clip, made)), (sd15, ())):
+            began = time.monotonic()
             try:
                 section(*arguments)
             except Exception:      # the other sections' findings are worth having; a test looks at this one
                 found["failed"][section.__name__] = traceback.format_exc()[-3000:]
+            print(f"{section.__name__}: {time.monotonic() - began:.0f} s", flush=True)
     print("FOUND " + json.dumps(found))
 
 

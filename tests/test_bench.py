@@ -209,6 +209,20 @@ def test_the_field_s_rates_are_the_best_that_were_measured():
     assert set(BEST) == {c.name for c in CONTENDERS.values() if RECIPES[c.recipes["shape"]].kind == "concept"}
 
 
+def test_what_is_learned_in_the_same_way_is_learned_once():
+    subjects = {"shape": "ab", "appearance": "ab"}
+    chosen = [CONTENDERS["escdiff"], CONTENDERS["style-aligned"], ABLATIONS["preset whole"], CONTENDERS["escdiff-paper"]]
+    plan = Plan(chosen, subjects, (1.0,))
+    learned = [key for stage in plan.stages()[1:] for key in stage if key[1] == "shape" and key[2] == 0]
+    assert [key[0] for key in learned] == ["escdiff", "escdiff-paper", "plain"], "a whole UNet is the default for a shape"
+    assert plan.sources["style-aligned", "appearance"] == "style-aligned", "what is shown is its own"
+    assert plan.sources["preset whole", "appearance"] == "preset whole"
+    fast, slow = (RATES[f"dreambooth x{factor}"] for factor in (10, 30))
+    plan = Plan([fast, slow], subjects, (1.0,))
+    assert plan.sources[slow.name, "shape"] == slow.name and plan.paces[slow.name, "shape"] == fast.name
+    assert plan.stages()[0] == [(fast.name, "rate", kind) for kind in subjects]
+
+
 @pytest.mark.parametrize("count", [4, 5, 7])
 def test_pairs_use_every_subject_equally_often(count):
     pairs = Plan((), {"shape": "abcdefg"[:count], "appearance": "tuvwxyz"[:count]}, (1.0,)).pairs()

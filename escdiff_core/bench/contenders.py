@@ -13,8 +13,8 @@ class Contender:
     """A way to learn both kinds: a recipe for each, ``changes`` to its fields, and whether a pre-trained filter starts it.
 
     ``shown``: kinds that are not learned but shown while drawing, and how: by ``words`` alone (the floor), as a ``style``
-    (shared_attention), or as the ``start`` of image-to-image. All rates of the recipe for a kind are multiplied by its ``rates``.
-    ``question`` is what a user would ask, for rows of ABLATIONS.
+    (shared_attention), or as the ``start`` of image-to-image, of which the last ``denoise`` of the schedule is drawn anew. All
+    rates of the recipe for a kind are multiplied by its ``rates``. ``question`` is what a user would ask, for rows of ABLATIONS.
     """
 
     name: str
@@ -25,13 +25,8 @@ class Contender:
     encoder: bool = True             # OpenCLIP's features beside the UNet's
     describe: bool = True            # the rest of the reference is put into words
     shown: Mapping[str, str] = field(default_factory=dict)
+    denoise: Mapping[str, float] = field(default_factory=dict)
     question: str = ""
-    paced_by: str = ""               # another of the table that takes as long for a step, so that one speed is measured for both
-
-    @property
-    def pace(self) -> str:
-        """Whose measured speed counts."""
-        return self.paced_by or self.name
 
     def learns(self, kind: str | None = None) -> bool:
         """Is ``kind`` (None: any kind) learned, not shown?"""
@@ -47,6 +42,10 @@ class Contender:
         factor = self.rates.get(kind, 1)
         return replace(recipe, **{k: getattr(recipe, k) * factor for k in ("lr_weights", "lr_token", "lr_filter")})
 
+    def way(self, kind: str) -> tuple:
+        """All that says how ``kind`` is learned: contenders of one way learn the same."""
+        return self.recipe(kind).hash(), self.pretrained, self.encoder, self.describe
+
 
 # The papers' rates are for a model a hundred times as large and for hundreds of steps; for each kind they are multiplied by the
 # best of FACTORS, found on pictures that no other table uses (benchmarks/rates.md)
@@ -55,6 +54,9 @@ BEST: Mapping[str, Mapping[str, float]] = {name: dict(zip(DEFAULTS, factors, str
     "textual-inversion": (1, 3), "dreambooth": (30, 30), "custom-diffusion": (300, 100), "p-plus": (10, 10), "prospect": (30, 100),
     "neti": (30, 30), "e4t": (30, 30), "b-lora": (100, 100), "unziplora": (30, 100), "ostaf": (10, 3), "forgedit": (30, 10),
 }.items()}
+# Of image-to-image, found in the same way
+DENOISES = (0.5, 0.6, 0.7, 0.8, 0.9)
+BEST_DENOISE: Mapping[str, float] = {"shape": 0.7, "appearance": 0.7}
 
 
 def _of_field(name: str, recipe: Recipe, rates: Mapping[str, float]) -> Contender:
@@ -65,16 +67,18 @@ _FIELD = {name: recipe for name, recipe in RECIPES.items() if recipe.kind == "co
 _PRIOR = "dreambooth-prior"          # DreamBooth with one thing changed: an ablation
 _OURS = (Contender("escdiff"), Contender("escdiff-paper", {kind: f"{name}-paper" for kind, name in DEFAULTS.items()}))
 _SHOWN = (Contender("style-aligned", shown={"appearance": "style"}),
-          Contender("image-to-image", shown={"shape": "start", "appearance": "start"}),
-          Contender("nothing learned", shown={"shape": "start", "appearance": "style"}))
+          Contender("image-to-image", shown={"shape": "start", "appearance": "start"}, denoise=BEST_DENOISE),
+          Contender("nothing learned", shown={"shape": "start", "appearance": "style"}, denoise=BEST_DENOISE))
 PLAIN = Contender("plain", shown=dict.fromkeys(DEFAULTS, "words"), question="What is there without any attribute?")
 
 CONTENDERS: Mapping[str, Contender] = {c.name: c for c in (
     *_OURS, *(_of_field(name, recipe, BEST[name]) for name, recipe in _FIELD.items() if name != _PRIOR), *_SHOWN)}
 
 RATES: Mapping[str, Contender] = {c.name: c for c in (
-    replace(_of_field(f"{name} x{factor}", recipe, dict.fromkeys(DEFAULTS, factor)), paced_by=name)
-    for name, recipe in _FIELD.items() if name != _PRIOR for factor in FACTORS)}
+    _of_field(f"{name} x{factor}", recipe, dict.fromkeys(DEFAULTS, factor))
+    for name, recipe in _FIELD.items() if name != _PRIOR for factor in FACTORS)} | {c.name: c for c in (
+    replace(CONTENDERS["image-to-image"], name=f"image-to-image at {denoise}", denoise=dict.fromkeys(DEFAULTS, denoise))
+    for denoise in DENOISES)}
 
 ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
     Contender("default", question="What do the defaults give?"),

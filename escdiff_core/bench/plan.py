@@ -1,8 +1,9 @@
 """What a benchmark measures, in which order, and where the figures are kept."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from .protocol import Subject
 
 CELLS = "cells.jsonl"
 FEW = 9                # pairs that are mixed without a choice
-# (pace, "rate", kind), (contender, kind, number, seed) or (contender, "mix", shape, appearance, seed, budget)
+# (contender, "rate", kind), (contender, kind, number, seed) or (contender, "mix", shape, appearance, seed, budget)
 Key = tuple
 
 
@@ -32,6 +33,23 @@ class Plan:
         """The learning budgets of ``contender``; 0 alone for one that learns nothing."""
         return self.budgets if contender.learns() else (0.0,)
 
+    @cached_property
+    def sources(self) -> Mapping[tuple[str, str], str]:
+        """(contender, kind): who learns it; of several that learn it in the same way the first, itself if it is shown."""
+        return self._firsts(lambda c, kind: c.way(kind))
+
+    @cached_property
+    def paces(self) -> Mapping[tuple[str, str], str]:
+        """(contender, kind): whose speed counts; another rate of learning takes no other time."""
+        return self._firsts(lambda c, kind: replace(c, rates={}).way(kind))
+
+    def _firsts(self, way: Callable[[Contender, str], tuple]) -> Mapping[tuple[str, str], str]:
+        found, firsts = {}, {}
+        for c in self.everyone():
+            for kind in self.subjects:
+                found[c.name, kind] = firsts.setdefault((kind, *way(c, kind)), c.name) if c.learns(kind) else c.name
+        return found
+
     def pairs(self) -> list[tuple[int, int]]:
         """Which shape is mixed with which appearance: all of a few; of many each with its own number and its neighbour's.
 
@@ -51,10 +69,11 @@ class Plan:
         A run that stops early has whole references, not all of some contenders.
         """
         everyone, seeds = self.everyone(), range(self.seeds)
-        stages = [list(dict.fromkeys((c.pace, "rate", kind) for c in everyone for kind in self.subjects if c.learns(kind)))]
+        stages = [list(dict.fromkeys((self.paces[c.name, kind], "rate", kind) for c in everyone for kind in self.subjects
+                                     if c.learns(kind)))]
         for n in range(max(map(len, self.subjects.values()))):
-            stages.append([(c.name, kind, n, seed) for seed in seeds for c in everyone
-                           for kind, group in self.subjects.items() if n < len(group)])
+            stages.append(list(dict.fromkeys((self.sources[c.name, kind], kind, n, seed) for seed in seeds for c in everyone
+                                             for kind, group in self.subjects.items() if n < len(group))))
             stages.append([(c.name, "mix", *pair, seed, budget) for seed in seeds for pair in self.pairs() if max(pair) == n
                            for c in everyone if c.mixes() for budget in self.budgets_of(c)])
         return stages

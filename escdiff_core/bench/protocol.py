@@ -29,7 +29,6 @@ from ..words import with_articles
 
 PICTURES = 4      # per attribute or mix and seed
 TRIES = 200       # choices of shapes to take the best balanced of
-DENOISE = 0.7     # of image-to-image: the share of the schedule that is drawn anew
 VERSION = 3       # of all that follows and of the views: figures of another one are not compared
 
 
@@ -120,13 +119,13 @@ class Drawn:
 
 
 def _draw(model: DiffusionModel, uses: Mapping[str, Use | None], shown: Mapping[str, str], subjects: Mapping[str, Subject],
-          prompts: Sequence[str], seed: int, steps: int, guidance: float) -> np.ndarray:
-    """One picture of each prompt; what a kind's subject is ``shown`` as is in contenders.Contender."""
+          prompts: Sequence[str], seed: int, steps: int, guidance: float, denoise: float) -> np.ndarray:
+    """One picture of each prompt; what a kind's subject is ``shown`` as, and ``denoise``, are in contenders.Contender."""
     start, style = (next((subjects[kind].reference for kind, how in shown.items() if how == what), None)
                     for what in ("start", "style"))
     size = next((r.image.shape[:2] for r in (start, style) if r is not None), None)
     mix = Mix(model, uses.get("shape"), uses.get("appearance"), style=style and _fitted(style, size))
-    return mix.draw(prompts, steps=steps, guidance_scale=guidance, seed=1000 * seed, size=size, denoise=DENOISE if start else 1,
+    return mix.draw(prompts, steps=steps, guidance_scale=guidance, seed=1000 * seed, size=size, denoise=denoise if start else 1,
                     start=start.image if start else None)
 
 
@@ -149,32 +148,33 @@ def _other(seed: int, i: int, avoid: Subject, **fixed) -> Spec:
 
 
 def draw_shape(model: DiffusionModel, use: Use | None, subject: Subject, seed: int = 0, steps: int = 30,
-               guidance: float = GUIDANCE, count: int = PICTURES, how: str = "words") -> Drawn:
+               guidance: float = GUIDANCE, count: int = PICTURES, how: str = "words", denoise: float = 1.0) -> Drawn:
     """Draw a shape attribute in ``count`` other looks. Fidelity S, leak = A against its own reference, P: look and background.
 
-    Without ``use``, the subject is shown ``how`` (see contenders.Contender).
+    Without ``use``, the subject is shown ``how`` and with which ``denoise`` (see contenders.Contender).
     """
     specs = [_other(seed, i, subject) for i in range(count)]
     token = use.attribute.token if use else "object"
     prompts = tuple(with_articles(f"a photo of a {appearance_phrase(s)} {token} on a {s.background} background") for s in specs)
-    images = _draw(model, {"shape": use}, {} if use else {"shape": how}, {"shape": subject}, prompts, seed, steps, guidance)
+    images = _draw(model, {"shape": use}, {} if use else {"shape": how}, {"shape": subject}, prompts, seed, steps, guidance,
+                   denoise)
     scored = attribute_scores("shape", images, subject.judge)
     return Drawn(images, prompts, Scores(shape=scored.fidelity, prompt=prompt_share(images, specs, ("background", "colours")),
                                          leak=scored.leak))
 
 
 def draw_appearance(model: DiffusionModel, use: Use | None, subject: Subject, seed: int = 0, steps: int = 30,
-                    guidance: float = GUIDANCE, count: int = PICTURES, how: str = "words") -> Drawn:
+                    guidance: float = GUIDANCE, count: int = PICTURES, how: str = "words", denoise: float = 1.0) -> Drawn:
     """Draw an appearance attribute on ``count`` other shapes. Fidelity A, leak = S, P: shape and background.
 
-    Without ``use``, the subject is shown ``how`` (see contenders.Contender).
+    Without ``use``, the subject is shown ``how`` and with which ``denoise`` (see contenders.Contender).
     """
     shown = enumerate(_spread_shapes(subject, seed, count))
     specs = [Spec(name, "solid", ("red",), _behind(i + seed, subject)) for i, name in shown]
     look = _look(use, how)
     prompts = tuple(with_articles(f"a {s.shape}{look} on a {s.background} background") for s in specs)
     images = _draw(model, {"appearance": use}, {} if use else {"appearance": how}, {"appearance": subject}, prompts, seed, steps,
-                   guidance)
+                   guidance, denoise)
     scored = attribute_scores("appearance", images, subject.judge)
     return Drawn(images, prompts, Scores(appearance=scored.fidelity, prompt=prompt_share(images, specs, ("background", "shape")),
                                          leak=scored.leak))
@@ -199,10 +199,11 @@ DRAW = {"shape": draw_shape, "appearance": draw_appearance}
 
 def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, shape_of: Subject, appearance_of: Subject,
              seed: int = 0, steps: int = 30, guidance: float = GUIDANCE, count: int = PICTURES,
-             shown: Mapping[str, str] | None = None) -> Drawn:
+             shown: Mapping[str, str] | None = None, denoise: Mapping[str, float] | None = None) -> Drawn:
     """Draw both attributes on ``count`` backgrounds. P: share of right backgrounds.
 
-    Kinds without a use are ``shown``, by words alone if nothing is said; a drawing starts from one picture, the shape's first.
+    Kinds without a use are ``shown``, by words alone if nothing is said; a drawing starts from one picture, the shape's first,
+    with that kind's ``denoise``.
     """
     uses, subjects = {"shape": shape, "appearance": appearance}, {"shape": shape_of, "appearance": appearance_of}
     shown = {kind: (shown or {}).get(kind, "words") for kind, use in uses.items() if use is None}
@@ -210,7 +211,8 @@ def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, s
     first = shape.attribute.token if shape else "object"
     look = _look(appearance, shown.get("appearance", ""))
     prompts = tuple(with_articles(f"a {first}{look} on a {b} background") for b in backgrounds)
-    images = _draw(model, uses, shown, subjects, prompts, seed, steps, guidance)
+    started = next((kind for kind, how in shown.items() if how == "start"), "")
+    images = _draw(model, uses, shown, subjects, prompts, seed, steps, guidance, (denoise or {}).get(started, 1))
     right = prompt_share(images, [Spec("circle", "solid", ("red",), b) for b in backgrounds], ("background",))
     scored = mix_scores(images, shape_of.judge, appearance_of.judge, right)
     return Drawn(images, prompts, Scores(scored.shape, scored.appearance, scored.prompt))

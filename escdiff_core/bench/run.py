@@ -47,8 +47,7 @@ class Bench:
 
     def __post_init__(self):
         self.encoder = choose_encoder("auto", self.model)
-        everyone = self.plan.everyone()
-        self.by_name = {c.pace: c for c in everyone} | {c.name: c for c in everyone}
+        self.by_name = {c.name: c for c in self.plan.everyone()}
 
     def measure(self, key: Key) -> dict:
         """The cell of ``key``."""
@@ -60,7 +59,8 @@ class Bench:
         kinds = {"shape": key[2], "appearance": key[3]} if what == "mix" else {key[2]: 0} if what == "rate" else {what: key[2]}
         subjects = [self.plan.subjects[kind][i] for kind, i in kinds.items()]
         parts = [protocol.VERSION, self.model.fingerprint, *((s.reference.hash, s.class_word, s.describe) for s in subjects),
-                 contender.pretrained, contender.encoder, contender.describe, sorted(contender.shown.items())]
+                 contender.pretrained, contender.encoder, contender.describe,
+                 sorted((k, how, contender.denoise.get(k, 1)) for k, how in contender.shown.items() if k in kinds)]
         if what == "rate":         # another rate of learning takes no other time
             return _hash([*parts, replace(contender, rates={}).recipe(key[2]).hash(), str(self.model.device),
                           torch.get_num_threads() if self.threads is None else self.threads])
@@ -93,7 +93,7 @@ class Bench:
 
     def steps(self, contender: Contender, kind: str, budget: float) -> int:
         """How many steps ``contender`` takes in ``budget`` seconds, by its measured speed."""
-        key = (contender.pace, "rate", kind)
+        key = (self.plan.paces[contender.name, kind], "rate", kind)
         rate = self.store.get(key, self.identity(key))
         return max(0, min(contender.recipe(kind).steps, int((budget - rate["setup"]) / rate["step"])))
 
@@ -103,7 +103,8 @@ class Bench:
         contender, subject = self.by_name[name], self.plan.subjects[kind][index]
         budgets = self.plan.budgets_of(contender)
         if not contender.learns(kind):
-            drawn = protocol.DRAW[kind](self.model, None, subject, seed, how=contender.shown[kind])
+            drawn = protocol.DRAW[kind](self.model, None, subject, seed, how=contender.shown[kind],
+                                        denoise=contender.denoise.get(kind, 1))
             for budget in budgets:
                 picture(drawn, self.store.file(*key, budget, suffix=".png"))
             return {"rows": [{"budget": b, **scores(drawn, kind)} for b in budgets]}
@@ -131,12 +132,13 @@ class Bench:
         contender, uses = self.by_name[name], []
         try:
             for kind, number in (("shape", i), ("appearance", j)):
-                path = self.store.file(name, kind, number, seed, budget, suffix=".safetensors")
+                source = self.plan.sources[name, kind]
+                path = self.store.file(source, kind, number, seed, budget, suffix=".safetensors")
                 if contender.learns(kind) and not path.exists():            # of an earlier run, whose files are gone
-                    self.learn((name, kind, number, seed))
+                    self.learn((source, kind, number, seed))
                 uses.append(Use(Attribute.load(path)) if contender.learns(kind) else None)
             drawn = protocol.draw_mix(self.model, *uses, self.plan.subjects["shape"][i], self.plan.subjects["appearance"][j], seed,
-                                      shown=contender.shown)
+                                      shown=contender.shown, denoise=contender.denoise)
         except ESCDiffError as error:
             return {"shape": 0.0, "appearance": 0.0, "prompt": 0.0, "failed": str(error)}
         picture(drawn, self.store.file(*key, suffix=".png"))

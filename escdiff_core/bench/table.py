@@ -27,14 +27,15 @@ def summary(cells: Sequence[dict], plan: Plan) -> Rows:
     rows = []
     first = {b: [c for c in cells if c["key"][:2] == [plan.contenders[0].name, "mix"] and c["key"][5] == b] for b in plan.budgets}
     for contender in plan.everyone():
-        mine = [c for c in cells if c["key"][0] == contender.name]
+        sources = {"mix": contender.name} | {kind: plan.sources[contender.name, kind] for kind in ("shape", "appearance")}
+        mine = [c for c in cells if c["key"][0] == sources.get(c["key"][1])]
         for budget in plan.budgets_of(contender):
             row = {"contender": contender.name, "question": contender.question, "budget": budget}
             for kind in ("shape", "appearance"):
                 at = [r for c in mine if c["key"][1] == kind for r in c["rows"] if r["budget"] == budget]
                 row |= {f"{kind}_{k}": float(np.mean([r[k] for r in at if k in r]))
                         for k in ("own", "leak", "prompt", "steps", "megabytes") if any(k in r for r in at)}
-                rate = next((c for c in cells if c["key"] == [contender.pace, "rate", kind]), {})
+                rate = next((c for c in cells if c["key"] == [plan.paces[contender.name, kind], "rate", kind]), {})
                 row |= {f"{kind}_{k}": rate[k] for k in ("step", "trained_parameters", "trained_state_bytes", "peak_bytes")
                         if k in rate}
             mixes = [c for c in mine if c["key"][1] == "mix" and c["key"][5] == budget]
@@ -181,7 +182,8 @@ def sheet(plan: Plan, store: Store, path: Path) -> None:
         cells = [((kind, n), f"{kind}: {plan.subjects[kind][n].name}") for kind, numbers in chosen.items() for n in numbers]
         cells += [(("mix", i, j), f"{plan.subjects['shape'][i].name} + {plan.subjects['appearance'][j].name}") for i, j in pairs]
         at = plan.budgets_of(contender)[-1]
-        files = [(store.file(contender.name, *key, 0, at, suffix=".png"), label) for key, label in cells]
+        names = [contender.name if key[0] == "mix" else plan.sources[contender.name, key[0]] for key, _ in cells]
+        files = [(store.file(name, *key, 0, at, suffix=".png"), label) for name, (key, label) in zip(names, cells, strict=True)]
         rows.append((contender.name, [(part, label) for file, label in files for part in _strip(file)]))
     rows = [(title, items) for title, items in rows if items]
     draw_sheet(rows, path, columns=6)
