@@ -9,10 +9,10 @@ STAMP  := $(VENV)/.installed
 demo: $(STAMP)
 	$(PY) -m escdiff_core demo --out out/demo
 
-# Real ComfyUIs, where there are any (see tests/hosts.py), get an environment each.
+# Real ComfyUIs, where there are any (see tests/hosts.py), get an environment each, and their tests run beside one another.
 test: $(STAMP)
 	$(PY) tests/hosts.py
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

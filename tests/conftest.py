@@ -1,5 +1,10 @@
 """Shared fixtures: no network, and real ComfyUIs for the host tests, which skip loudly where there is none."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:        # workers share the cores; before torch is imported, and servers inherit it
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
 import json
 import socket
 from pathlib import Path
@@ -12,6 +17,27 @@ from queue_room import GRAPH
 
 HOSTS = [h for h in find_hosts() if python_of(h).exists()]
 NONE = "NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or put one at ~/comfy/ComfyUI"
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of ComfyUIs, the longest, begin first."""
+    items.sort(key=lambda item: "host" not in item.fixturenames)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of one ComfyUI stay together, so that its server starts once; others stay with their file.
+
+    A scheduler of our own, because the groups of pytest-xdist 3.8 do not reach pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByHost(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            parameters = nodeid.partition("[")[2].rstrip("]").split("-")
+            return next((version(h) for h in HOSTS if version(h) in parameters), nodeid.partition("::")[0])
+
+    return ByHost(config, log)
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_a_merge_is_a_model_of_its_own(found):
 
 def test_mixing_costs_what_plain_sampling_costs(found, record_property):
     record_property("mixing_ratio", found["mixing_ratio"])
-    assert found["mixing_ratio"] <= 1.25, "the aim is 1.03 alone on the machine (benchmarks/host_mixing.py); here others run too"
+    assert found["mixing_ratio"] <= 1.25, "the aim is 1.03 alone on the machine (benchmarks/host_mixing.py); of processor time here"
 
 
 def test_tokens_of_every_layout_and_reach_are_read_as_headless(found):

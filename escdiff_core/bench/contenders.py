@@ -10,7 +10,8 @@ ENDLESS = 100_000
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to learn both kinds: a recipe for each, ``changes`` to its fields, and whether a pre-trained filter starts it.
+    """A way to learn both kinds: a recipe for each, ``changes`` to its fields, kind by kind, and whether a pre-trained filter
+    starts it.
 
     ``shown``: kinds that are not learned but shown while drawing, and how: by ``words`` alone (the floor), as a ``style``
     (shared_attention), or as the ``start`` of image-to-image, of which the last ``denoise`` of the schedule is drawn anew. All
@@ -19,10 +20,10 @@ class Contender:
 
     name: str
     recipes: Mapping[str, str] = field(default_factory=lambda: DEFAULTS)
-    changes: Mapping[str, object] = field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
     pretrained: bool = True
-    encoder: bool = True             # OpenCLIP's features beside the UNet's
+    sees: str = "both"               # which features of the reference its filter is given: the unet's, clip's, or both
     describe: bool = True            # the rest of the reference is put into words
     shown: Mapping[str, str] = field(default_factory=dict)
     denoise: Mapping[str, float] = field(default_factory=dict)
@@ -38,13 +39,13 @@ class Contender:
 
     def recipe(self, kind: str) -> Recipe:
         """The recipe for ``kind``, ready to run for as long as it is given."""
-        recipe = find_recipe(self.recipes[kind], kind, **{"steps": ENDLESS, **self.changes})
+        recipe = find_recipe(self.recipes[kind], kind, **{"steps": ENDLESS, **self.changes.get(kind, {})})
         factor = self.rates.get(kind, 1)
         return replace(recipe, **{k: getattr(recipe, k) * factor for k in ("lr_weights", "lr_token", "lr_filter")})
 
     def way(self, kind: str) -> tuple:
         """All that says how ``kind`` is learned: contenders of one way learn the same."""
-        return self.recipe(kind).hash(), self.pretrained, self.encoder, self.describe
+        return self.recipe(kind).hash(), self.pretrained, self.sees, self.describe
 
 
 # The papers' rates are for a model a hundred times as large and for hundreds of steps; for each kind they are multiplied by the
@@ -80,35 +81,51 @@ RATES: Mapping[str, Contender] = {c.name: c for c in (
     replace(CONTENDERS["image-to-image"], name=f"image-to-image at {denoise}", denoise=dict.fromkeys(DEFAULTS, denoise))
     for denoise in DENOISES)}
 
+
+def _both(**changes: object) -> Mapping[str, Mapping[str, object]]:
+    return dict.fromkeys(DEFAULTS, changes)
+
+
 ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
     Contender("default", question="What do the defaults give?"),
     Contender("filter trained along", pretrained=False, question="What does a pre-trained filter buy?"),
-    Contender("UNet features alone", pretrained=False, encoder=False, question="Does the filter need OpenCLIP's features?"),
-    Contender("no filter", changes={"filter_scale": 0.0}, question="Is a filter needed at all?"),
-    Contender("no augmentation", changes={"augmentation": "none"}, question="What do the views buy?"),
-    Contender("no augmentation, not described", changes={"augmentation": "none"}, describe=False,
+    Contender("UNet features alone", pretrained=False, sees="unet", question="Does the filter need OpenCLIP's features?"),
+    Contender("OpenCLIP features alone", pretrained=False, sees="clip", question="And the UNet's?"),
+    Contender("no filter", changes=_both(filter_scale=0.0), question="Is a filter needed at all?"),
+    Contender("no augmentation", changes=_both(augmentation="none"), question="What do the views buy?"),
+    Contender("no augmentation, not described", changes=_both(augmentation="none"), describe=False,
               question="And if the rest of the picture is not put into words either?"),
+    Contender("views without words", changes=_both(templates=("a photo of a {token}", "a {token}")),
+              question="Must the prompt name what a view changes?"),
+    Contender("as published", {kind: f"{name}-paper" for kind, name in DEFAULTS.items()},
+              question="Encoder for shape, decoder for appearance, each with its own token and the picture as it is?"),
+    Contender("token in its own blocks only", changes=_both(preset="coarse-fine", plain_share=0.5, reach="own"),
+              question="Should each half see only its own token, as published?"),
+    Contender("preset paper", changes=_both(preset="paper"), question="Encoder for shape, decoder for appearance?"),
+    Contender("preset resolution", changes=_both(preset="resolution"), question="Coarse and fine layers of both paths?"),
+    Contender("preset paper+middle", changes={"shape": {"preset": "paper+middle"}},
+              question="The encoder with the middle for a shape?"),
+    Contender("preset coarse-fine", changes={"shape": {"preset": "coarse-fine"}}, question="A shape without the fine decoder?"),
+    Contender("preset fine-decoder", changes={"appearance": {"preset": "fine-decoder"}},
+              question="An appearance without the layer that feeds the fine decoder?"),
+    Contender("preset whole", changes={"appearance": {"preset": "whole"}},
+              question="Attention of all blocks for the appearance too?"),
+    Contender("learned together", changes=_both(preset="coarse-fine", joint=True),
+              question="Should both halves train and each attribute keep its own?"),
+    Contender("all weights", changes={"appearance": {"scope": "all"}}, question="All weights of an appearance's blocks?"),
+    Contender("attention's weights", changes={"shape": {"scope": "attention"}}, question="Attention's weights alone for a shape?"),
+    Contender("LoRA, rank 16", {kind: f"{name}-lora" for kind, name in DEFAULTS.items()}, question="What do small files cost?"),
+    Contender("LoRA, rank 4", {kind: f"{name}-lora" for kind, name in DEFAULTS.items()}, changes=_both(rank=4),
+              question="And smaller ones?"),
+    Contender("half the rate", changes=_both(lr_weights=5e-4), question="Is the rate too high?"),
+    Contender("twice the rate", changes=_both(lr_weights=2e-3), question="Is the rate too low?"),
+    Contender("batch 8", changes=_both(batch_size=8), question="Smaller batches, more steps?"),
+    Contender("noisy timesteps", changes=_both(timesteps="layout"), question="More of the noisy timesteps, those of layout?"),
+    Contender("late timesteps", changes=_both(timesteps="material"), question="Or of the late ones, those of material?"),
+    Contender("background counts fully", changes=_both(background_weight=1.0), question="Should the loss see the background?"),
     replace(CONTENDERS["dreambooth"], question="What does DreamBooth give?"),
     replace(CONTENDERS["dreambooth"], name=_PRIOR, recipes=dict.fromkeys(DEFAULTS, _PRIOR),
             question="And with prior preservation, a class picture for every other draw?"),
-    Contender("as published", {kind: f"{name}-paper" for kind, name in DEFAULTS.items()},
-              question="Encoder for shape, decoder for appearance, each with its own token and the picture as it is?"),
-    Contender("token in its own blocks only", changes={"preset": "coarse-fine", "plain_share": 0.5, "reach": "own"},
-              question="Should each half see only its own token, as published?"),
-    Contender("preset paper", changes={"preset": "paper"}, question="Encoder for shape, decoder for appearance?"),
-    Contender("preset resolution", changes={"preset": "resolution"}, question="Coarse and fine layers of both paths?"),
-    Contender("preset whole", changes={"preset": "whole"}, question="Attention of all blocks for the appearance too?"),
-    Contender("preset coarse-fine", changes={"preset": "coarse-fine"}, question="A shape without the fine decoder?"),
-    Contender("half the rate", changes={"lr_weights": 5e-4}, question="Is the rate too high?"),
-    Contender("twice the rate", changes={"lr_weights": 2e-3}, question="Is the rate too low?"),
-    Contender("batch 8", changes={"batch_size": 8}, question="Smaller batches, more steps?"),
-    Contender("noisy timesteps", changes={"timesteps": "layout"}, question="Do the noisy timesteps, those of layout, suffice?"),
-    Contender("all weights", changes={"scope": "all"}, question="Should all weights of a block train, or attention's alone?"),
-    Contender("attention's weights", changes={"scope": "attention"}, question="And attention's alone for both?"),
-    Contender("background counts fully", changes={"background_weight": 1.0}, question="Should the loss see the background?"),
-    Contender("LoRA, rank 16", {kind: f"{name}-lora" for kind, name in DEFAULTS.items()}, question="What do small files cost?"),
-    Contender("LoRA, rank 4", {kind: f"{name}-lora" for kind, name in DEFAULTS.items()}, changes={"rank": 4},
-              question="And smaller ones?"),
 )}
 
 TABLES: Mapping[str, Mapping[str, Contender]] = {"methods": CONTENDERS, "ablations": ABLATIONS, "rates": RATES}

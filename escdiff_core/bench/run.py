@@ -59,22 +59,24 @@ class Bench:
         kinds = {"shape": key[2], "appearance": key[3]} if what == "mix" else {key[2]: 0} if what == "rate" else {what: key[2]}
         subjects = [self.plan.subjects[kind][i] for kind, i in kinds.items()]
         parts = [protocol.VERSION, self.model.fingerprint, *((s.reference.hash, s.class_word, s.describe) for s in subjects),
-                 contender.pretrained, contender.encoder, contender.describe,
                  sorted((k, how, contender.denoise.get(k, 1)) for k, how in contender.shown.items() if k in kinds)]
         if what == "rate":         # another rate of learning takes no other time
-            return _hash([*parts, replace(contender, rates={}).recipe(key[2]).hash(), str(self.model.device),
+            return _hash([*parts, replace(contender, rates={}).way(key[2]), str(self.model.device),
                           torch.get_num_threads() if self.threads is None else self.threads])
         learned = [kind for kind in kinds if contender.learns(kind)]
-        parts += [*(contender.recipe(kind).hash() for kind in learned), shipped_filters() if contender.pretrained else ""]
+        parts += [*(contender.way(kind) for kind in learned), shipped_filters() if contender.pretrained else ""]
         parts += [list(self.plan.budgets_of(contender)), [self.steps(contender, k, b) for k in learned for b in self.plan.budgets]]
         return _hash(parts)
 
     def tuner(self, contender: Contender, kind: str, subject: Subject, seed: int) -> Tuner:
         """A run that has not begun."""
-        recipe, encoder = contender.recipe(kind), self.encoder if contender.encoder else None
+        recipe, encoder = contender.recipe(kind), self.encoder if contender.sees != "unet" else None
         network = choose_filter(None, recipe, self.model, encoder) if contender.pretrained else None
         words = (subject.describe, subject.class_word) if contender.describe else ("", "")
-        return Tuner(self.model, [subject.reference], recipe, seed, *words, encoder, network)
+        tuner = Tuner(self.model, [subject.reference], recipe, seed, *words, encoder, network)
+        if contender.sees == "clip" and tuner.features is not None:
+            tuner.features = replace(tuner.features, unet=torch.zeros_like(tuner.features.unet))
+        return tuner
 
     def rate(self, key: Key) -> dict:
         """Seconds until the first step, and for each."""
