@@ -66,6 +66,9 @@ def schedule(model, clip, direct, made):
     result = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_end=0.65, appearance_start=0.35)
     worst, sets, one_batch = beside_headless(model, result, both)
     found["schedule_difference"], found["schedule_sets"], found["schedule_in_one_batch"] = worst, sets, one_batch
+    late = method.Mix(direct, method.Use(made["shape"]), method.Use(made["appearance"], start=0.35))
+    result = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, appearance_start=0.35)
+    found["schedule_beside_always"] = beside_headless(model, result, late)
 
     def keep(call, given):
         seen.append(given["timestep"])

@@ -110,6 +110,8 @@ def test_a_checkpoint_in_sd15_s_layout(found):
 def test_an_attribute_can_begin_late_and_end_early(found):
     assert found["schedule_difference"] <= 1e-4
     assert found["schedule_sets"] == [["appearance"], ["shape"], ["shape", "appearance"]]
+    difference, sets, one_batch = found["schedule_beside_always"]
+    assert difference <= 1e-4 and sets == [["shape"], ["shape", "appearance"]] and one_batch, "on weights that both change"
     assert found["schedule_steps_on_a_border"] == 30, "every step belongs to one part, also one that lies on a border"
     assert found["schedule_in_one_batch"] and found["schedule_leaves_the_model"]
 
