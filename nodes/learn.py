@@ -9,7 +9,7 @@ from .schema import Attribute, Encoder, Features, Token, advanced, mask_input, m
 
 AUTO = "recipe's own"
 CLASS_WORD = ("What the subject is, in a word of the model: vase, cat. A shape's token starts from it; with an appearance it "
-              "stands in the prompts. Empty is 'shape' or 'appearance'.")
+              "stands in the prompts of recipes that learn from the picture as it is. Empty is 'shape' or 'appearance'.")
 
 
 def filter_files() -> list[str]:

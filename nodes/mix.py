@@ -50,7 +50,7 @@ class Mix(io.ComfyNode):
     def define_schema(cls):
         return schema("ESCDiffMix", "ESCDiff Mix",
                       "The shape of one picture with the appearance of another, in any prompt, for the stock KSampler. Costs no "
-                      "more than plain sampling; ControlNet and LoRA work before and after it.",
+                      "more than plain sampling; LoRAs may come before or after it, ControlNet after.",
                       [*model_inputs(vae=False), *prompt_inputs(), *attribute_inputs()],
                       [io.Model.Output(tooltip="For the KSampler."),
                        io.Conditioning.Output("positive", tooltip="For the KSampler, with the model from this node."),

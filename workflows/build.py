@@ -29,16 +29,16 @@ COLOURS = {"MODEL": "#b39ddb", "CLIP": "#ffd500", "VAE": "#ff6e6e", "IMAGE": "#6
 THUMBNAIL = (480, 320)
 
 LEARN_NOTE = ("1. Choose a Stable Diffusion 1.5 checkpoint.\n2. Upload one picture; a subject on a plain background works best, "
-              "or connect a mask (white = subject).\n3. Say in **class_word** what the subject is, in one word: vase, cat.\n"
-              "4. Queue. The file goes to models/escdiff.\n\nNext: the workflow *sd15_mix*.")
+              "or connect a mask (white = subject).\n3. {}\n4. Queue. The file goes to models/escdiff.\n\nNext: the workflow "
+              "*sd15_mix*.")
 MIX_NOTE = ("1. Learn a shape and an appearance first (*sd15_learn_shape*, *sd15_learn_appearance*).\n2. Press **R**, then choose "
             "both files, and the checkpoint they were learned on.\n3. In the prompt, `*m` is the shape and `*a` the appearance.")
 NOTES = {
     "pocket_quickstart": "Press **Run**: nothing to download, a CPU will do.\n\nThe tiny model that comes with the pack learns the "
                          "shape of one picture and the appearance of another, and draws both in one. Once learned, both are found "
                          "in the cache, and only the drawing is done again.",
-    "sd15_learn_shape": LEARN_NOTE,
-    "sd15_learn_appearance": LEARN_NOTE,
+    "sd15_learn_shape": LEARN_NOTE.format("Say in **class_word** what the subject is, in one word: vase, cat."),
+    "sd15_learn_appearance": LEARN_NOTE.format("Leave **class_word** empty: the usual recipe for an appearance does not use it."),
     "sd15_mix": MIX_NOTE,
     "sd15_mix_controlnet": MIX_NOTE + "\n4. Choose a ControlNet for SD 1.5; this one follows the edges of the picture.",
     "batch": "Learns both attributes and mixes them in one go.\n\nThe same graph in `workflows/api/batch.json` is for scripts: "

@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class-word", default="", metavar="WORD", help="what the subject is: vase, cat")
     parser.add_argument("--describe", default="", metavar="TEXT",
                         help="the rest of the picture: 'on a yellow table'; for recipes that learn from the picture as it is")
-    parser.add_argument("--steps", type=int, metavar="N")
+    parser.add_argument("--steps", type=int, metavar="N", help="default: the recipe's own")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--encoder", default="auto", metavar="auto|none|PATH",
                         help="OpenCLIP ViT-B-32 weights; auto: the pocket's own tower with the pocket model, else none")

@@ -27,9 +27,9 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="how much of --from is drawn anew: above 0, up to 1; default 0.7")
     parser.add_argument("--middle", default="shape", choices=["shape", "appearance", "none"], help="owner of the middle block")
     add_model(parser)
-    parser.add_argument("--count", type=int, default=4, metavar="N")
+    parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures; default 4")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--sampling-steps", type=int, default=30, metavar="N")
+    parser.add_argument("--sampling-steps", type=int, default=30, metavar="N", help="default 30")
     parser.add_argument("--guidance", type=float, metavar="G", help=f"default: {GUIDANCE:g} with the pocket model, 6 with others")
 
 
