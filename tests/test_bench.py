@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from method_zoo import disc, write_tiny
 from PIL import Image
 
 from escdiff_core.bench import run as bench_run
-from escdiff_core.bench.contenders import ABLATIONS, BEST, CONTENDERS, FACTORS, RATES, Contender
+from escdiff_core.bench.contenders import ABLATIONS, BEST, BEST_DENOISE, CONTENDERS, DENOISES, FACTORS, RATES, Contender
 from escdiff_core.bench.plan import Plan, Store
 from escdiff_core.bench.protocol import Subject, appearance_references, shape_references
 from escdiff_core.cli import bench as command
@@ -189,6 +190,25 @@ def test_what_cannot_be_used_is_one_sentence(arguments, words, checkpoint, tmp_p
     assert words in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("device, arguments, wanted", [
+    ("cpu", [], (4, 4, 1)), ("cpu", ["--quick"], (1, 1, 1)), ("cuda", [], (9, 8, 3)), ("cuda", ["--quick"], (1, 1, 1)),
+    ("cuda", ["--shapes", "2", "--seeds", "2"], (2, 8, 2))])
+def test_a_gpu_gets_all_references_and_more_seeds(device, arguments, wanted, tmp_path, monkeypatch):
+    model, found = SimpleNamespace(device=SimpleNamespace(type=device), native_size=128), []
+    monkeypatch.setattr("escdiff_core.model.load.load_model", lambda *_: model)
+    monkeypatch.setattr(bench_run, "Bench", lambda model, plan, store: found.append(plan))
+
+    def stop(*_):
+        raise ESCDiffError("far enough")
+
+    monkeypatch.setattr(bench_run, "run", stop)
+    parser = ArgumentParser()
+    command.add(parser)
+    with pytest.raises(ESCDiffError, match="far enough"):
+        command.run(parser.parse_args(["--recipes", "textual-inversion", "--out", str(tmp_path), *arguments]))
+    assert (len(found[0].subjects["shape"]), len(found[0].subjects["appearance"]), found[0].seeds) == wanted
+
+
 def test_subjects_put_the_rest_of_their_picture_into_words():
     shape, appearance = (Subject.of_spec(kind, references(1)[0]) for kind, references in
                          (("shape", shape_references), ("appearance", appearance_references)))
@@ -204,6 +224,10 @@ def test_the_field_s_rates_are_the_best_that_were_measured():
             scores = {f: harmonic_mean(r[f"{kind}_own"], r[f"{kind}_prompt"], 1 - r[f"{kind}_leak"]) for f, r in tried.items()}
             assert len(scores) > 2 and scores[factor] == max(scores.values()), (name, kind)
     assert set(BEST) == {c.name for c in CONTENDERS.values() if RECIPES[c.recipes["shape"]].kind == "concept"}
+    for kind, denoise in BEST_DENOISE.items():
+        tried = {d: next(r for r in rows if r["contender"] == f"image-to-image at {d}") for d in DENOISES}
+        scores = {d: harmonic_mean(r[f"{kind}_own"], r[f"{kind}_prompt"], 1 - r[f"{kind}_leak"]) for d, r in tried.items()}
+        assert scores[denoise] == max(scores.values()), kind
 
 
 def test_what_is_learned_in_the_same_way_is_learned_once():

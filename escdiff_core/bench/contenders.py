@@ -57,7 +57,7 @@ BEST: Mapping[str, Mapping[str, float]] = {name: dict(zip(DEFAULTS, factors, str
 }.items()}
 # Of image-to-image, found in the same way
 DENOISES = (0.5, 0.6, 0.7, 0.8, 0.9)
-BEST_DENOISE: Mapping[str, float] = {"shape": 0.7, "appearance": 0.7}
+BEST_DENOISE: Mapping[str, float] = {"shape": 0.7, "appearance": 0.9}
 
 
 def _of_field(name: str, recipe: Recipe, rates: Mapping[str, float]) -> Contender:

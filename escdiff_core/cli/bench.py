@@ -5,6 +5,7 @@ import datetime
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,9 @@ from ..errors import ESCDiffError
 from .common import add_model, output_folder, progress_bar
 
 STANDARD, QUICK = (15.0, 30.0, 60.0, 120.0), (20.0,)
+# References of each kind and seeds, unless told otherwise: what two CPU cores measure in a few hours, and all that there are
+SIZES = {"quick": {"shape": 1, "appearance": 1, "seeds": 1}, "cpu": {"shape": 4, "appearance": 4, "seeds": 1},
+         "cuda": {"shape": 9, "appearance": 8, "seeds": 3}}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +27,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--references", type=Path, metavar="DIR",
                         help="your own: DIR/shape_*.png and DIR/appearance_*.png, each with a .mask.png beside it")
     parser.add_argument("--quick", action="store_true", help="one reference of each kind, 20 seconds of learning")
-    parser.add_argument("--shapes", type=int, metavar="N", help="held-out shapes; default 4")
-    parser.add_argument("--appearances", type=int, metavar="N", help="held-out appearances; default 4")
+    parser.add_argument("--shapes", type=int, metavar="N", help="held-out shapes; default 4, on a GPU all 9")
+    parser.add_argument("--appearances", type=int, metavar="N", help="held-out appearances; default 4, on a GPU 8")
     parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N held-out references of each kind")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N")
+    parser.add_argument("--seeds", type=int, metavar="N", help="of learning and drawing; default 1, on a GPU 3")
     parser.add_argument("--budgets", type=float, nargs="+", metavar="S", help="seconds of learning; default 15 30 60 120")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the machine's cores")
     parser.add_argument("--resume", action="store_true", help="go on with what --out holds")
@@ -55,21 +59,25 @@ def run(options: argparse.Namespace) -> None:
         raise ESCDiffError(f"{folder} holds a benchmark already; add --resume to go on with it, or give another --out")
     load = partial(load_model, options.model, options.device)
     model = load()
-    subjects = own_subjects(options.references, model.native_size) if options.references else held_out(options)
-    plan, store = Plan(contenders, subjects, budgets, options.seeds), Store(folder)
+    size = SIZES["quick" if options.quick else "cuda" if model.device.type == "cuda" else "cpu"]
+    subjects = own_subjects(options.references, model.native_size) if options.references else held_out(options, size)
+    plan, store = Plan(contenders, subjects, budgets, options.seeds or size["seeds"]), Store(folder)
     bar = progress_bar("cells")
     cells = run(Bench(model, plan, store), options.workers, load,
                 lambda done, total, what: (bar(done, total), print(f"{done}/{total} {what}", flush=True)))
     print(write(plan, store, cells, about(options, plan, model)))
 
 
-def held_out(options: argparse.Namespace) -> dict:
-    """Subjects of the pocket world that the model never saw. Raises ESCDiffError when there are not as many."""
+def held_out(options: argparse.Namespace, size: Mapping[str, int]) -> dict:
+    """Subjects of the pocket world that the model never saw, ``size`` of each kind unless the options say how many.
+
+    Raises ESCDiffError when there are not as many.
+    """
     from ..bench.protocol import Subject, appearance_references, shape_references
 
     found, known = {}, {"shape": (options.shapes, shape_references), "appearance": (options.appearances, appearance_references)}
     for kind, (count, references) in known.items():
-        last = options.skip + (count or (1 if options.quick else 4))
+        last = options.skip + (count or size[kind])
         specs = references(last)
         if len(specs) < last:
             raise ESCDiffError(f"there are {len(specs)} held-out {kind}s, {last} were asked for; lower --skip or --{kind}s")
