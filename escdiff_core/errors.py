@@ -1,8 +1,16 @@
 """The one exception that reaches a user as a sentence instead of a traceback."""
 
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
 class ESCDiffError(ValueError):
     """What was given, what is allowed, what to do: one clear sentence for the person in front of the screen."""
+
+
+# What the allocators of torch say: CUDA's and Apple's, that of Linux, that of Windows
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def lookup(table: dict, name: str, what: str):
@@ -13,5 +21,17 @@ def lookup(table: dict, name: str, what: str):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Did Python or one of torch's allocators run out of memory? Told by name, so that nobody needs torch to ask."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    """Did Python or one of torch's allocators run out of memory? Told by name and words, so that nobody needs torch to ask."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(words in said for words in NO_MEMORY)
+
+
+@contextmanager
+def memory_as_a_sentence() -> Iterator[None]:
+    """While open, running out of memory is an ESCDiffError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ESCDiffError("out of memory; close what else uses it, give a smaller picture, or take a -lora recipe") from error

@@ -14,9 +14,13 @@ log = logging.getLogger(__name__)
 
 
 def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int) -> list:
-    """One Reference per picture of the batch. Raises ESCDiffError for a video-sized batch and for masks that do not fit."""
+    """One Reference per picture of the batch. Raises ESCDiffError for a video-sized batch and for masks that do not fit.
+
+    Values beyond 0 and 1, as the host's bicubic scaling leaves them, are cut off.
+    """
     from ..escdiff_core.reference import Reference
 
+    image, mask = image.clamp(0, 1), None if mask is None else mask.clamp(0, 1)
     if len(image) > MOST_PICTURES:
         raise ESCDiffError(f"{len(image)} pictures were given; a reference is one picture, or at most {MOST_PICTURES} of the same "
                            "thing: take one out of the batch")

@@ -128,6 +128,9 @@ def routing(model, clip, vae, direct, made, before):
     off = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="", **made, shape_strength=0.0,
                appearance_strength=0.0)
     found["strength_zero_is_stock"] = torch.equal(draw(*off[:3]), stock_out)
+    texts = [stock("CLIPTextEncode", "encode", clip=c, text=t)[0][0][0] for c, t in (
+        (off[3], "a *m on a table"), (clip, f"a {made['shape'].word} on a table"), (clip, "a *m on a table"))]
+    found["strength_zero_in_a_text_node"] = [largest(texts[0], other) for other in texts[1:]]
     routed = core("nodes.host.mixing")
     clone = model.clone()
     routed.route_prompts(clone, [variant.route])
@@ -181,6 +184,11 @@ def exports(model, clip, made):
     filters, folders = core("escdiff_core.method.filters"), core("nodes.host.folders")
     filters.save_filters({"shape": filters.AttributeFilter(4, 0, 4, 4)}, folders.attribute_path("probe/mine"), "f" * 64, 0.1)
     found["free_names"] = [folders.free_path("probe/mine", lambda path, may=may: may).name for may in (False, True)]
+    (BASE / "elsewhere").mkdir()
+    (BASE / "models" / "escdiff" / "linked").symlink_to(BASE / "elsewhere")
+    node("ESCDiffSaveAttribute", attribute=shape, name="linked/shape")
+    found["linked"] = [p.name for p in (BASE / "elsewhere").iterdir()]
+    found["leads_out"] = more.said("ESCDiffSaveAttribute", attribute=shape, name="../shape")
     over = node("ESCDiffSaveAttribute", attribute=made["appearance"], name="probe/shape_02", overwrite=True)[1]
     found["overwritten"] = Path(over).name
     pictures, versions = BASE / "pictures", []

@@ -223,6 +223,9 @@ def wrong_inputs(model, clip, vae, made):
     found["merges_differ"] = merged["other"] != merged["half"]
     seen = node("ESCDiffReferenceFeatures", model=model, clip=clip, vae=vae, image=learn["image"])[0]
     token = node("ESCDiffAppearanceFilter", features=replace(seen, base="of another model"))[0]
+    bright = 1.4 * learn["image"] - 0.2                               # as the host's bicubic scaling leaves a picture
+    seen = node("ESCDiffReferenceFeatures", model=model, clip=clip, vae=vae, image=bright)[0].references[0].image
+    found["beyond_white"] = [float(bright.max()) > 1, float(seen.min()), float(seen.max())]
     found["wrong"] = {
         "after a schedule": said("ESCDiffMix", **{**mixing, "model": scheduled}, appearance=made["appearance"]),
         "token twice": said("ESCDiffMix", **{**mixing, "model": both[0]}, shape=made["shape"]),

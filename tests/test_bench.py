@@ -111,6 +111,11 @@ def test_a_run_that_was_cut_off_in_a_line_goes_on_and_a_changed_recipe_is_measur
     assert Store(tmp_path).get(("b", "shape", 0, 0), "model recipe")["x"] == 3
 
 
+def test_pictures_are_drawn_with_the_model_s_usual_guidance(checkpoint, tmp_path):
+    plan = Plan((), {"shape": (), "appearance": ()}, (1.0,))
+    assert [bench_run.Bench(load_model(m, "cpu"), plan, Store(tmp_path)).guidance for m in ("pocket", checkpoint)] == [3, 6]
+
+
 def test_factors_that_suit_the_pocket_are_not_taken_for_another_model(checkpoint, tmp_path, monkeypatch):
     def stop(bench, *_):
         raise ESCDiffError(f"stopped with {bench.plan.contenders[0].rates}")
@@ -194,7 +199,7 @@ def test_what_cannot_be_used_is_one_sentence(arguments, words, checkpoint, tmp_p
     ("cpu", [], (4, 4, 1)), ("cpu", ["--quick"], (1, 1, 1)), ("cuda", [], (9, 8, 3)), ("cuda", ["--quick"], (1, 1, 1)),
     ("cuda", ["--shapes", "2", "--seeds", "2"], (2, 8, 2))])
 def test_a_gpu_gets_all_references_and_more_seeds(device, arguments, wanted, tmp_path, monkeypatch):
-    model, found = SimpleNamespace(device=SimpleNamespace(type=device), native_size=128), []
+    model, found = SimpleNamespace(device=SimpleNamespace(type=device), native_size=256), []
     monkeypatch.setattr("escdiff_core.model.load.load_model", lambda *_: model)
     monkeypatch.setattr(bench_run, "Bench", lambda model, plan, store: found.append(plan))
 
@@ -206,6 +211,7 @@ def test_a_gpu_gets_all_references_and_more_seeds(device, arguments, wanted, tmp
     command.add(parser)
     with pytest.raises(ESCDiffError, match="far enough"):
         command.run(parser.parse_args(["--recipes", "textual-inversion", "--out", str(tmp_path), *arguments]))
+    assert found[0].subjects["shape"][0].reference.image.shape == (256, 256, 3), "the model's own size"
     assert (len(found[0].subjects["shape"]), len(found[0].subjects["appearance"]), found[0].seeds) == wanted
 
 

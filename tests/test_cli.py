@@ -238,9 +238,9 @@ def test_a_picture_is_drawn_over(capsys, tmp_path):
 def test_a_stopped_run_goes_on_with_resume(number, capsys, quick_recipes, tmp_path, monkeypatch):
     from escdiff_core.cli import learn as command
 
-    def interrupting(_label):
+    def interrupting(label):
         def bar(done, _total):
-            if done == 1:
+            if done == 1 and label.startswith("learning"):
                 signal.raise_signal(number)
         return bar
 
@@ -252,9 +252,33 @@ def test_a_stopped_run_goes_on_with_resume(number, capsys, quick_recipes, tmp_pa
     assert status == 130 and err.strip() == "escdiff: stopped" and not broken.exists()
     kept = tmp_path / "broken.snapshots"
     assert sorted(p.name for p in kept.iterdir()) == ["resume.safetensors", "step-000001.safetensors"]
+    status, _, err = run(capsys, *learn(**{"--out": broken}))
+    assert status == 2 and "add --resume to go on with it" in err, "a forgotten --resume loses nothing"
     assert run(capsys, *learn(**{"--out": broken}), "--resume")[0] == 0
     assert broken.read_bytes() == whole.read_bytes()
     assert [p.name for p in kept.iterdir()] == ["step-000001.safetensors"], "what a finished run needs no more is large"
+
+
+@pytest.mark.parametrize("command", [
+    learn(**{"--out": "/proc/x.safetensors"}), learn(**{"--out": "a_file/x.safetensors"}),
+    ["train-filters", "--images", "world", "--count", "2", "--model", "model.safetensors", "--out", "/proc/x.safetensors"],
+], ids=["no room", "below a file", "filters"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(command, capsys, monkeypatch):
+    monkeypatch.setattr("escdiff_core.model.load.load_model", lambda *_: pytest.fail("work was done"))
+    status, _, err = run(capsys, *command)
+    assert status == 2 and "cannot be written" in err and len(err.strip().splitlines()) == 1
+
+
+def test_filters_in_a_file_of_another_kind_are_refused_before_they_are_trained(capsys, monkeypatch):
+    monkeypatch.setattr("escdiff_core.model.load.load_model", lambda *_: pytest.fail("work was done"))
+    status, _, err = run(capsys, "train-filters", "--images", "world", "--out", "filters.pt")
+    assert status == 2 and "must end in .safetensors" in err
+
+
+def test_a_smaller_mix_leaves_no_picture_of_a_larger_one(capsys, tmp_path):
+    for count in (3, 1):
+        assert run(capsys, *mix(**{"--out": tmp_path, "--count": count}))[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000.png", "report.json"]
 
 
 def test_a_picture_with_transparency_is_taken_with_its_own_mask(capsys, quick_recipes, tmp_path):

@@ -64,6 +64,8 @@ def test_the_routed_unet_computes_what_the_headless_one_computes(found):
 
 def test_without_an_attribute_it_is_the_stock_model_bit_for_bit(found):
     assert found["no_attribute_is_stock"] and found["strength_zero_is_stock"] and found["route_without_payload_is_stock"]
+    same, other = found["strength_zero_in_a_text_node"]
+    assert same <= 1e-4 < other, "the CLIP output reads the plain word as well"
     assert found["same_prompt_in_both_is_stock"] <= 1e-5
     assert found["clear_takes_it_out"] == []
 
@@ -87,8 +89,8 @@ def test_attributes_are_files_that_load_again(found):
     assert found["info"] == "shape"
     assert found["free_names"] == ["mine_02.safetensors", "mine.safetensors"] and found["overwritten"] == "shape_02.safetensors"
     assert found["versions"] == [0, 0, 2, 2, 4, 4], "what was trained on a folder is trained again when the folder has changed"
-    assert found["listed"] == [["probe/coffee_filter.safetensors", "probe/shape.safetensors", "probe/shape_02.safetensors"],
-                               ["probe/mine.safetensors"]], "what a file holds decides where it is offered, not its name"
+    attributes = [f"{n}.safetensors" for n in ("linked/shape", "probe/coffee_filter", "probe/shape", "probe/shape_02")]
+    assert found["listed"] == [attributes, ["probe/mine.safetensors"]], "a file is offered where its content fits"
 
 
 def test_the_boxes_for_everything_and_the_judge(found):
@@ -125,6 +127,16 @@ def test_controlnet_follows_stock_and_mixed_prompts(found):
 def test_loras_before_and_behind_a_mix_are_alike(found):
     assert found["lora_before_and_after"] <= 1e-5 and found["lora_shows"] > 1e-3
     assert found["zeroed_negative"]
+
+
+def test_pictures_beyond_white_are_cut_off(found):
+    beyond, least, most = found["beyond_white"]
+    assert beyond and least == 0 and most == 1
+
+
+def test_names_stay_in_the_host_s_folder_and_follow_its_links(found):
+    assert found["linked"] == ["shape.safetensors"]
+    assert found["leads_out"].startswith("ESCDiffError: the name '../shape' does not lie in ")
 
 
 def test_cancel_ends_learning_within_a_step(found):

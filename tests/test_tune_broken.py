@@ -9,7 +9,7 @@ from escdiff_core.errors import ESCDiffError
 from escdiff_core.method import precision, snapshots, tune, unzip
 from escdiff_core.method.filters import make_filter
 from escdiff_core.method.private import decode
-from escdiff_core.method.tune import Tuner
+from escdiff_core.method.tune import Tuner, expected_state_bytes
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,9 @@ def test_resuming_without_a_state_starts_afresh_and_with_a_damaged_one_says_so(m
 @pytest.mark.parametrize("error", [
     torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
-], ids=["gpu", "python", "cpu allocator"])  # fmt: skip
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+], ids=["gpu", "python", "cpu allocator", "windows", "mac"])  # fmt: skip
 def test_out_of_memory_is_one_sentence_and_saves_what_was_learned(error, model, monkeypatch, tmp_path):
     failing(monkeypatch, error, after=1)
     tuner = Tuner(model, [disc()], quick("escdiff-appearance"))
@@ -160,3 +162,38 @@ def test_a_fresh_run_replaces_the_snapshots_of_the_one_before(model, tmp_path):
     Tuner(model, [disc()], quick("escdiff-appearance", steps=4)).run(snapshots=tmp_path, snapshot_every=2)
     Tuner(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["resume.safetensors", "step-000003.safetensors"]
+
+
+def test_a_fresh_run_that_cannot_save_leaves_the_snapshots_of_the_one_before(model, tmp_path, monkeypatch):
+    Tuner(model, [disc()], quick("escdiff-appearance", steps=2)).run(snapshots=tmp_path, snapshot_every=2)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("escdiff_core.files.save_file", full)
+    Tuner(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=3)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("recipe", ["escdiff-appearance", "dreambooth-prior"])
+def test_preparing_is_heard_and_can_be_stopped(recipe, model):
+    heard = []
+    Tuner(model, [disc()], quick(recipe), preparing=lambda done, total: heard.append((done, total)))
+    done, totals = zip(*heard, strict=True)
+    assert list(done) == sorted(done) and len(set(totals)) == 1 and done[-1] == totals[0]
+
+    def stop(done, _total):
+        raise Stop
+
+    with pytest.raises(Stop):
+        Tuner(model, [disc()], quick(recipe), preparing=stop)
+
+
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-shape-paper"])
+def test_what_a_run_will_need_is_known_before_it_begins(name, model):
+    recipe = quick(name)
+    tuner = Tuner(model, [disc()], recipe)
+    weights = 20 * sum(p.numel() for p in tuner.weights.values())
+    assert expected_state_bytes(model, recipe) == weights > 0
+    assert expected_state_bytes(model, quick("escdiff-shape-lora")) == 0

@@ -54,10 +54,10 @@ def _centred(spec: Spec) -> Spec:
     return replace(spec, radius=48.0, centre=(64.0, 64.0))
 
 
-def as_reference(spec: Spec) -> Reference:
-    """The picture of ``spec`` with its exact mask."""
-    picture = render(spec)
-    return Reference.from_arrays(picture.image, picture.mask, SIZE, f"the picture of a {spec.shape}")
+def as_reference(spec: Spec, size: int = SIZE) -> Reference:
+    """The picture of ``spec``, ``size`` pixels a side, with its exact mask."""
+    picture = render(spec, size)
+    return Reference.from_arrays(picture.image, picture.mask, size, f"the picture of a {spec.shape}")
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Subject:
     background: str
 
     @classmethod
-    def of_spec(cls, kind: str, spec: Spec) -> "Subject":
+    def of_spec(cls, kind: str, spec: Spec, size: int = SIZE) -> "Subject":
         """The picture that ``spec`` draws, to learn its ``kind`` from; everything else of it is put into words."""
         behind = f"on a {spec.background} background"
         look = f"with {appearance_phrase(spec)} appearance "
-        return cls(spec.shape if kind == "shape" else spec.pattern, as_reference(spec), Judge.of_spec(spec),
+        return cls(spec.shape if kind == "shape" else spec.pattern, as_reference(spec, size), Judge.of_spec(spec),
                    "" if kind == "shape" else spec.shape, with_articles(look + behind if kind == "shape" else behind),
                    (spec.shape, spec.pattern), spec.colours, spec.background)
 

@@ -21,12 +21,14 @@ import numpy as np
 import torch
 
 from ..attribute import Attribute
+from ..choices import USUAL_GUIDANCE
 from ..errors import ESCDiffError
 from ..method.encoders import POCKET_FILTERS, choose_encoder, choose_filter
 from ..method.mix import Use
 from ..method.tune import Tuner
-from ..model.load import DiffusionModel
+from ..model.load import POCKET_PATH, DiffusionModel
 from ..pictures import save_picture
+from ..pocket.config import GUIDANCE
 from . import protocol
 from .contenders import Contender
 from .plan import Key, Plan, Store
@@ -47,6 +49,7 @@ class Bench:
 
     def __post_init__(self):
         self.encoder = choose_encoder("auto", self.model)
+        self.guidance = GUIDANCE if self.model.source == str(POCKET_PATH) else USUAL_GUIDANCE
         self.by_name = {c.name: c for c in self.plan.everyone()}
 
     def measure(self, key: Key) -> dict:
@@ -58,7 +61,8 @@ class Bench:
         contender, what = self.by_name[key[0]], key[1]
         kinds = {"shape": key[2], "appearance": key[3]} if what == "mix" else {key[2]: 0} if what == "rate" else {what: key[2]}
         subjects = [self.plan.subjects[kind][i] for kind, i in kinds.items()]
-        parts = [protocol.VERSION, self.model.fingerprint, *((s.reference.hash, s.class_word, s.describe) for s in subjects),
+        parts = [protocol.VERSION, self.model.fingerprint, self.guidance,
+                 *((s.reference.hash, s.class_word, s.describe) for s in subjects),
                  sorted((k, how, contender.denoise.get(k, 1)) for k, how in contender.shown.items() if k in kinds)]
         if what == "rate":         # another rate of learning takes no other time
             return _hash([*parts, replace(contender, rates={}).way(key[2]), str(self.model.device),
@@ -84,12 +88,12 @@ class Bench:
         times = [time.perf_counter()]
         tuner = self.tuner(self.by_name[name], kind, self.plan.subjects[kind][0], 0)
         times.append(time.perf_counter())
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        if self.model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.model.device)
         for _ in range(WARM + TIMED):
             tuner.step()
             times.append(time.perf_counter())
-        peak = torch.cuda.max_memory_allocated() if self.model.device.type == "cuda" else None
+        peak = torch.cuda.max_memory_allocated(self.model.device) if self.model.device.type == "cuda" else None
         return {"setup": times[1] - times[0], "step": (times[-1] - times[1 + WARM]) / TIMED, "peak_bytes": peak,
                 "trained_parameters": tuner.report.trained_parameters, "trained_state_bytes": tuner.report.trained_state_bytes}
 
@@ -105,8 +109,8 @@ class Bench:
         contender, subject = self.by_name[name], self.plan.subjects[kind][index]
         budgets = self.plan.budgets_of(contender)
         if not contender.learns(kind):
-            drawn = protocol.DRAW[kind](self.model, None, subject, seed, how=contender.shown[kind],
-                                        denoise=contender.denoise.get(kind, 1))
+            drawn = protocol.DRAW[kind](self.model, None, subject, seed, guidance=self.guidance,
+                                        how=contender.shown[kind], denoise=contender.denoise.get(kind, 1))
             for budget in budgets:
                 picture(drawn, self.store.file(*key, budget, suffix=".png"))
             return {"rows": [{"budget": b, **scores(drawn, kind)} for b in budgets]}
@@ -118,7 +122,7 @@ class Bench:
                     tuner.step()
                 attribute, path = tuner.attribute(), self.store.file(*key, budget, suffix=".safetensors")
                 size = attribute.save(path)
-                drawn = protocol.DRAW[kind](self.model, Use(attribute), subject, seed)
+                drawn = protocol.DRAW[kind](self.model, Use(attribute), subject, seed, guidance=self.guidance)
                 picture(drawn, self.store.file(*key, budget, suffix=".png"))
                 rows.append({"budget": budget, "steps": tuner.done, **scores(drawn, kind),
                              "loss": float(np.mean(tuner.report.losses[-20:] or [0])), "megabytes": size / 1e6})
@@ -140,7 +144,7 @@ class Bench:
                     self.learn((source, kind, number, seed))
                 uses.append(Use(Attribute.load(path)) if contender.learns(kind) else None)
             drawn = protocol.draw_mix(self.model, *uses, self.plan.subjects["shape"][i], self.plan.subjects["appearance"][j], seed,
-                                      shown=contender.shown, denoise=contender.denoise)
+                                      guidance=self.guidance, shown=contender.shown, denoise=contender.denoise)
         except ESCDiffError as error:
             return {"shape": 0.0, "appearance": 0.0, "prompt": 0.0, "failed": str(error)}
         picture(drawn, self.store.file(*key, suffix=".png"))

@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> None:
     load = partial(load_model, options.model, options.device)
     model = load()
     size = SIZES["quick" if options.quick else "cuda" if model.device.type == "cuda" else "cpu"]
-    subjects = own_subjects(options.references, model.native_size) if options.references else held_out(options, size)
+    subjects = own_subjects(options.references, model.native_size) if options.references else \
+        held_out(options, size, model.native_size)
     plan, store = Plan(contenders, subjects, budgets, options.seeds or size["seeds"]), Store(folder)
     bar = progress_bar("cells")
     cells = run(Bench(model, plan, store), options.workers, load,
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     print(write(plan, store, cells, about(options, plan, model)))
 
 
-def held_out(options: argparse.Namespace, size: Mapping[str, int]) -> dict:
+def held_out(options: argparse.Namespace, size: Mapping[str, int], pixels: int) -> dict:
     """Subjects of the pocket world that the model never saw, ``size`` of each kind unless the options say how many.
 
     Raises ESCDiffError when there are not as many.
@@ -81,7 +82,7 @@ def held_out(options: argparse.Namespace, size: Mapping[str, int]) -> dict:
         specs = references(last)
         if len(specs) < last:
             raise ESCDiffError(f"there are {len(specs)} held-out {kind}s, {last} were asked for; lower --skip or --{kind}s")
-        found[kind] = [Subject.of_spec(kind, spec) for spec in specs[options.skip:]]
+        found[kind] = [Subject.of_spec(kind, spec, pixels) for spec in specs[options.skip:]]
     return found
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,20 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
             bar.close()
 
     return show
+
+
+def output_file(path: Path) -> Path:
+    """Make the folder of a .safetensors file to be. Raises ESCDiffError before the work if it could not be written afterwards."""
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise ESCDiffError(f"--out {path} must end in .safetensors and be no folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ESCDiffError(f"--out {path} cannot be written ({error.strerror or error}); give a path in a folder of your "
+                           "own") from error
+    return path
 
 
 def output_folder(path: Path) -> Path:

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from ..errors import ESCDiffError
-from .common import add_model, progress_bar
+from .common import add_model, output_file, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +37,21 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..method.encoders import choose_encoder, choose_filter
     from ..method.recipes import DEFAULTS, find_recipe
-    from ..method.snapshots import drop_state
+    from ..method.snapshots import drop_state, was_cut_short
     from ..method.tune import Tuner
     from ..model.load import load_model
     from ..reference import load_reference
 
-    if options.out.suffix != ".safetensors" or options.out.is_dir():
-        raise ESCDiffError(f"--out {options.out} must end in .safetensors and be no folder")
+    snapshots = options.out.with_suffix(".snapshots")
+    if was_cut_short(snapshots) and not options.resume:
+        raise ESCDiffError(f"{snapshots} holds a run that was cut short; add --resume to go on with it, delete the folder, or give "
+                           "another --out")
     masks = options.mask * len(options.reference) if options.mask in (["auto"], ["none"]) else options.mask
     if len(masks) != len(options.reference):
         raise ESCDiffError(f"{len(masks)} masks were given for {len(options.reference)} pictures; give one for each")
     recipe = find_recipe(options.recipe or DEFAULTS[options.kind], options.kind, preset=options.preset, steps=options.steps,
                          batch_size=options.batch_size)
+    output_file(options.out)
     model = load_model(options.model, options.device)
     references = [load_reference(path, mask, model.native_size) for path, mask in zip(options.reference, masks, strict=True)]
     for path, reference in zip(options.reference, references, strict=True):
@@ -57,10 +60,8 @@ def run(options: argparse.Namespace) -> None:
     encoder = choose_encoder(options.encoder, model)
     tuner = Tuner(model, references, recipe, options.seed, options.describe, options.class_word, encoder,
                   choose_filter(options.filter, recipe, model, encoder), options.token,
-                  options.checkpointing, preparing=progress_bar("drawing what to keep"))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+                  options.checkpointing, preparing=progress_bar("preparing views"))
     bar = progress_bar(f"learning {options.kind}")
-    snapshots = options.out.with_suffix(".snapshots")
     attribute = tuner.run(lambda p: bar(p.step, p.steps), snapshots, resume=options.resume)
     attribute.save(options.out)
     drop_state(snapshots)                  # not before: what cannot be written can be gone on from

@@ -1,9 +1,11 @@
 """``mix``: pictures with a shape, an appearance, both or neither."""
 
 import argparse
+import json
 import time
 from pathlib import Path
 
+from ..choices import USUAL_GUIDANCE
 from ..errors import ESCDiffError
 from ..pictures import save_picture, save_report
 from ..pocket.config import GUIDANCE
@@ -30,7 +32,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures; default 4")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--sampling-steps", type=int, default=30, metavar="N", help="default 30")
-    parser.add_argument("--guidance", type=float, metavar="G", help=f"default: {GUIDANCE:g} with the pocket model, 6 with others")
+    parser.add_argument("--guidance", type=float, metavar="G",
+                        help=f"default: {GUIDANCE:g} with the pocket model, {USUAL_GUIDANCE:g} with others")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -41,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     from ..reference import load_reference
 
     if options.guidance is None:
-        options.guidance = GUIDANCE if options.model == "pocket" else 6.0
+        options.guidance = GUIDANCE if options.model == "pocket" else USUAL_GUIDANCE
     within("--count", options.count, 1, 10_000)
     within("--guidance", options.guidance, 0, 100)
     within("--seed", options.seed, 0, LARGEST_SEED)
@@ -70,6 +73,8 @@ def run(options: argparse.Namespace) -> None:
     seconds = time.monotonic() - start
     for number, image in enumerate(images):
         save_picture(image, folder / f"{number:03d}.png")
+    for number in range(len(images), _count_of(folder / "report.json")):
+        (folder / f"{number:03d}.png").unlink(missing_ok=True)       # of a larger mix before this one
     report = {"prompt": options.prompt, "negative": options.negative, "seed": options.seed, "count": options.count,
               "sampling_steps": options.sampling_steps, "guidance": options.guidance, "model": str(options.model),
               "middle": options.middle, "style": str(options.style or ""),
@@ -81,3 +86,11 @@ def run(options: argparse.Namespace) -> None:
     for warning in report["warnings"]:
         print(f"note: {warning}")
     print(f"{len(images)} pictures in {folder}, {seconds:.1f} s")
+
+
+def _count_of(report: Path) -> int:
+    """How many pictures an earlier mix has left in the folder of its ``report``; 0 if there was none."""
+    try:
+        return int(json.loads(report.read_text("utf-8"))["count"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .common import LARGEST_SEED, add_model, progress_bar, within
+from .common import LARGEST_SEED, add_model, output_file, progress_bar, within
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +27,14 @@ def run(options: argparse.Namespace) -> None:
     within("--steps", options.steps, 1, 10**9)
     within("--count", options.count, 1, 10**6)
     within("--seed", options.seed, 0, LARGEST_SEED)
+    output_file(options.out)
     model = load_model(options.model, options.device)
     encoder = choose_encoder(options.encoder, model)
-    examples = examples_from_world(options.count, options.seed) if options.images == "world" else \
+    examples = examples_from_world(options.count, options.seed, model.native_size) if options.images == "world" else \
         examples_from_folder(Path(options.images), model.native_size)
     recipes = {kind: find_recipe(name) for kind, name in DEFAULTS.items()}
     seen = look_at(model, examples, recipes["shape"].feature_timestep, encoder, options.seed, progress_bar("pictures"))
     filters = {kind: train_filter(model, seen, recipe, options.steps, seed=options.seed, seconds=options.seconds,
                                   progress=progress_bar(f"{kind} filter")) for kind, recipe in recipes.items()}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     save_filters(filters, options.out, model.fingerprint, recipes["shape"].filter_scale)
     print(f"{options.out}: filters for {', '.join(filters)}, from {len(examples)} pictures")

@@ -219,6 +219,8 @@ def token_vectors(model: DiffusionModel, use: Use) -> torch.Tensor:
     if use.strength == 1:
         return vectors
     word = starting_word(model, use.attribute.word).expand_as(vectors)
+    if use.strength == 0:
+        return word
     norms = (v.norm(dim=-1, keepdim=True) for v in (word, vectors))
     norms = torch.lerp(*norms, min(max(use.strength, 0.0), 1.0))
     return F.normalize(torch.lerp(word, vectors, use.strength), dim=-1) * norms

@@ -23,11 +23,8 @@ METADATA_KEY = "escdiff.run"
 def save_snapshot(tuner: "Tuner", directory: Path) -> None:
     """Keep ``step-000050.safetensors`` (an attribute file) and the state to resume from, each whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
-    if tuner.fresh:
-        for earlier in (*directory.glob("step-*.safetensors"), directory / STATE):   # of a run that this one replaces
-            earlier.unlink(missing_ok=True)
-        tuner.fresh = False
-    tuner.attribute().save(directory / f"step-{tuner.done:06d}.safetensors")
+    path = directory / f"step-{tuner.done:06d}.safetensors"
+    tuner.attribute().save(path)
     tensors = {}
     for i, parameter in enumerate(p for group in tuner.optimizer.param_groups for p in group["params"]):
         tensors[f"{i}.value"], tensors[f"{i}.average"] = parameter.detach(), tuner.average[i]
@@ -36,6 +33,10 @@ def save_snapshot(tuner: "Tuner", directory: Path) -> None:
     tensors |= {f"state.{key}": value for key, value in tuner.trained.state.items()}
     metadata = {"done": tuner.done, "losses": tuner.report.losses, "run": run_identity(tuner)}
     write_safetensors({k: v.cpu() for k, v in tensors.items()}, directory / STATE, METADATA_KEY, json.dumps(metadata))
+    if tuner.fresh:                         # not before its own are there: those of a run that this one replaces
+        for earlier in set(directory.glob("step-*.safetensors")) - {path}:
+            earlier.unlink(missing_ok=True)
+        tuner.fresh = False
 
 
 def load_snapshot(tuner: "Tuner", directory: Path) -> None:
@@ -70,6 +71,11 @@ def try_to_save_snapshot(tuner: "Tuner", directory: Path) -> None:
         save_snapshot(tuner, directory)
     except (ESCDiffError, OSError) as error:
         log.warning("no snapshot of step %d: %s", tuner.done, error)
+
+
+def was_cut_short(directory: Path) -> bool:
+    """Does ``directory`` hold a run that did not finish?"""
+    return (directory / STATE).exists()
 
 
 def drop_state(directory: Path) -> None:

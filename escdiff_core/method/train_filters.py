@@ -17,7 +17,7 @@ from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
 from ..pocket.captions import appearance_phrase
-from ..pocket.world import render, training_spec
+from ..pocket.world import SIZE, render, training_spec
 from ..reference import load_reference
 from .blocks import find_preset
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
@@ -53,12 +53,12 @@ def examples_from_folder(directory: Path, native_size: int) -> list[Example]:
     return [Example(load_reference(p, "none", native_size).image, {}, "") for p in paths]
 
 
-def examples_from_world(count: int, seed: int) -> list[Example]:
-    """Training pictures of the pocket world (nothing held out), with the words for the rest."""
+def examples_from_world(count: int, seed: int, size: int = SIZE) -> list[Example]:
+    """Training pictures of the pocket world (nothing held out), ``size`` pixels a side, with the words for the rest."""
     examples = []
     for i in range(count):
         spec = training_spec(seed, i)
-        examples.append(Example(render(spec).image, {"shape": appearance_phrase(spec), "appearance": spec.shape},
+        examples.append(Example(render(spec, size).image, {"shape": appearance_phrase(spec), "appearance": spec.shape},
                                 f"on a {spec.background} background"))
     return examples
 

@@ -38,6 +38,7 @@ from .tokens import lost_rows, vector_count
 from .views import prepare_views
 
 log = logging.getLogger(__name__)
+STATE_BYTES = 20  # of a trained number: weight, gradient, two moments and the average, all fp32
 REUSE = 1.2       # of a cached draw: used 1.72 times they may cost quality, and 1.2 still saves the time that is asked for
 
 
@@ -62,13 +63,25 @@ class Report:
     losses: list[float] = field(default_factory=list)
 
 
+def trained_blocks(recipe: Recipe, names: Sequence[str]) -> tuple[str, ...]:
+    """The blocks that ``recipe`` trains of a UNet with tensors of these ``names``."""
+    return find_preset(recipe.preset).blocks("concept" if recipe.joint else recipe.kind, names)
+
+
+def expected_state_bytes(model: DiffusionModel, recipe: Recipe) -> int:
+    """What a run will keep of the weights it trains whole, before it begins; what other forms add beside them is small."""
+    names = tensors_of(model.unet, trained_blocks(recipe, list(model.unet.state_dict())), recipe.scope)
+    weights = model.unet.state_dict()
+    return STATE_BYTES * sum(weights[n].numel() for n in names) if recipe.form == "full" else 0
+
+
 class Tuner:
     """One run of a recipe on one reference. ``step()`` takes one optimiser step; ``attribute()`` is what has been learned.
 
     The caller's ``model`` stays bit-identical: trainable tensors are clones, frozen ones are shared and never written.
     ``checkpointing`` keeps fewer activations and computes them again going back (Chen et al. 2016): same gradients, less
     memory, more time. ``precision``: see precision.autocast. ``features``: those of the references, if they were read before.
-    ``preparing(done, total)`` hears of pictures that are drawn before the first step, and may raise to cancel.
+    ``preparing(done, total)`` hears of pictures that are drawn and encoded before the first step, and may raise to cancel.
     """
 
     def __init__(self, model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0,
@@ -93,9 +106,8 @@ class Tuner:
             self.init_word = named
         self.done, self.report, self.checkpointing, self.precision = 0, Report(), checkpointing, precision
         self.fresh = True           # nothing of this run is on disk yet
-        names, preset = list(model.unet.state_dict()), find_preset(recipe.preset)
-        self.blocks = preset.blocks("concept" if recipe.joint else recipe.kind, names)      # those that train
-        self.kept = preset.blocks(recipe.kind, names)
+        names = list(model.unet.state_dict())
+        self.blocks, self.kept = trained_blocks(recipe, names), find_preset(recipe.preset).blocks(recipe.kind, names)
         self.views = prepare_views(model, self.references, recipe, seed, describe, self.plain, preparing)
         self.draws = Draws(self.views, recipe, model.schedule, self.token, self.plain,
                            class_word if recipe.kind == "appearance" else "")
@@ -161,8 +173,7 @@ class Tuner:
         trained = self.trained_tensors()
         self.average = [p.detach().clone() for p in trained]
         self.report.trained_parameters = sum(p.numel() for p in trained)
-        # weight, gradient, two moments and the average, all fp32
-        self.report.trained_state_bytes = 20 * self.report.trained_parameters
+        self.report.trained_state_bytes = STATE_BYTES * self.report.trained_parameters
 
     def trained_tensors(self) -> list[torch.Tensor]:
         """What the optimiser moves, in its order, without gradients."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ..errors import ESCDiffError, lookup
 from ..model.load import DiffusionModel
-from ..model.sample import image_to_latents, sample
+from ..model.sample import encoded_at_once, image_to_latents, sample
 from ..reference import Reference
 from .augment import AUGMENTATIONS, NEED_OUTLINE
 from .recipes import Recipe
@@ -36,8 +36,8 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
                   describe: str = "", plain: str = "", drawing: Callable[[int, int], None] | None = None) -> Views:
     """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them once.
 
-    ``drawing(done, total)`` is called after every step of sampling those pictures and may raise to cancel. Raises ESCDiffError for
-    references of several sizes, and without an outline where the views show it.
+    ``drawing(done, total)`` is called after every view that was drawn or encoded, and every step of sampling, and may raise to
+    cancel. Raises ESCDiffError for references of several sizes, and without an outline where the views show it.
     """
     sizes = {r.image.shape[:2] for r in references}
     if len(sizes) != 1:
@@ -49,13 +49,18 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
                            "white on the subject, or take a -paper recipe, which learns from the whole picture")
     rng = np.random.default_rng((seed, 11))
     count = max(recipe.views, len(references)) if recipe.augmentation != "none" else len(references)
-    drawn = []
+    drawn, total = [], 2 * count + PRIOR_STEPS * bool(recipe.prior)
+    tell = drawing or (lambda done, total: None)
     for i in range(count):
         reference = references[i % len(references)]
         mask = reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
         drawn.append(make(reference.image, mask, rng))
-    images = np.stack([v.image for v in drawn])
-    latents = image_to_latents(model, images)
+        tell(i + 1, total)
+    images, parts = np.stack([v.image for v in drawn]), []
+    for first in range(0, count, encoded_at_once(images)):
+        parts.append(image_to_latents(model, images[first:first + encoded_at_once(images)]))
+        tell(count + sum(map(len, parts)), total)
+    latents = torch.cat(parts)
     masks = torch.from_numpy(np.stack([v.mask for v in drawn]))[:, None].to(latents)
     masks = F.interpolate(masks, size=latents.shape[2:], mode="area")
     weights = masks + recipe.background_weight * (1 - masks)
@@ -63,7 +68,8 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     weights = weights / weights.mean((2, 3), keepdim=True)
     if recipe.prior:
         kept = image_to_latents(model, sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior, steps=PRIOR_STEPS,
-                                              seed=seed, size=images.shape[1:3], progress=drawing))
+                                              seed=seed, size=images.shape[1:3],
+                                              progress=lambda done, steps: tell(2 * count + PRIOR_STEPS * done // steps, total)))
         latents, weights = torch.cat([latents, kept]), torch.cat([weights, torch.ones_like(kept[:, :1])])
         words += [("", "")] * recipe.prior
     return Views(latents, weights, tuple(w[0] for w in words), tuple(w[1] for w in words), count)

@@ -121,6 +121,11 @@ def latent_factor(model: DiffusionModel) -> int:
     return 2 ** (len(model.vae.config.block_out_channels) - 1)
 
 
+def encoded_at_once(images: np.ndarray | torch.Tensor) -> int:
+    """How many of ``images`` (b, h, w, 3) the autoencoder is given in one batch."""
+    return max(1, ENCODED_AT_ONCE // (images.shape[1] * images.shape[2]))
+
+
 @torch.no_grad()
 def image_to_latents(
     model: DiffusionModel, images: np.ndarray | torch.Tensor, generator: torch.Generator | None = None
@@ -137,7 +142,7 @@ def image_to_latents(
             f"multiples of {factor}"
         )
     latents = []
-    for part in pixels.split(max(1, ENCODED_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))):
+    for part in pixels.split(encoded_at_once(pixels)):
         posterior = model.vae.encode((part.permute(0, 3, 1, 2) * 2 - 1).to(model.device, model.vae.dtype)).latent_dist
         latents.append(posterior.mode() if generator is None else posterior.sample(generator))
     return torch.cat(latents).float() * model.vae.config.scaling_factor

@@ -13,6 +13,7 @@ from ...escdiff_core.model.families import FAMILIES, ModelConfig, recognise
 from ...escdiff_core.model.infer import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, infer_unet
 from ...escdiff_core.model.load import DiffusionModel, fingerprint, model_from_tensors
 from ...escdiff_core.model.names import to_diffusers, unet_map
+from .progress import make_room
 
 HOST_UNET, HOST_TEXT = "diffusion_model.", "clip_l.transformer."
 NOT_TEXT = ("text_projection.weight", "position_ids")
@@ -34,6 +35,7 @@ def private_model(model, clip, vae) -> DiffusionModel:
     tensors |= {VAE_PREFIX + n: t.detach().float().cpu() for n, t in vae.first_stage_model.state_dict().items()}
     config = model_config(model, {n: tuple(t.shape) for n, t in tensors.items()})
     config = _without_skipped_layers(config, clip.layer_idx)
+    make_room(4 * sum(t.numel() for t in tensors.values()))
     made = model_from_tensors(tensors, config, comfy.model_management.get_torch_device(), source="the loaded model")
     return replace(made, fingerprint=base_fingerprint(model)) if model.patches else made
 

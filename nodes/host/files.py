@@ -1,22 +1,18 @@
 """Exports into the host's own folders."""
 
-from pathlib import Path
-
 import folder_paths
 
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.export import export_embedding, export_full, export_lora
-from ...escdiff_core.errors import ESCDiffError, lookup
+from ...escdiff_core.errors import lookup
+from .folders import path_in
 
 FOLDERS = {"lora": "loras", "full": "loras", "embedding": "embeddings"}
 
 
 def export(attribute: Attribute, form: str, name: str, rank: int) -> tuple[str, str]:
     """Write the file where the host's loaders look; returns its path and a line about it."""
-    root = Path(folder_paths.get_folder_paths(lookup(FOLDERS, form, "form"))[0])
-    path = (root / f"{name.strip().removesuffix('.safetensors')}.safetensors").resolve()
-    if not name.strip() or root.resolve() not in path.parents:
-        raise ESCDiffError(f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most")
+    path = path_in(folder_paths.get_folder_paths(lookup(FOLDERS, form, "form"))[0], name)
     first, number = path, 1
     while path.exists():        # somebody's file
         number += 1

@@ -79,8 +79,13 @@ def free_path(name: str, may_replace: Callable[[Path], bool]) -> Path:
 
 def attribute_path(name: str) -> Path:
     """Where the file ``name`` lies or shall lie in the host's folder for attributes. Raises ESCDiffError if a name leads out."""
-    root = Path(folder_paths.get_folder_paths(ATTRIBUTES)[0])
-    path = (root / f"{name.strip().removesuffix('.safetensors')}.safetensors").resolve()
-    if not name.strip() or root.resolve() not in path.parents:
+    return path_in(folder_paths.get_folder_paths(ATTRIBUTES)[0], name)
+
+
+def path_in(root: str, name: str) -> Path:
+    """Where the file ``name`` shall lie below ``root``, links followed or not. Raises ESCDiffError if a name leads out."""
+    root = Path(root).absolute()
+    path = Path(os.path.normpath(root / f"{name.strip().removesuffix('.safetensors')}.safetensors"))
+    if not name.strip() or root not in path.parents:
         raise ESCDiffError(f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most")
     return path

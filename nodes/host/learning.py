@@ -15,14 +15,14 @@ from PIL import Image
 from ...escdiff_core import __version__
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.cache import AttributeCache, cache_key
-from ...escdiff_core.errors import ESCDiffError, is_out_of_memory
+from ...escdiff_core.errors import ESCDiffError, is_out_of_memory, memory_as_a_sentence
 from ...escdiff_core.method.encoders import POCKET_FILTERS, choose_filter
 from ...escdiff_core.method.features import ReferenceEncoder, reference_features
 from ...escdiff_core.method.features import ReferenceFeatures as Vectors
 from ...escdiff_core.method.features import load_encoder as load_tower
 from ...escdiff_core.method.mix import Mix, Use
 from ...escdiff_core.method.recipes import Recipe
-from ...escdiff_core.method.tune import Tuner
+from ...escdiff_core.method.tune import Tuner, expected_state_bytes
 from ...escdiff_core.model.load import DiffusionModel
 from ...escdiff_core.model.sample import image_to_latents
 from ...escdiff_core.reference import Reference
@@ -66,13 +66,13 @@ def load_encoder(name: str) -> ReferenceEncoder:
 
 def copy_of(model, clip, vae) -> DiffusionModel:
     """The private copy to look and learn with, made of tensors that gradients may pass."""
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), memory_as_a_sentence():
         return private_model(model, clip, vae)
 
 
 def read_reference(copy: DiffusionModel, image, mask, encoder: ReferenceEncoder | None, timestep: int, seed: int) -> Features:
     """Stage 1: references and their features."""
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), memory_as_a_sentence():
         found = references(image, mask, copy.native_size)
         latents = torch.cat([image_to_latents(copy, r.image[None]) for r in found])
         pictures = torch.from_numpy(np.stack([r.image for r in found]))
@@ -96,10 +96,10 @@ def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describ
         def work() -> Attribute:
             file = Path(token.filter_file) if token.filter_file else None
             network = choose_filter(file, recipe, copy, token.features.vectors.clip)
+            make_room(expected_state_bytes(copy, recipe) * 1.5)
             tuner = Tuner(copy, token.features.references, replace(recipe, feature_timestep=token.features.timestep), seed,
                           describe, token.class_word, network=network, token=name or None, checkpointing=checkpointing,
                           features=token.features.vectors, preparing=lambda _done, _total: _interrupted())
-            make_room(tuner.report.trained_state_bytes * 1.5)
             report = reporter(recipe.steps, lambda: _preview(copy, tuner), preview_every)
             made = tuner.run(lambda p: report(p.step))
             losses.extend(tuner.report.losses)
@@ -112,7 +112,8 @@ def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describ
                          "references": [r.hash for r in token.features.references],
                          "features": _hash_of(vars(token.features.vectors)), "describe": describe, "name": name,
                          "class_word": token.class_word, "filter": _hash_of_file(token.filter_file or POCKET_FILTERS)})
-        return cache().get_or_learn(key, work, _interrupted), losses
+        with memory_as_a_sentence():
+            return cache().get_or_learn(key, work, _interrupted), losses
 
 
 def cache() -> AttributeCache:

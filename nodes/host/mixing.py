@@ -158,7 +158,7 @@ def warn_of_missing_tokens(mixed: Mixed, prompt: str) -> None:
 def clip_of(mixed: Mixed, clip):
     """A CLIP that knows the tokens of all attributes in use, for any text node; one prompt then serves every block."""
     words = HostText.of(clip)
-    uses = [replace(u, attribute=in_one(u.attribute)) for u in mixed.given if u.strength != 0]
+    uses = [replace(u, attribute=in_one(u.attribute)) for u in mixed.given]      # at strength 0 a token is its plain word
     return clip_with_tokens(clip, {u.attribute.token: token_vectors(words, u) for u in uses})
 
 
