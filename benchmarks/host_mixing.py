@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ def inside() -> None:
             image, mask = node("ESCDiffExampleReference", example=name)
             made[kind] = node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, encoder=encoder, image=image, mask=mask,
                               kind=kind, steps=2, seed=0, describe="", batch_size=2)[0]
-        more.timing(model, clip, made, PAIRS, STEPS)
+        more.timing(model, clip, made, PAIRS, STEPS, time.perf_counter)
     print("FOUND " + json.dumps(found))
 
 
