@@ -247,7 +247,10 @@ def wrong_inputs(model, clip, vae, made):
 
 
 def timing(model, clip, made, pairs: int = 5, steps: int = 12, clock=time.process_time):
-    """Seconds, of the processor where other tests run beside this one, of the stock KSampler on a mix against the same model without attributes, in interleaved pairs."""
+    """Seconds of the stock KSampler on a mix against the same model without attributes, in interleaved pairs.
+
+    ``clock`` counts the processor's: other tests run beside this one.
+    """
     plain = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a photo of a red star", "")]
     mixed = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made)[:3]
     latent = {"samples": torch.zeros(2, 4, 16, 16)}
