@@ -112,7 +112,7 @@ def test_prior_preservation_shows_the_model_its_own_pictures_of_the_plain_word(m
     tuner = Tuner(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, batch_size=64, prior=3))
     steps = []
     Tuner(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, prior=1), preparing=lambda *done: steps.append(done))
-    assert steps[-1] == (len(steps), len(steps)) and len(steps) == PRIOR_STEPS, "it can be followed and cancelled"
+    assert steps[-1] == (len(steps), len(steps)) and len(steps) == 2 + PRIOR_STEPS, "a view drawn and encoded, then the pictures"
     assert len(tuner.views.latents) == 1 + 3 and torch.equal(tuner.views.weights[1:], torch.ones_like(tuner.views.weights[1:]))
     drawn = tuner.draws(np.random.default_rng(0), 64)
     index, prompts = drawn.index, drawn.prompts
