@@ -1,6 +1,6 @@
 """Ideas that might have become recipes: ``python benchmarks/ideas.py``
 
-On held-out references that no other table uses, in as many steps and from the same seed:
+On held-out references beside the four of the standard table, in as many steps and from the same seed:
 
 - own pictures: half-way, the model draws what it has learned so far in other looks (a shape) or on other shapes (an appearance);
   the best half by the judge, which knows the one reference picture alone, become further views, named like the others. The time
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -32,7 +31,7 @@ from escdiff_core.method.encoders import choose_encoder, choose_filter
 from escdiff_core.method.mix import Mix, Use
 from escdiff_core.method.recipes import DEFAULTS, find_recipe
 from escdiff_core.method.tune import Tuner
-from escdiff_core.method.views import Views
+from escdiff_core.method.views import Views, loss_weights
 from escdiff_core.metrics.mask import as_working, find_subject
 from escdiff_core.metrics.prompt_check import check
 from escdiff_core.metrics.scores import Judge, harmonic_mean
@@ -65,10 +64,8 @@ def own_pictures(model: DiffusionModel, tuner: Tuner, subject: Subject) -> Views
     best = np.argsort(-np.where(right, likeness, likeness - 10))[: DRAWN // 2]
     latents = image_to_latents(model, images[best])
     masks = np.stack([find_subject(as_working(images[i])).mask for i in best]).astype(np.float32)
-    masks = F.interpolate(torch.from_numpy(masks)[:, None], size=latents.shape[2:], mode="area")
-    weights = masks + recipe.background_weight * (1 - masks)
-    views = tuner.views
-    return Views(torch.cat([views.latents, latents]), torch.cat([views.weights, weights / weights.mean((2, 3), keepdim=True)]),
+    views, weights = tuner.views, loss_weights(masks, latents, recipe)
+    return Views(torch.cat([views.latents, latents]), torch.cat([views.weights, weights]),
                  (*views.rest, *(rest[i] for i in best)), (*views.behind, *(behind[i] for i in best)), views.own + len(best))
 
 

@@ -32,6 +32,13 @@ class Views:
     own: int
 
 
+def loss_weights(masks: np.ndarray, latents: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """How much each latent cell counts, (v, 1, h, w) of mean 1, by the subject's ``masks`` (v, H, W)."""
+    inside = F.interpolate(torch.from_numpy(masks)[:, None].to(latents), size=latents.shape[2:], mode="area")
+    weights = inside + recipe.background_weight * (1 - inside)
+    return weights / weights.mean((2, 3), keepdim=True)
+
+
 def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
                   describe: str = "", plain: str = "", drawing: Callable[[int, int], None] | None = None) -> Views:
     """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them once.
@@ -61,11 +68,8 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
         parts.append(image_to_latents(model, images[first:first + encoded_at_once(images)]))
         tell(count + sum(map(len, parts)), total)
     latents = torch.cat(parts)
-    masks = torch.from_numpy(np.stack([v.mask for v in drawn]))[:, None].to(latents)
-    masks = F.interpolate(masks, size=latents.shape[2:], mode="area")
-    weights = masks + recipe.background_weight * (1 - masks)
+    weights = loss_weights(np.stack([v.mask for v in drawn]), latents, recipe)
     words = [(v.rest, v.behind) if v.rest or v.behind else ("", describe) for v in drawn]
-    weights = weights / weights.mean((2, 3), keepdim=True)
     if recipe.prior:
         kept = image_to_latents(model, sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior, steps=PRIOR_STEPS,
                                               seed=seed, size=images.shape[1:3],
