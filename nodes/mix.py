@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from .schema import Attribute, advanced, model_inputs, schema, seed_input
 
 MIDDLES = ["shape", "appearance", "none"]
+OVERLAPS = ["divide", "add"]
 Mixed = io.Custom("ESCDIFF_MIXED")
 PROMPT = "a photo of a *m with *a appearance on a white background"
 
@@ -24,6 +25,8 @@ def attribute_inputs() -> list:
         advanced(io.Float.Input("shape_end", **end, optional=True, tooltip="When the shape stops acting: 1 last step.")),
         advanced(io.Float.Input("appearance_start", **begin, optional=True, tooltip="When the appearance begins to act.")),
         advanced(io.Float.Input("appearance_end", **end, optional=True, tooltip="When the appearance stops acting.")),
+        advanced(io.Combo.Input("overlap", options=OVERLAPS, default="divide", optional=True,
+                                tooltip="Where both changed the same weights: divide them between the two, or add both changes.")),
     ]
 
 
@@ -34,7 +37,7 @@ def prompt_inputs() -> list:
 
 
 def put_together(model, shape=None, appearance=None, shape_strength=1.0, appearance_strength=1.0, middle="shape",
-                 shape_start=0.0, shape_end=1.0, appearance_start=0.0, appearance_end=1.0):
+                 shape_start=0.0, shape_end=1.0, appearance_start=0.0, appearance_end=1.0, overlap="divide"):
     """The model with the attributes on it; parameters are those of :func:`attribute_inputs`."""
     from ..escdiff_core.method.mix import Use
     from .host.mixing import mix
@@ -42,7 +45,7 @@ def put_together(model, shape=None, appearance=None, shape_strength=1.0, appeara
     uses = [None if attribute is None else Use(attribute, *how) for attribute, *how in (
         (shape, shape_strength, shape_start, shape_end),
         (appearance, appearance_strength, appearance_start, appearance_end))]
-    return mix(model, *uses, middle)
+    return mix(model, *uses, middle, overlap)
 
 
 class Mix(io.ComfyNode):

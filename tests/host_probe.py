@@ -258,7 +258,7 @@ def main() -> None:
         user_s = (model, clip, vae)
         for section, arguments in (
                 (routing, (*user_s, direct, made, before)), (more.layouts, (model, clip, direct, made)),
-                (more.schedule, (model, clip, direct, made)),
+                (more.overlaps, (model, clip, direct, made)), (more.schedule, (model, clip, direct, made)),
                 (more.control, (model, clip, made)), (exports, (model, clip, made)), (more.loras, (model, clip, made)),
                 (more.cancel, (*user_s, encoder, before)), (more.wrong_inputs, (*user_s, made)),
                 (more.timing, (model, clip, made)), (sd15, ())):

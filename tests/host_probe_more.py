@@ -57,6 +57,20 @@ def layouts(model, clip, direct, made):
     found["layouts"] = different
 
 
+def overlaps(model, clip, direct, made):
+    """Both attributes on the same weights, divided and added, at unlike strengths and with the middle the appearance's."""
+    method, different = core("escdiff_core.method.mix"), {}
+    names = [n for n in made["shape"].delta if n in made["appearance"].delta]
+    found["overlapping_tensors"] = len(names)
+    for overlap in method.OVERLAPS:
+        both = method.Mix(direct, method.Use(made["shape"], 0.7), method.Use(made["appearance"]), "appearance", overlap=overlap)
+        result = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_strength=0.7,
+                      middle="appearance", overlap=overlap)
+        different[overlap] = (beside_headless(model, result, both)[0], draw(*result[:3]))
+    found["overlaps"] = {overlap: worst for overlap, (worst, _) in different.items()}
+    found["overlaps_differ"] = largest(*(picture for _, picture in different.values()))
+
+
 def schedule(model, clip, direct, made):
     """With a start and an end, each step computes what the headless mix computes at that point, still in one batch."""
     method, seen = core("escdiff_core.method.mix"), []

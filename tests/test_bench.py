@@ -12,6 +12,7 @@ import pytest
 from method_zoo import disc, write_tiny
 from PIL import Image
 
+from escdiff_core.attribute.tensors import channel_norms
 from escdiff_core.bench import run as bench_run
 from escdiff_core.bench.contenders import ABLATIONS, BEST, BEST_DENOISE, CONTENDERS, DENOISES, FACTORS, RATES, Contender
 from escdiff_core.bench.plan import Plan, Store
@@ -61,8 +62,21 @@ def test_every_contender_has_a_recipe_for_both_kinds_and_every_ablation_a_questi
         assert {kind: contender.recipe(kind).kind for kind in ("shape", "appearance")} == {k: k for k in ("shape", "appearance")}
     assert {n for n, r in RECIPES.items() if r.kind == "concept"} < {*CONTENDERS, *ABLATIONS}
     assert all(a.question.endswith("?") for a in ABLATIONS.values())
-    hashes = {tuple(a.way(k) for k in ("shape", "appearance")) for a in ABLATIONS.values()}
+    hashes = {(a.overlap, *(a.way(k) for k in ("shape", "appearance"))) for a in ABLATIONS.values()}
     assert len(hashes) == len(ABLATIONS), "every ablation changes something"
+
+
+def test_a_contender_whose_kinds_change_the_same_weights_is_mixed_in_both_ways(checkpoint, tmp_path, quick):
+    model, ways = load_model(checkpoint, "cpu"), {}
+    bench = bench_run.Bench(model, Plan((), {}, ()), Store(tmp_path))
+    subject = SimpleNamespace(reference=disc(), describe="", class_word="")
+    for c in CONTENDERS.values():
+        if c.learns("shape") and c.learns("appearance"):
+            kinds = [channel_norms(bench.tuner(c, kind, subject, 0).attribute().delta) for kind in ("shape", "appearance")]
+            ways.setdefault((bool(kinds[0].keys() & kinds[1].keys()), c.way("shape"), c.way("appearance")), []).append(c.overlap)
+    for (meet, *_), overlaps in ways.items():
+        assert sorted(overlaps) == (["add", "divide"] if meet else ["add"])
+    assert sum(meet for meet, *_ in ways) == 5 and CONTENDERS["escdiff"].overlap == "divide", "the default's way is the mixes' own"
 
 
 def test_a_contender_of_the_field_learns_at_its_published_rates_times_one_factor():

@@ -108,6 +108,7 @@ MISTAKES = {
     "strength nan": (mix("--shape", "shape.safetensors", "--shape-strength", "nan"), "strength"),
     "schedule": (mix("--shape", "shape.safetensors", "--shape-start", "0.9", "--shape-end", "0.1"), "schedule"),
     "middle": (mix("--middle", "both"), "--middle"),
+    "overlap": (mix("--overlap", "both"), "--overlap"),
     "count": (mix(**{"--count": 0}), "--count"),
     "sampling steps": (mix(**{"--sampling-steps": 0}), "steps"),
     "out is a file": (mix(**{"--out": "a_file"}), "is a file; give a folder"),

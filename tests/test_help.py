@@ -148,7 +148,7 @@ def test_the_reader_sees_the_nodes_as_they_are():
     assert len(SCHEMAS) == 20 and {"ESCDiffShapeFilter", "ESCDiffAppearanceFilter", "ESCDiffMix"} <= set(SCHEMAS)
     inputs, outputs = SCHEMAS["ESCDiffApply"]
     assert [p.name for p in inputs] == ["model", "shape", "appearance", "shape_strength", "appearance_strength", "middle",
-                                        "shape_start", "shape_end", "appearance_start", "appearance_end"]
+                                        "shape_start", "shape_end", "appearance_start", "appearance_end", "overlap"]
     assert [p.name for p in outputs] == ["MODEL", "mixed"]
     assert Port("shape_strength", 1.0) in inputs
     assert [p.name for p in SCHEMAS["ESCDiffPrompt"][0]] == ["mixed", "clip", "prompt"]

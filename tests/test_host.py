@@ -173,6 +173,11 @@ def test_mixing_costs_what_plain_sampling_costs(found, record_property):
     assert found["mixing_ratio"] <= 1.25, "the aim is 1.03 alone on the machine (benchmarks/host_mixing.py); of processor time here"
 
 
+def test_weights_that_both_changed_are_divided_or_added_as_headless(found):
+    assert found["overlapping_tensors"] > 20
+    assert found["overlaps"].keys() == {"divide", "add"} and max(found["overlaps"].values()) <= 1e-4 < found["overlaps_differ"]
+
+
 def test_tokens_of_every_layout_and_reach_are_read_as_headless(found):
     expected = {"all": [1, 1], "layers": [16, 1], "stages": [1, 10], "both": [16, 10]}       # slots, parts of the schedule
     assert {name: row[:2] for name, row in found["layouts"].items()} == expected

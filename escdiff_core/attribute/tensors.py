@@ -37,6 +37,11 @@ class LoraFactors:
         product = self.up.flatten(1) @ self.down.flatten(1)
         return (self.scale * product).reshape(len(self.up), *self.down.shape[1:])
 
+    def channel_norms(self) -> torch.Tensor:
+        """The L2 norm of each output channel of the difference, (out,), without making the difference."""
+        up, down = self.up.flatten(1), self.down.flatten(1)
+        return abs(self.scale) * ((up @ (down @ down.T)) * up).sum(1).clamp_min(0).sqrt()
+
 
 def form_of(names) -> str:
     """``"none"`` for no names, ``"lora"`` if any is a LoRA factor, else ``"full"``."""
@@ -97,6 +102,13 @@ def differences(delta: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.
         yield from ((f"{module}.weight", factors.difference()) for module, factors in lora_factors(delta).items())
     else:
         yield from ((name, tensor.float()) for name, tensor in delta.items())
+
+
+def channel_norms(delta: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """{canonical tensor name: L2 norm of each output channel (row) of its difference, fp32 (out,)}, for either form."""
+    if form_of(delta) == "lora":
+        return {f"{module}.weight": factors.channel_norms() for module, factors in lora_factors(delta).items()}
+    return {name: tensor.float().reshape(len(tensor), -1).norm(dim=1) for name, tensor in delta.items()}
 
 
 def module_of(name: str) -> str:

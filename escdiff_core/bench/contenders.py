@@ -15,7 +15,8 @@ class Contender:
 
     ``shown``: kinds that are not learned but shown while drawing, and how: by ``words`` alone (the floor), as a ``style``
     (shared_attention), or as the ``start`` of image-to-image, of which the last ``denoise`` of the schedule is drawn anew. All
-    rates of the recipe for a kind are multiplied by its ``rates``. ``question`` is what a user would ask, for rows of ABLATIONS.
+    rates of the recipe for a kind are multiplied by its ``rates``. ``overlap`` is of mix.OVERLAPS: published methods' deltas add.
+    ``question`` is what a user would ask, for rows of ABLATIONS.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Contender:
     describe: bool = True            # the rest of the reference is put into words
     shown: Mapping[str, str] = field(default_factory=dict)
     denoise: Mapping[str, float] = field(default_factory=dict)
+    overlap: str = "divide"
     question: str = ""
 
     def learns(self, kind: str | None = None) -> bool:
@@ -61,19 +63,23 @@ BEST_DENOISE: Mapping[str, float] = {"shape": 0.7, "appearance": 0.9}
 
 
 def _of_field(name: str, recipe: Recipe, rates: Mapping[str, float]) -> Contender:
-    return Contender(name, dict.fromkeys(DEFAULTS, recipe.name), rates=rates, pretrained=recipe.filter_scale > 0)
+    return Contender(name, dict.fromkeys(DEFAULTS, recipe.name), rates=rates, pretrained=recipe.filter_scale > 0, overlap="add")
 
 
 _FIELD = {name: recipe for name, recipe in RECIPES.items() if recipe.kind == "concept"}
 _PRIOR = "dreambooth-prior"          # DreamBooth with one thing changed: an ablation
-_OURS = (Contender("escdiff"), Contender("escdiff-paper", {kind: f"{name}-paper" for kind, name in DEFAULTS.items()}))
+_OURS = (Contender("escdiff"),
+         Contender("escdiff-paper", {kind: f"{name}-paper" for kind, name in DEFAULTS.items()}, overlap="add"))
+_OVERLAPPING = ("dreambooth", "custom-diffusion", "e4t", "unziplora")      # both of whose kinds change the same weights
 _SHOWN = (Contender("style-aligned", shown={"appearance": "style"}),
           Contender("image-to-image", shown={"shape": "start", "appearance": "start"}, denoise=BEST_DENOISE),
           Contender("nothing learned", shown={"shape": "start", "appearance": "style"}, denoise=BEST_DENOISE))
+_PUBLISHED = {name: _of_field(name, recipe, BEST[name]) for name, recipe in _FIELD.items() if name != _PRIOR}
 PLAIN = Contender("plain", shown=dict.fromkeys(DEFAULTS, "words"), question="What is there without any attribute?")
 
 CONTENDERS: Mapping[str, Contender] = {c.name: c for c in (
-    *_OURS, *(_of_field(name, recipe, BEST[name]) for name, recipe in _FIELD.items() if name != _PRIOR), *_SHOWN)}
+    *_OURS, *_PUBLISHED.values(), *_SHOWN, replace(_OURS[0], name="escdiff-added", overlap="add"),
+    *(replace(_PUBLISHED[name], name=f"{name}-divided", overlap="divide") for name in _OVERLAPPING))}
 
 RATES: Mapping[str, Contender] = {c.name: c for c in (
     _of_field(f"{name} x{factor}", recipe, dict.fromkeys(DEFAULTS, factor))
@@ -117,6 +123,7 @@ ABLATIONS: Mapping[str, Contender] = {c.name: c for c in (
     Contender("LoRA, rank 16", {kind: f"{name}-lora" for kind, name in DEFAULTS.items()}, question="What do small files cost?"),
     Contender("LoRA, rank 4", {kind: f"{name}-lora" for kind, name in DEFAULTS.items()}, changes=_both(rank=4),
               question="And smaller ones?"),
+    Contender("deltas add", overlap="add", question="Should both changes of a weight add in a mix?"),
     Contender("half the rate", changes=_both(lr_weights=5e-4), question="Is the rate too high?"),
     Contender("twice the rate", changes=_both(lr_weights=2e-3), question="Is the rate too low?"),
     Contender("batch 8", changes=_both(batch_size=8), question="Smaller batches, more steps?"),

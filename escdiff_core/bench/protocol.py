@@ -119,12 +119,13 @@ class Drawn:
 
 
 def _draw(model: DiffusionModel, uses: Mapping[str, Use | None], shown: Mapping[str, str], subjects: Mapping[str, Subject],
-          prompts: Sequence[str], seed: int, steps: int, guidance: float, denoise: float) -> np.ndarray:
+          prompts: Sequence[str], seed: int, steps: int, guidance: float, denoise: float, overlap: str = "divide") -> np.ndarray:
     """One picture of each prompt; what a kind's subject is ``shown`` as, and ``denoise``, are in contenders.Contender."""
     start, style = (next((subjects[kind].reference for kind, how in shown.items() if how == what), None)
                     for what in ("start", "style"))
     size = next((r.image.shape[:2] for r in (start, style) if r is not None), None)
-    mix = Mix(model, uses.get("shape"), uses.get("appearance"), style=style and _fitted(style, size))
+    mix = Mix(model, uses.get("shape"), uses.get("appearance"), style=style and _fitted(style, size),
+              overlap=overlap)
     return mix.draw(prompts, steps=steps, guidance_scale=guidance, seed=1000 * seed, size=size, denoise=denoise if start else 1,
                     start=start.image if start else None)
 
@@ -199,11 +200,11 @@ DRAW = {"shape": draw_shape, "appearance": draw_appearance}
 
 def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, shape_of: Subject, appearance_of: Subject,
              seed: int = 0, steps: int = 30, guidance: float = GUIDANCE, count: int = PICTURES,
-             shown: Mapping[str, str] | None = None, denoise: Mapping[str, float] | None = None) -> Drawn:
+             shown: Mapping[str, str] | None = None, denoise: Mapping[str, float] | None = None, overlap: str = "divide") -> Drawn:
     """Draw both attributes on ``count`` backgrounds. P: share of right backgrounds.
 
     Kinds without a use are ``shown``, by words alone if nothing is said; a drawing starts from one picture, the shape's first,
-    with that kind's ``denoise``.
+    with that kind's ``denoise``. ``overlap`` is of mix.OVERLAPS.
     """
     uses, subjects = {"shape": shape, "appearance": appearance}, {"shape": shape_of, "appearance": appearance_of}
     shown = {kind: (shown or {}).get(kind, "words") for kind, use in uses.items() if use is None}
@@ -212,7 +213,8 @@ def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, s
     look = _look(appearance, shown.get("appearance", ""))
     prompts = tuple(with_articles(f"a {first}{look} on a {b} background") for b in backgrounds)
     started = next((kind for kind, how in shown.items() if how == "start"), "")
-    images = _draw(model, uses, shown, subjects, prompts, seed, steps, guidance, (denoise or {}).get(started, 1))
+    images = _draw(model, uses, shown, subjects, prompts, seed, steps, guidance, (denoise or {}).get(started, 1),
+                   overlap)
     right = prompt_share(images, [Spec("circle", "solid", ("red",), b) for b in backgrounds], ("background",))
     scored = mix_scores(images, shape_of.judge, appearance_of.judge, right)
     return Drawn(images, prompts, Scores(scored.shape, scored.appearance, scored.prompt))

@@ -69,6 +69,7 @@ class Bench:
                           torch.get_num_threads() if self.threads is None else self.threads])
         learned = [kind for kind in kinds if contender.learns(kind)]
         parts += [*(contender.way(kind) for kind in learned), shipped_filters() if contender.pretrained else ""]
+        parts += [contender.overlap] if len(learned) > 1 and contender.overlap != "add" else []      # what adds is as it always was
         parts += [list(self.plan.budgets_of(contender)), [self.steps(contender, k, b) for k in learned for b in self.plan.budgets]]
         return _hash(parts)
 
@@ -144,7 +145,8 @@ class Bench:
                     self.learn((source, kind, number, seed))
                 uses.append(Use(Attribute.load(path)) if contender.learns(kind) else None)
             drawn = protocol.draw_mix(self.model, *uses, self.plan.subjects["shape"][i], self.plan.subjects["appearance"][j], seed,
-                                      guidance=self.guidance, shown=contender.shown, denoise=contender.denoise)
+                                      guidance=self.guidance, shown=contender.shown, denoise=contender.denoise,
+                                      overlap=contender.overlap)
         except ESCDiffError as error:
             return {"shape": 0.0, "appearance": 0.0, "prompt": 0.0, "failed": str(error)}
         picture(drawn, self.store.file(*key, suffix=".png"))

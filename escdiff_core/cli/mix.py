@@ -28,6 +28,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--denoise", type=float, default=0.7, metavar="X",
                         help="how much of --from is drawn anew: above 0, up to 1; default 0.7")
     parser.add_argument("--middle", default="shape", choices=["shape", "appearance", "none"], help="owner of the middle block")
+    parser.add_argument("--overlap", default="divide", choices=["divide", "add"],
+                        help="where both changed the same weights: divide them between the two (default), or add both changes")
     add_model(parser)
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures; default 4")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
@@ -60,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
     model = load_model(options.model, options.device)
     style, start_from = (load_reference(path, "none", model.native_size) if path else None
                          for path in (options.style, options.start))
-    mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle, style)
+    mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle, style,
+              options.overlap)
     folder = output_folder(options.out)
     tokens = [u.attribute.token for u in uses.values()]
     used = {piece for piece, is_token in split_placeholders(options.prompt, tokens) if is_token}
@@ -77,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
         (folder / f"{number:03d}.png").unlink(missing_ok=True)       # of a larger mix before this one
     report = {"prompt": options.prompt, "negative": options.negative, "seed": options.seed, "count": options.count,
               "sampling_steps": options.sampling_steps, "guidance": options.guidance, "model": str(options.model),
-              "middle": options.middle, "style": str(options.style or ""),
+              "middle": options.middle, "overlap": options.overlap, "style": str(options.style or ""),
               "from": str(options.start or ""), "denoise": options.denoise if start_from else 1.0, "seconds": round(seconds, 2),
               "attributes": {k: {"file": str(getattr(options, k)), "token": u.attribute.token, "strength": u.strength,
                                  "start": u.start, "end": u.end, "recipe": u.attribute.recipe} for k, u in uses.items()},

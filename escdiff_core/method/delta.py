@@ -1,15 +1,46 @@
-"""UNet deltas, kept under canonical names, put back, scaled, onto a base."""
+"""UNet deltas, kept under canonical names: what of each counts where several act, and all of them put, scaled, onto a base."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from ..attribute import Attribute
-from ..attribute.tensors import differences
+from ..attribute.tensors import UP, channel_norms, differences, module_of
 from ..errors import ESCDiffError
 from ..model.names import unet_map
-from .blocks import block_of
+
+
+def own_channels(parts: Sequence[tuple[Attribute, float]]) -> list[Attribute]:
+    """The attributes, each at its strength, as they act together: an output channel that several change is one's alone.
+
+    It is the one's whose change of it, as learned, is largest beside its mean change of the tensor, times the strength. UnZipLoRA
+    (Liu et al. 2024) learns which columns are whose; here nothing is learned. An attribute that shares no tensor stays itself.
+    """
+    norms = [channel_norms(attribute.delta) for attribute, _ in parts]
+    shared = [name for name, count in Counter(n for own in norms for n in own).items() if count > 1]
+    masks: list[dict[str, torch.Tensor]] = [{} for _ in parts]
+    for name in shared:
+        having = [i for i, own in enumerate(norms) if name in own]
+        sizes = [norms[i][name] for i in having]
+        if len({len(size) for size in sizes}) > 1:           # of another model: refused where it meets the base's tensor
+            continue
+        claims = [abs(parts[i][1]) * size / size.mean().clamp_min(1e-30) for i, size in zip(having, sizes, strict=True)]
+        winner = torch.stack(claims).argmax(0)                                      # (out,), the first of equals
+        for place, i in enumerate(having):
+            masks[i][name] = winner == place
+    return [_masked(attribute, mask) if mask else attribute for (attribute, _), mask in zip(parts, masks, strict=True)]
+
+
+def _masked(attribute: Attribute, masks: Mapping[str, torch.Tensor]) -> Attribute:
+    """The attribute without the output channels where its mask, (out,), is False."""
+    delta = dict(attribute.delta)
+    for name, mask in masks.items():
+        at = name if name in delta else module_of(name) + UP                        # a channel of a LoRA is a row of its up
+        delta[at] = delta[at] * mask.view(-1, *[1] * (delta[at].ndim - 1)).to(delta[at])
+    return replace(attribute, delta=delta)
 
 
 def named_differences(attribute: Attribute, base: UNet2DConditionModel) -> Iterator[tuple[str, torch.Tensor]]:
@@ -27,11 +58,9 @@ def named_differences(attribute: Attribute, base: UNet2DConditionModel) -> Itera
         yield name, difference.reshape(shapes[name])
 
 
-def changed_tensors(base: UNet2DConditionModel, parts: list[tuple[Attribute, float]],
-                    middle_owner: Attribute | str | None = "all") -> dict[str, torch.Tensor]:
+def changed_tensors(base: UNet2DConditionModel, parts: Sequence[tuple[Attribute, float]]) -> dict[str, torch.Tensor]:
     """The base's tensors with every attribute's delta added at its strength, by diffusers name, in the base's dtype.
 
-    ``middle_owner``: the one attribute whose delta of the middle block counts, None for nobody, ``"all"`` for every one.
     An attribute at strength 0 is left out, so that the result is the base, bit for bit.
     """
     state = base.state_dict()
@@ -40,8 +69,6 @@ def changed_tensors(base: UNet2DConditionModel, parts: list[tuple[Attribute, flo
         if strength == 0:
             continue
         for name, difference in named_differences(attribute, base):
-            if block_of(name) == "mid_block" and middle_owner != "all" and attribute is not middle_owner:
-                continue
             before = changed.get(name, state[name].float())
             changed[name] = before + strength * difference.to(before)
     return {name: tensor.to(state[name].dtype) for name, tensor in changed.items()}

@@ -16,7 +16,7 @@ from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents, sample
 from ..model.text import encode_prompts
 from ..reference import Reference
-from .delta import changed_tensors
+from .delta import changed_tensors, own_channels
 from .filters import starting_word
 from .private import private_copy
 from .route import Route, derive_route, install, pack, without_tokens
@@ -25,6 +25,8 @@ from .tokens import by_stage, cross_blocks, only_row, only_stage, row_name
 
 log = logging.getLogger(__name__)
 MIDDLES = ("shape", "appearance", "none")
+OVERLAPS = ("divide", "add")         # where both changed the same weights: each output channel is one's alone, or both add
+MIDDLE_BLOCK = "middle_block."       # of canonical names
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,41 @@ class Use:
 
 @dataclass(frozen=True)
 class Plan:
-    """How attributes share one UNet evaluation: ``slots[i]`` are the uses whose tokens prompt i knows, prompt 0 is the main one.
+    """How the ``active`` share one UNet evaluation: ``slots[i]`` are the uses whose tokens prompt i knows, prompt 0 the main one.
 
-    ``middle_owner`` is the attribute whose delta of the middle block counts, None for nobody.
+    ``middle_owner`` is the attribute whose delta of the middle block counts, None for nobody; ``overlap`` is of OVERLAPS.
     """
 
     slots: tuple[tuple[Use, ...], ...]
     route: Route
     middle_owner: Attribute | None
+    active: tuple[Use, ...]
+    overlap: str
 
-    def delta_of(self, use: Use) -> tuple[int, float, bool]:
-        """What ``use`` does to the weights: which delta (its id), at which strength, and whether with the middle block."""
-        return id(use.attribute.delta), use.strength, self.middle_owner is use.attribute
+    @property
+    def weights(self) -> tuple:
+        """What is done to the weights, to compare plans by: whose deltas (their ids), how strongly, and with which middle."""
+        return tuple((id(u.attribute.delta), u.strength, u.attribute is self.middle_owner) for u in self.active)
+
+    def acting(self) -> list[Use]:
+        """The active uses with what counts of their deltas: the middle block of its owner alone, and divided, only own channels.
+
+        The delta of a use is the very same object when all of it counts.
+        """
+        used = [u if u.attribute is self.middle_owner else replace(u, attribute=_without_middle(u.attribute)) for u in self.active]
+        if self.overlap == "add":
+            return used
+        owned = own_channels([(u.attribute, u.strength) for u in used])
+        return [replace(u, attribute=attribute) for u, attribute in zip(used, owned, strict=True)]
 
 
-def plan_mix(active: Sequence[Use], middle: str = "shape", cross: Sequence[str] = ()) -> Plan:
+def _without_middle(attribute: Attribute) -> Attribute:
+    rest = {name: tensor for name, tensor in attribute.delta.items() if not name.startswith(MIDDLE_BLOCK)}
+    return attribute if len(rest) == len(attribute.delta) else replace(attribute, delta=rest)
+
+
+def plan_mix(active: Sequence[Use], middle: str = "shape", cross: Sequence[str] = (),
+             overlap: str = "divide") -> Plan:
     """Derive slots and route from the attributes in use; ``middle`` owns the middle block if it is there to ask for.
 
     Tokens with reach ``all`` are known to every slot. Tokens with a vector for each of the ``cross``-attention blocks (see
@@ -90,9 +112,9 @@ def plan_mix(active: Sequence[Use], middle: str = "shape", cross: Sequence[str] 
     known = [tuple(u for u in active if u in own or u.attribute.reach == "all") for own in slots]
     slots, route = _share(known, route, cross)
     if contested and route.slots > 1:                     # with one slot for all there is nothing to choose
-        log.info("both attributes trained %s: both deltas add; where only one's token may be seen, the smaller set's",
-                 ", ".join(contested))
-    return Plan(slots, route, middle_owner)
+        log.info("both attributes trained %s: %s; where only one's token may be seen, the smaller set's", ", ".join(contested),
+                 "both deltas add" if overlap == "add" else "each output channel keeps the relatively larger change")
+    return Plan(slots, route, middle_owner, tuple(active), overlap)
 
 
 def _share(known: Sequence[tuple[Use, ...]], route: Route, cross: Sequence[str]) -> tuple[tuple[tuple[Use, ...], ...], Route]:
@@ -146,10 +168,11 @@ def plain_words(everyone: Sequence[Use], own: Sequence[Use]) -> dict[str, str]:
     return {u.attribute.token: u.attribute.token if u.attribute.token in tokens else u.attribute.word for u in everyone}
 
 
-def check_uses(shape: Use | None, appearance: Use | None, middle: str, fingerprint: str) -> list[Use]:
-    """The uses that were given. Raises ESCDiffError for a wrong kind, another base model, one token for two, or a bad owner."""
-    if middle not in MIDDLES:
-        raise ESCDiffError(f"unknown owner of the middle block {middle!r}; known: {', '.join(MIDDLES)}")
+def check_uses(shape: Use | None, appearance: Use | None, middle: str, overlap: str, fingerprint: str) -> list[Use]:
+    """The uses that were given. Raises ESCDiffError for a wrong kind, another base model, one token for two, or a bad choice."""
+    for what, given, known in (("owner of the middle block", middle, MIDDLES), ("treatment of an overlap", overlap, OVERLAPS)):
+        if given not in known:
+            raise ESCDiffError(f"unknown {what} {given!r}; known: {', '.join(known)}")
     for use, kinds in ((shape, ("shape", "concept")), (appearance, ("appearance",))):
         if use is not None and use.attribute.kind not in kinds:
             raise ESCDiffError(f"an attribute of kind {use.attribute.kind!r} was given as {kinds[0]}; "
@@ -169,14 +192,14 @@ class Variant:
     Shares all unchanged tensors with the base, and through ``merged`` the changed ones with variants of the same deltas.
     """
 
-    def __init__(self, model: DiffusionModel, active: list[Use], everyone: list[Use], middle: str, shares: bool,
+    def __init__(self, model: DiffusionModel, active: list[Use], everyone: list[Use], middle: str, overlap: str, shares: bool,
                  merged: dict[tuple, dict[str, torch.Tensor]]):
         self.model, self.active, self.everyone = model, active, everyone
-        self.plan = plan_mix(active, middle, cross_blocks(model.unet.state_dict()))
+        self.plan = plan_mix(active, middle, cross_blocks(model.unet.state_dict()), overlap)
         self.route = self.plan.route
-        same = tuple(self.plan.delta_of(u) for u in active)
+        same = self.plan.weights
         if same not in merged:
-            merged[same] = changed_tensors(model.unet, [(u.attribute, u.strength) for u in active], self.plan.middle_owner)
+            merged[same] = changed_tensors(model.unet, [(u.attribute, u.strength) for u in self.plan.acting()])
         changed = merged[same]
         self.unet = private_copy(model.unet, changed=changed) if changed or shares or self.route.slots > 1 else model.unet
         install(self.unet, self.route)
@@ -230,15 +253,16 @@ class Mix:
     """Attributes put onto a model: draws pictures with diffusers, at the price of plain sampling.
 
     ``shape`` and ``appearance`` may each be None; without both it is plain text-to-image. ``style`` is a reference whose look
-    is taken over without learning, through shared self-attention (see shared_attention). The model stays untouched.
+    is taken over without learning, through shared self-attention (see shared_attention). ``overlap``: where both changed the
+    same weights, ``divide`` them or ``add`` both changes (see OVERLAPS). The model stays untouched.
     Raises ESCDiffError when an attribute was learned on another base model.
     """
 
     def __init__(self, model: DiffusionModel, shape: Use | None = None, appearance: Use | None = None,
-                 middle: str = "shape", style: Reference | None = None):
-        self.model, self.middle = model, middle
+                 middle: str = "shape", style: Reference | None = None, overlap: str = "divide"):
+        self.model, self.middle, self.overlap = model, middle, overlap
         self.style = None if style is None else Style(model, style)
-        self.given = check_uses(shape, appearance, middle, model.fingerprint)
+        self.given = check_uses(shape, appearance, middle, overlap, model.fingerprint)
         self.parts = schedule_parts([u for u in self.given if u.strength != 0])
         self.variants: dict[tuple[Use, ...], Variant] = {}
         self.merged: dict[tuple, dict[str, torch.Tensor]] = {}
@@ -247,8 +271,8 @@ class Mix:
         """The UNet and route in force at ``progress`` (0 to 1) of the schedule; a border belongs to the part before it."""
         active = next(tuple(active) for _, end, active in self.parts if progress <= end)
         if active not in self.variants:
-            self.variants[active] = Variant(self.model, list(active), self.given, self.middle, self.style is not None,
-                                            self.merged)
+            self.variants[active] = Variant(self.model, list(active), self.given, self.middle, self.overlap,
+                                            self.style is not None, self.merged)
         return self.variants[active]
 
     def draw(self, prompt: str | Sequence[str], negative: str = "", count: int = 1, steps: int = 30, guidance_scale: float = 5.0,

@@ -22,7 +22,6 @@ from .prompts import HostText, clip_with_tokens, encode
 
 WRAPPER_KEY = "escdiff"
 PAYLOAD = "escdiff_{}_{}"      # entry of a conditioning's model_conds: text states for one part of the schedule and one slot
-MIDDLE = "middle_block."
 CARRIED = "escdiff_carried"    # attachment of a MODEL: tokens of the attributes on it, and whether they ride on its prompts
 BORDER = 1e-5                  # of the schedule: a hundredth of a timestep
 log = logging.getLogger(__name__)
@@ -55,32 +54,35 @@ class Mixed:
     given: tuple[Use, ...]
 
 
-def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape") -> Mixed:
+def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape",
+        overlap: str = "divide") -> Mixed:
     """Put attributes onto a clone of ``model``. Raises ESCDiffError for another base model and the like (see check_uses).
 
     Weights that act all the time are patches of the clone. Those of an attribute with a start or an end change on the way: they
     are the host's weight hooks, which ride on the conditioning of each part of the schedule.
     """
-    given = check_uses(shape, appearance, middle, base_fingerprint(model))
+    given = check_uses(shape, appearance, middle, overlap, base_fingerprint(model))
     carried = check_carried(model, given)
     cross, clone, parts = cross_blocks(unet_map(unet_config(model))), model.clone(), []
-    cuts = [(*cut, plan_mix(cut[2], middle, cross)) for cut in schedule_parts([u for u in given if u.strength != 0])]
-    deltas = [{plan.delta_of(use): use for use in active} for _, _, active, plan in cuts]
-    always = set.intersection(*map(set, deltas))
-    for key in always:
-        clone.add_patches(delta_patches(clone, deltas[0][key], keep_middle=key[2]), key[1])
-    for (start, end, _, plan), own in zip(cuts, deltas, strict=True):
+    cuts = [(*cut, plan_mix(cut[2], middle, cross, overlap)) for cut in schedule_parts([u for u in given if u.strength != 0])]
+    acting = {plan.weights: plan for *_, plan in cuts}
+    acting = {same: {(id(u.attribute.delta), u.strength): u for u in plan.acting()} for same, plan in acting.items()}
+    always = set.intersection(*map(set, acting.values()))
+    for key, use in next(iter(acting.values())).items():
+        if key in always:
+            clone.add_patches(delta_patches(clone, use), use.strength)
+    for start, end, _, plan in cuts:
         hooks = None
-        for key, use in own.items():
-            if key in always or not (patches := delta_patches(clone, use, keep_middle=key[2])):
+        for key, use in acting[plan.weights].items():
+            if key in always or not (patches := delta_patches(clone, use)):
                 continue
             hook = comfy.hooks.WeightHook(strength_model=use.strength)
             hook.weights, hook.need_weight_init = patches, False
             hooks = hooks or comfy.hooks.HookGroup()
             hooks.add(hook)
         parts.append(Part(start, end, plan, hooks))
-    if any(deltas):
-        clone.set_attachments(CARRIED, Carried(carried.tokens | acting(given), len(parts) > 1))
+    if any(acting.values()):
+        clone.set_attachments(CARRIED, Carried(carried.tokens | tokens_of(given), len(parts) > 1))
     routes = [p.plan.route for p in parts]
     if any(r.slots > 1 for r in routes):
         route_prompts(clone, routes)
@@ -90,23 +92,23 @@ def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape")
 def check_carried(model, given: Sequence[Use]) -> Carried:
     """What an ESCDiff node before this one left on ``model``. Raises ESCDiffError where the two cannot go together."""
     carried = model.get_attachment(CARRIED) or Carried()
-    if acting(given) and carried.scheduled:
+    if tokens_of(given) and carried.scheduled:
         raise ESCDiffError("an attribute with a start or an end, or with a token for each stage, acts through the prompts of its "
                            "own ESCDiff node and would do nothing behind this one; give both attributes to one node")
-    if twice := carried.tokens & acting(given):
+    if twice := carried.tokens & tokens_of(given):
         raise ESCDiffError(f"the model carries an attribute already that answers to {min(twice)}; connect the model from before "
                            "that ESCDiff node, or learn one of them with another token name")
     return carried
 
 
-def acting(given: Sequence[Use]) -> frozenset[str]:
+def tokens_of(given: Sequence[Use]) -> frozenset[str]:
     """The tokens of the attributes that are not off."""
     return frozenset(u.attribute.token for u in given if u.strength != 0)
 
 
-def delta_patches(model, use: Use, keep_middle: bool) -> dict:
+def delta_patches(model, use: Use) -> dict:
     """The attribute's change of weights as patches in the host's format."""
-    delta = {n: t for n, t in use.attribute.delta.items() if keep_middle or not n.startswith(MIDDLE)}
+    delta = use.attribute.delta
     if form_of(delta) == "lora":
         modules = {module_of(n) for n in delta if n.endswith(DOWN)}
         patches = comfy.lora.load_lora(delta, {m: f"{HOST_UNET}{m}.weight" for m in modules}, log_missing=False)
