@@ -107,9 +107,14 @@ def test_a_run_measures_every_cell_and_a_second_one_nothing(checkpoint, quick, t
     assert all(name in (tmp_path / "table.md").read_text() for name in (*names, "plain"))
 
     monkeypatch.setattr(bench_run.Bench, "measure", lambda *a: pytest.fail("measured again"))
+    whole = Image.open(tmp_path / "sheet.png").convert("RGB")
+    for gone in (tmp_path / "files").glob("textual_inversion*.png"):
+        gone.unlink()
     assert bench(checkpoint, tmp_path, "--recipes", *names) == 2 and "--resume" in capsys.readouterr().err
     assert bench(checkpoint, tmp_path, "--recipes", *names, "--resume") == 0
     assert json.loads((tmp_path / "table.json").read_text())["cells"] == report["cells"]
+    left = Image.open(tmp_path / "sheet.png").convert("RGB")
+    assert left.height == whole.height and left.tobytes() != whole.tobytes(), "a row whose pictures are gone stays, in grey"
 
 
 def test_a_run_that_was_cut_off_in_a_line_goes_on_and_a_changed_recipe_is_measured_anew(tmp_path):

@@ -172,20 +172,25 @@ def plot(rows: Rows, path: Path) -> None:
 
 
 def sheet(plan: Plan, store: Store, path: Path) -> None:
-    """At the largest budget: all contenders side by side on the first references, or all that a single one learned and mixed."""
+    """At the largest budget: all contenders side by side on the first references, or all that a single one learned and mixed.
+
+    A picture that an earlier run measured and did not leave in the folder is grey, and its label says so.
+    """
     alone = len(plan.contenders) == 1
     pairs = plan.pairs() if alone else plan.pairs()[:1]
     chosen = {"shape": sorted({i for i, _ in pairs}), "appearance": sorted({j for _, j in pairs})}
     rows = [("References", [(plan.subjects[kind][n].reference.image, f"{kind}: {plan.subjects[kind][n].name}")
                             for kind, numbers in chosen.items() for n in numbers])]
+    gone = np.full_like(rows[0][1][0][0], 0.8)
     for contender in plan.contenders:
         cells = [((kind, n), f"{kind}: {plan.subjects[kind][n].name}") for kind, numbers in chosen.items() for n in numbers]
-        cells += [(("mix", i, j), f"{plan.subjects['shape'][i].name} + {plan.subjects['appearance'][j].name}") for i, j in pairs]
+        cells += [(("mix", i, j), f"{plan.subjects['shape'][i].name} + {plan.subjects['appearance'][j].name}") for i, j in pairs
+                  if contender.mixes()]
         at = plan.budgets_of(contender)[-1]
         names = [contender.name if key[0] == "mix" else plan.sources[contender.name, key[0]] for key, _ in cells]
         files = [(store.file(name, *key, 0, at, suffix=".png"), label) for name, (key, label) in zip(names, cells, strict=True)]
-        rows.append((contender.name, [(part, label) for file, label in files for part in _strip(file)]))
-    rows = [(title, items) for title, items in rows if items]
+        rows.append((contender.name, [item for file, label in files for item in
+                                      ([(part, label) for part in _strip(file)] or [(gone, f"{label}: not kept")])]))
     draw_sheet(rows, path, columns=6)
 
 
