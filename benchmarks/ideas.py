@@ -5,8 +5,8 @@ On held-out references beside the four of the standard table, in as many steps a
 - own pictures: half-way, the model draws what it has learned so far in other looks (a shape) or on other shapes (an appearance);
   the best half by the judge, which knows the one reference picture alone, become further views, named like the others. The time
   that this takes is not counted.
-- own columns: where both deltas of a mix change the same weights, each output column keeps the one whose change is larger beside
-  that delta's mean there (after UnZipLoRA, Liu et al. 2024, but chosen when mixing).
+- divided: where both deltas of a mix change the same weights, each output channel is one's alone, instead of adding both changes
+  (method.delta.own_channels; the default since).
 """
 
 import argparse
@@ -69,17 +69,6 @@ def own_pictures(model: DiffusionModel, tuner: Tuner, subject: Subject) -> Views
                  (*views.rest, *(rest[i] for i in best)), (*views.behind, *(behind[i] for i in best)), views.own + len(best))
 
 
-def own_columns(shape: Attribute, appearance: Attribute) -> tuple[Attribute, Attribute]:
-    """Both attributes with deltas that share no output column."""
-    deltas = dict(shape.delta), dict(appearance.delta)
-    for name in deltas[0].keys() & deltas[1].keys():
-        sizes = [d[name].float().flatten(1).norm(dim=1) if d[name].ndim > 1 else d[name].float().abs() for d in deltas]
-        first = sizes[0] / sizes[0].mean() >= sizes[1] / sizes[1].mean()                      # (out,)
-        for delta, keeps in zip(deltas, (first, ~first), strict=True):
-            delta[name] = delta[name] * keeps.view(-1, *[1] * (delta[name].ndim - 1)).to(delta[name])
-    return tuple(replace(a, delta=d) for a, d in zip((shape, appearance), deltas, strict=True))
-
-
 def learn(model: DiffusionModel, subject: Subject, kind: str, with_own: bool, steps: int | None) -> Attribute:
     recipe, encoder = find_recipe(DEFAULTS[kind], kind, steps=steps), choose_encoder("auto", model)
     tuner = Tuner(model, [subject.reference], recipe, 0, subject.describe, subject.class_word, encoder,
@@ -101,18 +90,18 @@ def measure(number: int, steps: int | None) -> Mapping[str, list[float]]:
         learned = [learn(model, subject, kind, way == "own pictures", steps) for kind, subject in subjects.items()]
         found[way] = scores(model, learned, subjects)
         first = first or learned
-    found["own columns"] = scores(model, own_columns(*first), subjects, alone=False)
+    found["divided"] = scores(model, first, subjects, "divide")
     return found
 
 
-def scores(model: DiffusionModel, learned, subjects: Mapping[str, Subject], alone: bool = True) -> list[float]:
-    uses, rows = [Use(a) for a in learned], []
+def scores(model: DiffusionModel, learned, subjects: Mapping[str, Subject], overlap: str = "add") -> list[float]:
+    uses, rows, alone = [Use(a) for a in learned], [], overlap == "add"      # alone they do not overlap
     for seed in range(SEEDS):
         row = []
         for use, (kind, subject) in zip(uses, subjects.items(), strict=True):
             s = protocol.DRAW[kind](model, use, subject, seed).scores if alone else None
             row += [s.shape if kind == "shape" else s.appearance, s.leak, s.prompt] if alone else [np.nan] * 3
-        s = protocol.draw_mix(model, *uses, *subjects.values(), seed).scores
+        s = protocol.draw_mix(model, *uses, *subjects.values(), seed, overlap=overlap).scores
         rows.append([*row, s.shape, s.appearance, s.prompt])
     return np.mean(rows, 0).tolist()
 

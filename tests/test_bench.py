@@ -269,6 +269,19 @@ def test_what_is_learned_in_the_same_way_is_learned_once():
     assert plan.stages()[0] == [(fast.name, "rate", kind) for kind in subjects]
 
 
+def test_the_overlap_counts_for_mixes_of_two_that_were_learned_alone(checkpoint, tmp_path):
+    chosen = [CONTENDERS[name] for name in ("escdiff", "escdiff-added", "style-aligned")]
+    chosen.append(replace(chosen[-1], name="style-aligned-added", overlap="add"))
+    subjects = {kind: [Subject.of_spec(kind, references(1)[0])] for kind, references in
+                (("shape", shape_references), ("appearance", appearance_references))}
+    plan = Plan(chosen, subjects, (1.0,))
+    bench = bench_run.Bench(load_model(checkpoint, "cpu"), plan, Store(tmp_path))
+    for key in plan.stages()[0]:
+        bench.store.put(key, bench.identity(key), {"setup": 0.0, "step": 0.1})
+    mixes, learned = ([bench.identity((c.name, *key)) for c in chosen] for key in (("mix", 0, 0, 0, 1.0), ("shape", 0, 0)))
+    assert mixes[0] != mixes[1] and mixes[2] == mixes[3] and len(set(learned)) == 1
+
+
 @pytest.mark.parametrize("count", [4, 5, 7])
 def test_pairs_use_every_subject_equally_often(count):
     pairs = Plan((), {"shape": "abcdefg"[:count], "appearance": "tuvwxyz"[:count]}, (1.0,)).pairs()
