@@ -2,10 +2,9 @@
 
 from comfy_api.latest import io
 
+from ..escdiff_core.choices import MIDDLES, OVERLAPS
 from .schema import Attribute, advanced, model_inputs, schema, seed_input
 
-MIDDLES = ["shape", "appearance", "none"]
-OVERLAPS = ["divide", "add"]
 Mixed = io.Custom("ESCDIFF_MIXED")
 PROMPT = "a photo of a *m with *a appearance on a white background"
 
@@ -19,13 +18,13 @@ def attribute_inputs() -> list:
         Attribute.Input("appearance", optional=True, tooltip="An appearance attribute; its token is *a unless named otherwise."),
         io.Float.Input("shape_strength", **strength, optional=True, tooltip="1 as learned, 0 off."),
         io.Float.Input("appearance_strength", **strength, optional=True, tooltip="1 as learned, 0 off."),
-        advanced(io.Combo.Input("middle", options=MIDDLES, default="shape", optional=True,
+        advanced(io.Combo.Input("middle", options=list(MIDDLES), default="shape", optional=True,
                                 tooltip="Which attribute owns the middle block of the UNet.")),
         advanced(io.Float.Input("shape_start", **begin, optional=True, tooltip="When the shape begins to act: 0 first step.")),
         advanced(io.Float.Input("shape_end", **end, optional=True, tooltip="When the shape stops acting: 1 last step.")),
         advanced(io.Float.Input("appearance_start", **begin, optional=True, tooltip="When the appearance begins to act.")),
         advanced(io.Float.Input("appearance_end", **end, optional=True, tooltip="When the appearance stops acting.")),
-        advanced(io.Combo.Input("overlap", options=OVERLAPS, default="divide", optional=True,
+        advanced(io.Combo.Input("overlap", options=list(OVERLAPS), default="divide", optional=True,
                                 tooltip="Where both changed the same weights: divide them between the two, or add both changes.")),
     ]
 

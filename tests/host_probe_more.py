@@ -83,6 +83,9 @@ def schedule(model, clip, direct, made):
     late = method.Mix(direct, method.Use(made["shape"]), method.Use(made["appearance"], start=0.35))
     result = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, appearance_start=0.35)
     found["schedule_beside_always"] = beside_headless(model, result, late)
+    parts = core("nodes.host.mixing").mix(model, *late.given).parts
+    hooked = {n.removeprefix("diffusion_model.") for p in parts for hook in p.hooks.hooks for n in hook.weights}
+    found["hooked"] = [len(hooked), len(hooked - set(made["appearance"].delta)), len(made["shape"].delta)]
 
     def keep(call, given):
         seen.append(given["timestep"])
@@ -255,6 +258,8 @@ def wrong_inputs(model, clip, vae, made):
         "no vae": said("ESCDiffLearnAttribute", **{**learn, "vae": None}),
         "video": said("ESCDiffLearnAttribute", **{**learn, "image": torch.rand(40, 128, 128, 3)}),
         "mask size": said("ESCDiffLearnAttribute", **learn, mask=torch.ones(1, 64, 96)),
+        "other size": said("ESCDiffMix", **mixing, shape=replace(made["shape"], delta={
+            n: torch.ones(3, 5) for n in list(made["shape"].delta)[:2]})),
         "other base": said("ESCDiffMix", **mixing, shape=strange),
         "schedule": said("ESCDiffMix", **mixing, shape=made["shape"], shape_start=0.8, shape_end=0.2),
     }

@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,6 +100,12 @@ def test_lying_metadata_is_refused_in_words(lie, path):
     rewritten(path, metadata=change)
     with pytest.raises(ESCDiffError, match=says):
         Attribute.load(path)
+
+
+def test_a_weight_without_a_size_is_refused():
+    attribute = make()
+    with pytest.raises(ESCDiffError, match="which no weight has"):
+        replace(attribute, delta={**attribute.delta, "out.0.bias": torch.tensor(1.0)}).quantised()
 
 
 def test_numbers_that_are_not_finite_are_refused(path):

@@ -1,5 +1,7 @@
 """The benchmark's tables: intervals over references, leads mix by mix, curves and plots from cells."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib import pyplot
@@ -40,15 +42,20 @@ def test_mixes_that_share_a_reference_count_as_one_and_a_lead_is_taken_mix_by_mi
 
 def test_curves_say_at_which_step_an_attribute_is_there_and_from_which_it_leaks(tmp_path, monkeypatch):
     figures = [(15.0, 20, 0.3, 0.0), (30.0, 40, 0.75, 0.05), (60.0, 80, 0.8, 0.3), (120.0, 160, 0.7, 0.4)]
-    mine = [{"contender": "one", "budget": b, "question": "", "shape_steps": n, "shape_own": own, "shape_over": leak}
+    mine = [{"contender": "one", "budget": b, "question": "", "twin_of": "", "shape_steps": n, "shape_own": own, "shape_over": leak}
             for b, n, own, leak in figures]
     nothing = [{**r, "contender": "two", "shape_own": 0.1, "shape_over": 0.0} for r in mine]
     lines = curves(mine + nothing)
     assert "| one | S | 20, 40, 80, 160 | 0.30, 0.75, 0.80, 0.70 | 0.00, 0.05, 0.30, 0.40 | 40 | 80 |" in lines
     assert "| two | S | 20, 40, 80, 160 | 0.10, 0.10, 0.10, 0.10 | 0.00, 0.00, 0.00, 0.00 |  |  |" in lines
     assert curves(mine[:2]) == []
+    twin = [{**r, "contender": "three", "twin_of": "one", "H": 0.5} for r in mine]
+    assert curves(twin) == [], "what another learned is told once"
     monkeypatch.setattr(pyplot, "close", lambda figure: None)
-    plot(mine + nothing, tmp_path / "plot.png")
+    plot(mine + nothing + twin, tmp_path / "plot.png")
+    drawn = [len([line for line in axis.lines if len(line.get_xdata())]) for axis in pyplot.gcf().axes
+             if axis.get_title() in ("shape: S", "mix: H")]
+    assert drawn == [1, 2, 1, 2], "of the twin, only what it mixed"
     own = [axis.lines[0].get_xdata().tolist() for axis in pyplot.gcf().axes if axis.get_title() == "shape: S"]
     assert own == [[15, 30, 60, 120], [20, 40, 80, 160]], "over seconds and over steps"
     assert Image.open(tmp_path / "plot.png").height > 800
@@ -65,6 +72,8 @@ def test_the_table_is_the_mean_of_its_cells():
     cells += [{"key": ["plain", kind, 0, 0], "rows": [{"budget": 0.0, "own": 0.0, "leak": 0.07, "prompt": 1.0}]}
               for kind in ("shape", "appearance")]
     mine, floor = summary(cells, plan)
+    twin = summary(cells, replace(plan, contenders=(*plan.contenders, Contender("added", overlap="add"))))[1]
+    assert [twin["twin_of"], mine["twin_of"], floor["twin_of"]] == ["escdiff", "", ""] and twin["shape_own"] == mine["shape_own"]
     assert mine["shape_own"] == mine["S"] == pytest.approx(0.5) and mine["H"] == pytest.approx(harmonic_mean(0.5, 0.5, 1.0))
     assert floor["contender"] == "plain" and floor["H"] == 0
     assert mine["shape_over"] == pytest.approx(0.1 - 0.07)

@@ -114,6 +114,8 @@ def test_an_attribute_can_begin_late_and_end_early(found):
     assert found["schedule_sets"] == [["appearance"], ["shape"], ["shape", "appearance"]]
     difference, sets, one_batch = found["schedule_beside_always"]
     assert difference <= 1e-4 and sets == [["shape"], ["shape", "appearance"]] and one_batch, "on weights that both change"
+    hooked, more, all_of_the_shape = found["hooked"]
+    assert 0 < hooked < all_of_the_shape / 2 and more == 0, "what is the same at every step stays a patch of the model"
     assert found["schedule_steps_on_a_border"] == 30, "every step belongs to one part, also one that lies on a border"
     assert found["schedule_in_one_batch"] and found["schedule_leaves_the_model"]
 
@@ -151,6 +153,7 @@ def test_cancel_ends_learning_within_a_step(found):
     "after a schedule": "give both attributes to one node",
     "token twice": "the model carries an attribute already that answers to *m",
     "features of another": "read with another model", "kind": "unknown kind 'colour'", "no outline": "no outline to learn",
+    "other size": "changes 2 tensors that this model does not have",
     "other base": "was learned on another base model", "schedule": "0 <= start <= end <= 1",
 }.items())
 def test_wrong_inputs_are_one_sentence(found, case, sentence):

@@ -75,9 +75,9 @@ def check_delta(shapes: Shapes) -> None:
     if stray is not None:
         raise ESCDiffError(f"tensor {stray!r} does not fit: a delta holds either LoRA factors ({UP}, {DOWN}, {ALPHA}) "
                            "or full differences (.weight, .bias), and never both")
-    empty = next((name for name, shape in shapes.items() if 0 in shape), None)
+    empty = next((name for name, shape in shapes.items() if 0 in shape or not (lora or shape)), None)
     if empty is not None:
-        raise ESCDiffError(f"tensor {empty!r} is empty (shape {tuple(shapes[empty])}); the file is damaged")
+        raise ESCDiffError(f"tensor {empty!r} has shape {tuple(shapes[empty])}, which no weight has; the file is damaged")
     for name in shapes if lora else ():
         _check_factor(name, shapes)
 
@@ -102,6 +102,11 @@ def differences(delta: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.
         yield from ((f"{module}.weight", factors.difference()) for module, factors in lora_factors(delta).items())
     else:
         yield from ((name, tensor.float()) for name, tensor in delta.items())
+
+
+def tensor_names(delta: Mapping[str, torch.Tensor]) -> set[str]:
+    """The canonical names of the tensors that a delta of either form changes."""
+    return {f"{module_of(name)}.weight" for name in delta} if form_of(delta) == "lora" else set(delta)
 
 
 def channel_norms(delta: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

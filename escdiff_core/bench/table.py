@@ -22,7 +22,7 @@ def summary(cells: Sequence[dict], plan: Plan) -> Rows:
     """One row per contender and budget: means over subjects, pairs and seeds, intervals, and what the first contender leads by.
 
     Rows of contenders that learn nothing have budget 0; the plain model's is the last. ``leads`` has an interval for each budget
-    that a row is compared at.
+    that a row is compared at; ``twin_of`` names the contender that learned all that a row mixes, if it is not its own.
     """
     rows = []
     first = {b: [c for c in cells if c["key"][:2] == [plan.contenders[0].name, "mix"] and c["key"][5] == b] for b in plan.budgets}
@@ -42,6 +42,8 @@ def summary(cells: Sequence[dict], plan: Plan) -> Rows:
             row |= _mixes(mixes)
             if mixes and contender is not plan.contenders[0]:
                 row["leads"] = {b: interval(first[b], mixes) for b in ([budget] if budget else plan.budgets) if first[b]}
+            learners = {plan.sources[contender.name, kind] for kind in ("shape", "appearance")}
+            row["twin_of"] = learners.pop() if len(learners) == 1 and contender.name not in learners else ""
             row["failed"] = sum("failed" in x for c in mine for x in (c, *c.get("rows", ())))
             rows.append(row)
     for row in rows:           # what the prompt alone brings of a reference is no leak: the last row is the plain model
@@ -118,7 +120,8 @@ def curves(rows: Rows) -> list[str]:
     lines = []
     for name in dict.fromkeys(r["contender"] for r in rows):
         for kind, letter in (("shape", "S"), ("appearance", "A")):
-            mine = [r for r in rows if r["contender"] == name and f"{kind}_steps" in r and f"{kind}_over" in r]     # none failed
+            mine = [r for r in rows if r["contender"] == name and f"{kind}_steps" in r and f"{kind}_over" in r      # none failed
+                    and not r["twin_of"]]
             if len(mine) < 3:
                 continue
             steps, own, leak = ([r[f"{kind}_{what}"] for r in mine] for what in ("steps", "own", "over"))
@@ -156,11 +159,13 @@ def plot(rows: Rows, path: Path) -> None:
         for (title, key), axis in zip(panels.items(), axes, strict=True):
             steps = f"{'appearance' if key.startswith('appearance') else 'shape'}_steps"       # of a mix: the shape's
             for number, name in enumerate(names):
-                own = [r for r in rows if r["contender"] == name and key in r]
-                style = {"label": name, "color": pyplot.get_cmap("tab20")(number % 20), "linewidth": 2.5 if number == 0 else 1.2}
+                twin = next(r["twin_of"] for r in rows if r["contender"] == name)
+                own = [r for r in rows if r["contender"] == name and key in r and (key == "H" or not twin)]
+                style = {"label": name, "color": pyplot.get_cmap("tab20")((names.index(twin) if twin else number) % 20),
+                         "linewidth": 2.5 if number == 0 else 1.2, "linestyle": "--" if twin else "-"}
                 x = "budget" if over == "seconds" else steps
                 if own and not any(r.get(x) for r in own):                                 # learns nothing: a level line
-                    axis.axhline(own[0][key], linestyle=":", **style)
+                    axis.axhline(own[0][key], **{**style, "linestyle": ":"})
                 else:
                     axis.plot(*zip(*((r[x], r[key]) for r in own if x in r), strict=True), marker="o", **style)
             axis.set(title=title, xlabel=f"{over} of learning", ylim=(0, 1))
@@ -174,7 +179,7 @@ def plot(rows: Rows, path: Path) -> None:
 def sheet(plan: Plan, store: Store, path: Path) -> None:
     """At the largest budget: all contenders side by side on the first references, or all that a single one learned and mixed.
 
-    A picture that an earlier run measured and did not leave in the folder is grey, and its label says so.
+    Where there is none, because it failed or an earlier run measured it and left no picture in the folder, it is grey.
     """
     alone = len(plan.contenders) == 1
     pairs = plan.pairs() if alone else plan.pairs()[:1]
@@ -190,7 +195,7 @@ def sheet(plan: Plan, store: Store, path: Path) -> None:
         names = [contender.name if key[0] == "mix" else plan.sources[contender.name, key[0]] for key, _ in cells]
         files = [(store.file(name, *key, 0, at, suffix=".png"), label) for name, (key, label) in zip(names, cells, strict=True)]
         rows.append((contender.name, [item for file, label in files for item in
-                                      ([(part, label) for part in _strip(file)] or [(gone, f"{label}: not kept")])]))
+                                      ([(part, label) for part in _strip(file)] or [(gone, f"{label}: no picture")])]))
     draw_sheet(rows, path, columns=6)
 
 

@@ -5,7 +5,7 @@ import json
 import time
 from pathlib import Path
 
-from ..choices import USUAL_GUIDANCE
+from ..choices import MIDDLES, OVERLAPS, USUAL_GUIDANCE
 from ..errors import ESCDiffError
 from ..pictures import save_picture, save_report
 from ..pocket.config import GUIDANCE
@@ -27,8 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="start", type=Path, metavar="IMG", help="a picture to draw over (image-to-image)")
     parser.add_argument("--denoise", type=float, default=0.7, metavar="X",
                         help="how much of --from is drawn anew: above 0, up to 1; default 0.7")
-    parser.add_argument("--middle", default="shape", choices=["shape", "appearance", "none"], help="owner of the middle block")
-    parser.add_argument("--overlap", default="divide", choices=["divide", "add"],
+    parser.add_argument("--middle", default="shape", choices=MIDDLES, help="owner of the middle block")
+    parser.add_argument("--overlap", default="divide", choices=OVERLAPS,
                         help="where both changed the same weights: divide them between the two (default), or add both changes")
     add_model(parser)
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures; default 4")

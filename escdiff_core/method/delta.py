@@ -1,6 +1,5 @@
 """UNet deltas, kept under canonical names: what of each counts where several act, and all of them put, scaled, onto a base."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -8,30 +7,41 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..attribute import Attribute
-from ..attribute.tensors import UP, channel_norms, differences, module_of
+from ..attribute.tensors import UP, channel_norms, differences, module_of, tensor_names
 from ..errors import ESCDiffError
 from ..model.names import unet_map
 
 
-def own_channels(parts: Sequence[tuple[Attribute, float]]) -> list[Attribute]:
-    """The attributes, each at its strength, as they act together: an output channel that several change is one's alone.
+def own_channels(attributes: Sequence[Attribute]) -> list[Attribute]:
+    """The attributes as they act together: an output channel of a layer's tensor that several changed is one's alone.
 
-    It is the one's whose change of it, as learned, is largest beside its mean change of the tensor, times the strength. UnZipLoRA
+    It is the one's whose change of it is the largest beside its mean change of the tensor; a bias goes with its weight. UnZipLoRA
     (Liu et al. 2024) learns which columns are whose; here nothing is learned. An attribute that shares no tensor stays itself.
     """
-    norms = [channel_norms(attribute.delta) for attribute, _ in parts]
-    shared = [name for name, count in Counter(n for own in norms for n in own).items() if count > 1]
-    masks: list[dict[str, torch.Tensor]] = [{} for _ in parts]
-    for name in shared:
-        having = [i for i, own in enumerate(norms) if name in own]
-        sizes = [norms[i][name] for i in having]
-        if len({len(size) for size in sizes}) > 1:           # of another model: refused where it meets the base's tensor
-            continue
-        claims = [abs(parts[i][1]) * size / size.mean().clamp_min(1e-30) for i, size in zip(having, sizes, strict=True)]
-        winner = torch.stack(claims).argmax(0)                                      # (out,), the first of equals
+    if len(attributes) < 2:
+        return list(attributes)
+    norms = [channel_norms(a.delta) for a in attributes]
+    masks: list[dict[str, torch.Tensor]] = [{} for _ in attributes]
+    shared = shared_tensors(attributes)
+    for name, having in shared.items():
+        weight = f"{module_of(name)}.weight"
+        measured = weight if shared.get(weight) == having else name
+        sizes = [norms[i][measured] for i in having]
+        if len({len(norms[i][n]) for i in having for n in (name, measured)}) > 1:
+            continue                                         # of another model: told where it meets the base
+        winner = torch.stack([size / size.mean().clamp_min(1e-30) for size in sizes]).argmax(0)      # (out,), the first of equals
         for place, i in enumerate(having):
             masks[i][name] = winner == place
-    return [_masked(attribute, mask) if mask else attribute for (attribute, _), mask in zip(parts, masks, strict=True)]
+    return [_masked(a, mask) if mask else a for a, mask in zip(attributes, masks, strict=True)]
+
+
+def shared_tensors(attributes: Sequence[Attribute]) -> dict[str, list[int]]:
+    """{canonical name of a tensor that several attributes change: which ones do}."""
+    having: dict[str, list[int]] = {}
+    for i, attribute in enumerate(attributes):
+        for name in tensor_names(attribute.delta):
+            having.setdefault(name, []).append(i)
+    return {name: places for name, places in having.items() if len(places) > 1}
 
 
 def _masked(attribute: Attribute, masks: Mapping[str, torch.Tensor]) -> Attribute:

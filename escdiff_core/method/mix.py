@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from ..attribute import Attribute
-from ..choices import STAGES
+from ..choices import MIDDLES, OVERLAPS, STAGES
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents, sample
 from ..model.text import encode_prompts
 from ..reference import Reference
-from .delta import changed_tensors, own_channels
+from .delta import changed_tensors, own_channels, shared_tensors
 from .filters import starting_word
 from .private import private_copy
 from .route import Route, derive_route, install, pack, without_tokens
@@ -24,8 +24,6 @@ from .shared_attention import Style, share_attention
 from .tokens import by_stage, cross_blocks, only_row, only_stage, row_name
 
 log = logging.getLogger(__name__)
-MIDDLES = ("shape", "appearance", "none")
-OVERLAPS = ("divide", "add")         # where both changed the same weights: each output channel is one's alone, or both add
 MIDDLE_BLOCK = "middle_block."       # of canonical names
 
 
@@ -70,12 +68,14 @@ class Plan:
     def acting(self) -> list[Use]:
         """The active uses with what counts of their deltas: the middle block of its owner alone, and divided, only own channels.
 
-        The delta of a use is the very same object when all of it counts.
+        A tensor that counts whole is the very same object as in the use.
         """
         used = [u if u.attribute is self.middle_owner else replace(u, attribute=_without_middle(u.attribute)) for u in self.active]
-        if self.overlap == "add":
-            return used
-        owned = own_channels([(u.attribute, u.strength) for u in used])
+        attributes = [u.attribute for u in used]
+        if shared := shared_tensors(attributes):
+            log.info("both attributes changed %d tensors: %s", len(shared), "both changes add" if self.overlap == "add" else
+                     "each output channel of them keeps the one that is relatively larger")
+        owned = own_channels(attributes) if self.overlap == "divide" else attributes
         return [replace(u, attribute=attribute) for u, attribute in zip(used, owned, strict=True)]
 
 
@@ -112,8 +112,7 @@ def plan_mix(active: Sequence[Use], middle: str = "shape", cross: Sequence[str] 
     known = [tuple(u for u in active if u in own or u.attribute.reach == "all") for own in slots]
     slots, route = _share(known, route, cross)
     if contested and route.slots > 1:                     # with one slot for all there is nothing to choose
-        log.info("both attributes trained %s: %s; where only one's token may be seen, the smaller set's", ", ".join(contested),
-                 "both deltas add" if overlap == "add" else "each output channel keeps the relatively larger change")
+        log.info("both attributes trained %s: the smaller set's token is seen there", ", ".join(contested))
     return Plan(slots, route, middle_owner, tuple(active), overlap)
 
 

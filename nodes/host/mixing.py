@@ -1,13 +1,14 @@
 """Attributes on the host's model: deltas as patches of a clone, prompts that ride along, one UNet evaluation per step."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import comfy.conds
 import comfy.hooks
 import comfy.lora
 import comfy.patcher_extension
+import torch
 
 from ...escdiff_core.attribute.tensors import DOWN, form_of, module_of
 from ...escdiff_core.errors import ESCDiffError
@@ -65,16 +66,16 @@ def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape",
     carried = check_carried(model, given)
     cross, clone, parts = cross_blocks(unet_map(unet_config(model))), model.clone(), []
     cuts = [(*cut, plan_mix(cut[2], middle, cross, overlap)) for cut in schedule_parts([u for u in given if u.strength != 0])]
-    acting = {plan.weights: plan for *_, plan in cuts}
-    acting = {same: {(id(u.attribute.delta), u.strength): u for u in plan.acting()} for same, plan in acting.items()}
-    always = set.intersection(*map(set, acting.values()))
-    for key, use in next(iter(acting.values())).items():
-        if key in always:
-            clone.add_patches(delta_patches(clone, use), use.strength)
+    plans = {plan.weights: plan for *_, plan in cuts}
+    acting = {same: plan.acting() for same, plan in plans.items()}
+    always = set.intersection(*(set().union(*map(layers_of, uses)) for uses in acting.values()))
+    for use in next(iter(acting.values())):
+        clone.add_patches(delta_patches(clone, only(use, lambda layer: layer in always)), use.strength)
     for start, end, _, plan in cuts:
         hooks = None
-        for key, use in acting[plan.weights].items():
-            if key in always or not (patches := delta_patches(clone, use)):
+        for use in acting[plan.weights]:
+            patches = delta_patches(clone, only(use, lambda layer: layer not in always))
+            if not patches:
                 continue
             hook = comfy.hooks.WeightHook(strength_model=use.strength)
             hook.weights, hook.need_weight_init = patches, False
@@ -87,6 +88,20 @@ def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape",
     if any(r.slots > 1 for r in routes):
         route_prompts(clone, routes)
     return Mixed(clone, tuple(parts), tuple(given))
+
+
+def layers_of(use: Use) -> dict[tuple, dict[str, torch.Tensor]]:
+    """The tensors of the delta, layer by layer, by a key that two uses share where they do the same to the layer."""
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in use.attribute.delta.items():
+        layers.setdefault(module_of(name), {})[name] = tensor
+    return {(use.attribute.token, use.strength, *map(id, layer.values())): layer for layer in layers.values()}
+
+
+def only(use: Use, wanted: Callable[[tuple], bool]) -> Use:
+    """``use`` with the layers alone whose key is ``wanted``."""
+    delta = {name: tensor for key, layer in layers_of(use).items() if wanted(key) for name, tensor in layer.items()}
+    return replace(use, attribute=replace(use.attribute, delta=delta))
 
 
 def check_carried(model, given: Sequence[Use]) -> Carried:
@@ -114,7 +129,9 @@ def delta_patches(model, use: Use) -> dict:
         patches = comfy.lora.load_lora(delta, {m: f"{HOST_UNET}{m}.weight" for m in modules}, log_missing=False)
     else:
         patches = {HOST_UNET + n: ("diff", (t,)) for n, t in delta.items()}
-    lost = set(patches) - set(model.model.state_dict())
+    state = model.model.state_dict()
+    sizes = {HOST_UNET + n: t.numel() for n, t in delta.items()}
+    lost = {n for n in patches if n not in state or sizes.get(n, state[n].numel()) != state[n].numel()}
     if lost:
         raise ESCDiffError(f"the attribute {use.attribute.token!r} changes {len(lost)} tensors that this model does not have "
                            f"(first: {min(lost)}); load the model it was learned on")
