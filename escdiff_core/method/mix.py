@@ -66,7 +66,7 @@ class Plan:
         return tuple((id(u.attribute.delta), u.strength, u.attribute is self.middle_owner) for u in self.active)
 
     def acting(self) -> list[Use]:
-        """The active uses with what counts of their deltas: the middle block of its owner alone, and divided, only own channels.
+        """The active uses with what counts of their deltas: the owner's middle block, and own channels where they divide.
 
         A tensor that counts whole is the very same object as in the use.
         """
