@@ -162,7 +162,7 @@ def plot(rows: Rows, path: Path) -> None:
                 twin = next(r["twin_of"] for r in rows if r["contender"] == name)
                 own = [r for r in rows if r["contender"] == name and key in r and (key == "H" or not twin)]
                 style = {"label": name, "color": pyplot.get_cmap("tab20")((names.index(twin) if twin else number) % 20),
-                         "linewidth": 2.5 if number == 0 else 1.2, "linestyle": "--" if twin else "-", "zorder": 3 if number == 0 else 2}
+                         "linestyle": "--" if twin else "-", "linewidth": 1.2 if number else 2.5, "zorder": 2 if number else 3}
                 x = "budget" if over == "seconds" else steps
                 if own and not any(r.get(x) for r in own):                                 # learns nothing: a level line
                     axis.axhline(own[0][key], **{**style, "linestyle": ":"})
