@@ -21,14 +21,12 @@ import numpy as np
 import torch
 
 from ..attribute import Attribute
-from ..choices import USUAL_GUIDANCE
 from ..errors import ESCDiffError
 from ..method.encoders import POCKET_FILTERS, choose_encoder, choose_filter
 from ..method.mix import Use
 from ..method.tune import Tuner
-from ..model.load import POCKET_PATH, DiffusionModel
+from ..model.load import DiffusionModel
 from ..pictures import save_picture
-from ..pocket.config import GUIDANCE
 from . import protocol
 from .contenders import Contender
 from .plan import Key, Plan, Store
@@ -49,7 +47,7 @@ class Bench:
 
     def __post_init__(self):
         self.encoder = choose_encoder("auto", self.model)
-        self.guidance = GUIDANCE if self.model.source == str(POCKET_PATH) else USUAL_GUIDANCE
+        self.guidance = self.model.usual_guidance
         self.by_name = {c.name: c for c in self.plan.everyone()}
 
     def measure(self, key: Key) -> dict:

@@ -45,10 +45,8 @@ def run(options: argparse.Namespace) -> None:
     from ..model.text import split_placeholders
     from ..reference import load_reference
 
-    if options.guidance is None:
-        options.guidance = GUIDANCE if options.model == "pocket" else USUAL_GUIDANCE
     within("--count", options.count, 1, 10_000)
-    within("--guidance", options.guidance, 0, 100)
+    within("--guidance", options.guidance or 0, 0, 100)
     within("--seed", options.seed, 0, LARGEST_SEED)
     uses = {}
     for kind in ("shape", "appearance"):
@@ -60,6 +58,7 @@ def run(options: argparse.Namespace) -> None:
             raise ESCDiffError(f"{path} holds {attribute.kind}, not {kind}; give it as --{attribute.kind}")
         uses[kind] = Use(attribute, *(getattr(options, f"{kind}_{part}") for part in ("strength", "start", "end")))
     model = load_model(options.model, options.device)
+    guidance = model.usual_guidance if options.guidance is None else options.guidance
     style, start_from = (load_reference(path, "none", model.native_size) if path else None
                          for path in (options.style, options.start))
     mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle, style,
@@ -70,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     missing = [t for t in tokens if t not in used]
     start = time.monotonic()
     size = next((p.image.shape[:2] for p in (style, start_from) if p), None)
-    images = mix.draw(options.prompt, options.negative, options.count, options.sampling_steps, options.guidance,
+    images = mix.draw(options.prompt, options.negative, options.count, options.sampling_steps, guidance,
                       options.seed, size, progress_bar("drawing"), start_from.image if start_from else None,
                       options.denoise if start_from else 1.0)
     seconds = time.monotonic() - start
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     for number in range(len(images), _count_of(folder / "report.json")):
         (folder / f"{number:03d}.png").unlink(missing_ok=True)       # of a larger mix before this one
     report = {"prompt": options.prompt, "negative": options.negative, "seed": options.seed, "count": options.count,
-              "sampling_steps": options.sampling_steps, "guidance": options.guidance, "model": str(options.model),
+              "sampling_steps": options.sampling_steps, "guidance": guidance, "model": str(options.model),
               "middle": options.middle, "overlap": options.overlap, "style": str(options.style or ""),
               "from": str(options.start or ""), "denoise": options.denoise if start_from else 1.0, "seconds": round(seconds, 2),
               "attributes": {k: {"file": str(getattr(options, k)), "token": u.attribute.token, "strength": u.strength,

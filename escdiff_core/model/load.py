@@ -16,7 +16,10 @@ from diffusers.loaders.single_file_utils import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ..choices import USUAL_GUIDANCE
 from ..errors import ESCDiffError
+from ..pocket.config import CHECKPOINT as POCKET_PATH
+from ..pocket.config import GUIDANCE as POCKET_GUIDANCE
 from .checkpoint import open_checkpoint
 from .families import ModelConfig, recognise
 from .folder import load_folder
@@ -30,7 +33,6 @@ try:
 except ImportError:  # an older hub library, whose transformers raises ValueError
     StrictDataclassError = ValueError
 
-POCKET_PATH = Path(__file__).resolve().parent.parent / "weights" / "pocket.safetensors"
 # What the constructors raise for a senseless configuration; RuntimeError is torch's for an impossible size.
 UNBUILDABLE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError)
 NAMED_MODELS: dict[str, Path] = {"pocket": POCKET_PATH}
@@ -54,6 +56,11 @@ class DiffusionModel:
     device: torch.device
     family: str
     source: str
+
+    @property
+    def usual_guidance(self) -> float:
+        """The guidance scale to draw with where nobody asks for another."""
+        return POCKET_GUIDANCE if self.source == str(POCKET_PATH) else USUAL_GUIDANCE
 
 
 def load_model(
