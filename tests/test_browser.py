@@ -66,8 +66,9 @@ def test_the_pocket_workflow_runs_in_the_browser(browser):
         time.sleep(0.5)
     assert errors(browser) == []
     if PICTURE:
-        browser.execute_script("window.app.canvas.ds.reset?.(); document.querySelector('[data-testid=fit-view-button], "
-                               "button[aria-label*=Fit]')?.click()")
-        time.sleep(2)
+        browser.set_window_size(2680, 2400)             # the whole graph, large enough for its words to be drawn
+        browser.execute_script("window.app.canvas.ds.scale = 1; window.app.canvas.ds.offset = [80, 80]; "
+                               "window.app.graph.setDirtyCanvas(true, true)")
+        time.sleep(3)
         Path(PICTURE).parent.mkdir(parents=True, exist_ok=True)
         browser.save_screenshot(PICTURE)

@@ -51,7 +51,7 @@ class Contender:
 
 
 # The papers' rates are for a model a hundred times as large and for hundreds of steps; for each kind they are multiplied by the
-# best of FACTORS, found on pictures that no other table uses (benchmarks/rates.md)
+# best of FACTORS, found on a pair that the table of methods does not use (benchmarks/rates.md)
 FACTORS = (1, 3, 10, 30, 100, 300)
 BEST: Mapping[str, Mapping[str, float]] = {name: dict(zip(DEFAULTS, factors, strict=True)) for name, factors in {
     "textual-inversion": (1, 3), "dreambooth": (30, 30), "custom-diffusion": (300, 100), "p-plus": (10, 10), "prospect": (30, 100),
