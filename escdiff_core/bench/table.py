@@ -167,11 +167,12 @@ def plot(rows: Rows, path: Path) -> None:
                 if own and not any(r.get(x) for r in own):                                 # learns nothing: a level line
                     axis.axhline(own[0][key], **{**style, "linestyle": ":"})
                 else:
-                    axis.plot(*zip(*((r[x], r[key]) for r in own if x in r), strict=True), marker="o", **style)
+                    axis.plot(*zip(*((r[x], r[key]) for r in own if x in r), strict=True), marker="os"[number // 20 % 2], **style)
             axis.set(title=title, xlabel=f"{over} of learning", ylim=(0, 1))
             axis.grid(alpha=0.3)
-    figure.legend(*both[0][0].get_legend_handles_labels(), loc="lower center", ncol=7, fontsize=8)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    handles, labels = both[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=7, fontsize=8)
+    figure.tight_layout(rect=(0, 0.02 + 0.02 * -(-len(labels) // 7), 1, 1))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
