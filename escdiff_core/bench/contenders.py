@@ -15,7 +15,7 @@ class Contender:
 
     ``shown``: kinds that are not learned but shown while drawing, and how: by ``words`` alone (the floor), as a ``style``
     (shared_attention), or as the ``start`` of image-to-image, of which the last ``denoise`` of the schedule is drawn anew. All
-    rates of the recipe for a kind are multiplied by its ``rates``. ``overlap`` is of mix.OVERLAPS: published methods' deltas add.
+    rates of the recipe for a kind are multiplied by its ``rates``. ``overlap`` is of choices.OVERLAPS; published deltas add.
     ``question`` is what a user would ask, for rows of ABLATIONS.
     """
 

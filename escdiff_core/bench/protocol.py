@@ -124,8 +124,7 @@ def _draw(model: DiffusionModel, uses: Mapping[str, Use | None], shown: Mapping[
     start, style = (next((subjects[kind].reference for kind, how in shown.items() if how == what), None)
                     for what in ("start", "style"))
     size = next((r.image.shape[:2] for r in (start, style) if r is not None), None)
-    mix = Mix(model, uses.get("shape"), uses.get("appearance"), style=style and _fitted(style, size),
-              overlap=overlap)
+    mix = Mix(model, uses.get("shape"), uses.get("appearance"), style=style and _fitted(style, size), overlap=overlap)
     return mix.draw(prompts, steps=steps, guidance_scale=guidance, seed=1000 * seed, size=size, denoise=denoise if start else 1,
                     start=start.image if start else None)
 
@@ -204,7 +203,7 @@ def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, s
     """Draw both attributes on ``count`` backgrounds. P: share of right backgrounds.
 
     Kinds without a use are ``shown``, by words alone if nothing is said; a drawing starts from one picture, the shape's first,
-    with that kind's ``denoise``. ``overlap`` is of mix.OVERLAPS.
+    with that kind's ``denoise``. ``overlap`` is of choices.OVERLAPS.
     """
     uses, subjects = {"shape": shape, "appearance": appearance}, {"shape": shape_of, "appearance": appearance_of}
     shown = {kind: (shown or {}).get(kind, "words") for kind, use in uses.items() if use is None}
@@ -213,8 +212,7 @@ def draw_mix(model: DiffusionModel, shape: Use | None, appearance: Use | None, s
     look = _look(appearance, shown.get("appearance", ""))
     prompts = tuple(with_articles(f"a {first}{look} on a {b} background") for b in backgrounds)
     started = next((kind for kind, how in shown.items() if how == "start"), "")
-    images = _draw(model, uses, shown, subjects, prompts, seed, steps, guidance, (denoise or {}).get(started, 1),
-                   overlap)
+    images = _draw(model, uses, shown, subjects, prompts, seed, steps, guidance, (denoise or {}).get(started, 1), overlap)
     right = prompt_share(images, [Spec("circle", "solid", ("red",), b) for b in backgrounds], ("background",))
     scored = mix_scores(images, shape_of.judge, appearance_of.judge, right)
     return Drawn(images, prompts, Scores(scored.shape, scored.appearance, scored.prompt))

@@ -61,8 +61,7 @@ def run(options: argparse.Namespace) -> None:
     guidance = model.usual_guidance if options.guidance is None else options.guidance
     style, start_from = (load_reference(path, "none", model.native_size) if path else None
                          for path in (options.style, options.start))
-    mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle, style,
-              options.overlap)
+    mix = Mix(model, uses.get("shape"), uses.get("appearance"), options.middle, style, options.overlap)
     folder = output_folder(options.out)
     tokens = [u.attribute.token for u in uses.values()]
     used = {piece for piece, is_token in split_placeholders(options.prompt, tokens) if is_token}

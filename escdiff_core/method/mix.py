@@ -84,8 +84,7 @@ def _without_middle(attribute: Attribute) -> Attribute:
     return attribute if len(rest) == len(attribute.delta) else replace(attribute, delta=rest)
 
 
-def plan_mix(active: Sequence[Use], middle: str = "shape", cross: Sequence[str] = (),
-             overlap: str = "divide") -> Plan:
+def plan_mix(active: Sequence[Use], middle: str = "shape", cross: Sequence[str] = (), overlap: str = "divide") -> Plan:
     """Derive slots and route from the attributes in use; ``middle`` owns the middle block if it is there to ask for.
 
     Tokens with reach ``all`` are known to every slot. Tokens with a vector for each of the ``cross``-attention blocks (see

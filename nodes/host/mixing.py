@@ -55,12 +55,11 @@ class Mixed:
     given: tuple[Use, ...]
 
 
-def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape",
-        overlap: str = "divide") -> Mixed:
+def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape", overlap: str = "divide") -> Mixed:
     """Put attributes onto a clone of ``model``. Raises ESCDiffError for another base model and the like (see check_uses).
 
-    Weights that act all the time are patches of the clone. Those of an attribute with a start or an end change on the way: they
-    are the host's weight hooks, which ride on the conditioning of each part of the schedule.
+    What acts all the time is patches of the clone. Layers that change on the way, those of an attribute with a start or an end and
+    what it divides with the other, are the host's weight hooks, which ride on the conditioning of each part of the schedule.
     """
     given = check_uses(shape, appearance, middle, overlap, base_fingerprint(model))
     carried = check_carried(model, given)
