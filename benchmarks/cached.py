@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from escdiff_core.bench import protocol
 from escdiff_core.method.encoders import choose_encoder, choose_filter
-from escdiff_core.method.mix import Use
+from escdiff_core.method.plan import Use
 from escdiff_core.method.recipes import find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.model.load import load_model

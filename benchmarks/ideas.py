@@ -28,7 +28,8 @@ from escdiff_core.attribute import Attribute
 from escdiff_core.bench import protocol
 from escdiff_core.bench.protocol import Subject
 from escdiff_core.method.encoders import choose_encoder, choose_filter
-from escdiff_core.method.mix import Mix, Use
+from escdiff_core.method.mix import Mix
+from escdiff_core.method.plan import Use
 from escdiff_core.method.recipes import DEFAULTS, find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.method.views import Views, loss_weights

@@ -24,7 +24,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from escdiff_core.attribute import Attribute
-from escdiff_core.method.mix import Mix, Use
+from escdiff_core.method.mix import Mix
+from escdiff_core.method.plan import Use
 from escdiff_core.method.recipes import DEFAULTS, Recipe, find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.model.families import FAMILIES

@@ -6,6 +6,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:        # workers share the cores; before
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 import json
+import signal
 import socket
 from pathlib import Path
 
@@ -97,3 +98,11 @@ def server(host, sd15_models, tmp_path_factory):
     running = Server(host, tmp_path_factory.mktemp(f"server-{version(host)}"), sd15_models)
     yield running
     running.stop()
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C is heard, also where a shell started the tests in its background and has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -62,7 +62,7 @@ def overlaps(model, clip, direct, made):
     method, different = core("escdiff_core.method.mix"), {}
     names = [n for n in made["shape"].delta if n in made["appearance"].delta]
     found["overlapping_tensors"] = len(names)
-    for overlap in method.OVERLAPS:
+    for overlap in core("escdiff_core.choices").OVERLAPS:
         both = method.Mix(direct, method.Use(made["shape"], 0.7), method.Use(made["appearance"]), "appearance", overlap=overlap)
         result = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made, shape_strength=0.7,
                       middle="appearance", overlap=overlap)

@@ -236,7 +236,7 @@ def test_a_picture_is_drawn_over(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
-def test_a_stopped_run_goes_on_with_resume(number, capsys, quick_recipes, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_with_resume(number, capsys, quick_recipes, ctrl_c, tmp_path, monkeypatch):
     from escdiff_core.cli import learn as command
 
     def interrupting(label):
@@ -247,11 +247,9 @@ def test_a_stopped_run_goes_on_with_resume(number, capsys, quick_recipes, tmp_pa
 
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     assert run(capsys, *learn(**{"--out": whole}))[0] == 0
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)      # a shell lets what runs in its background ignore it
     with monkeypatch.context() as patch:
         patch.setattr(command, "progress_bar", interrupting)
         status, _, err = run(capsys, *learn(**{"--out": broken}))
-    signal.signal(signal.SIGINT, before)
     assert status == 130 and err.strip() == "escdiff: stopped" and not broken.exists()
     kept = tmp_path / "broken.snapshots"
     assert sorted(p.name for p in kept.iterdir()) == ["resume.safetensors", "step-000001.safetensors"]

@@ -10,7 +10,8 @@ from escdiff_core.attribute.export import export_embedding
 from escdiff_core.choices import FORMS, STAGES
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method.blocks import KINDS, block_of, find_preset
-from escdiff_core.method.mix import Mix, Use
+from escdiff_core.method.mix import Mix
+from escdiff_core.method.plan import Use
 from escdiff_core.method.private import tensors_of
 from escdiff_core.method.recipes import RECIPES, WORDS, find_recipe
 from escdiff_core.method.route import pack

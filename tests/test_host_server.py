@@ -14,7 +14,8 @@ from PIL import Image
 from escdiff_core.bench import protocol
 from escdiff_core.cli import main
 from escdiff_core.method.encoders import choose_encoder, choose_filter
-from escdiff_core.method.mix import Mix, Use
+from escdiff_core.method.mix import Mix
+from escdiff_core.method.plan import Use
 from escdiff_core.method.recipes import DEFAULTS, find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.metrics.mask import as_working, find_subject

@@ -10,7 +10,8 @@ from method_zoo import WIDTH, disc, hash_of, made_attribute, tiny_model
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method.delta import changed_tensors
 from escdiff_core.method.filters import starting_word
-from escdiff_core.method.mix import MIDDLES, Mix, Use, schedule_parts, token_vectors
+from escdiff_core.method.mix import Mix, token_vectors
+from escdiff_core.method.plan import MIDDLES, Use, schedule_parts
 from escdiff_core.method.recipes import find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.model.names import unet_map

@@ -11,22 +11,13 @@ from method_zoo import made_attribute, tiny_model
 from escdiff_core.attribute.tensors import differences
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.method.delta import named_differences, own_channels
-from escdiff_core.method.mix import Mix, Use
+from escdiff_core.method.mix import Mix
+from escdiff_core.method.plan import Use
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(scope="module")
-def shape(model):
-    return made_attribute(model, "shape")
-
-
-@pytest.fixture(scope="module")
-def appearance(model):
-    return made_attribute(model, "appearance", seed=4)
 
 
 def norms_of(difference):
@@ -67,7 +58,8 @@ def test_channels_of_a_lora_are_shared_as_those_of_whole_weights(model, lora):
     assert left > 0.5 * sum(float(t.abs().sum()) for a in whole for n, t in a.delta.items() if n in both) > 0
 
 
-def test_what_shares_no_tensor_acts_whole(model, shape, appearance):
+def test_what_shares_no_tensor_acts_whole(model):
+    shape, appearance = (made_attribute(model, kind) for kind in ("shape", "appearance"))
     owned = own_channels([shape, appearance])
     assert owned[0] is shape and owned[1] is appearance
     whole = made_attribute(model, "shape", "whole")
@@ -87,7 +79,8 @@ def test_channels_are_shared_only_while_both_act(model):
     assert not torch.equal(late["conv_out.weight"], own["conv_out.weight"])
 
 
-def test_a_delta_of_another_size_is_refused_and_not_shared(model, shape):
+def test_a_delta_of_another_size_is_refused_and_not_shared(model):
+    shape = made_attribute(model, "shape")
     name = next(n for n, t in shape.delta.items() if t.ndim == 2)
     strange = replace(shape, kind="appearance", token="*a", delta={**shape.delta, name: torch.ones(3, 5)})
     with pytest.raises(ESCDiffError, match="which this model does not have"):

@@ -6,7 +6,8 @@ import torch
 from method_zoo import disc, tiny_model
 
 from escdiff_core.method import unzip
-from escdiff_core.method.mix import Mix, Use
+from escdiff_core.method.mix import Mix
+from escdiff_core.method.plan import Use
 from escdiff_core.method.recipes import find_recipe
 from escdiff_core.method.route import pack
 from escdiff_core.method.tune import Tuner

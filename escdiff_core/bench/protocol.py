@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 from ..errors import ESCDiffError
 from ..method.augment import nearest_names
-from ..method.mix import Mix, Use
+from ..method.mix import Mix
+from ..method.plan import Use
 from ..metrics.comparison import other_shapes
 from ..metrics.scores import Judge, attribute_scores, harmonic_mean, mix_scores, prompt_share
 from ..model.load import DiffusionModel

@@ -23,7 +23,7 @@ import torch
 from ..attribute import Attribute
 from ..errors import ESCDiffError
 from ..method.encoders import POCKET_FILTERS, choose_encoder, choose_filter
-from ..method.mix import Use
+from ..method.plan import Use
 from ..method.tune import Tuner
 from ..model.load import DiffusionModel
 from ..pictures import save_picture

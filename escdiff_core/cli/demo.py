@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..bench.protocol import DRAW, Subject, appearance_references, draw_mix, shape_references
     from ..method.encoders import choose_encoder, choose_filter
-    from ..method.mix import Use
+    from ..method.plan import Use
     from ..method.recipes import DEFAULTS, find_recipe
     from ..method.tune import Tuner
     from ..model.load import load_model

@@ -40,7 +40,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..attribute import Attribute
-    from ..method.mix import Mix, Use
+    from ..method.mix import Mix
+    from ..method.plan import Use
     from ..model.load import load_model
     from ..model.text import split_placeholders
     from ..reference import load_reference

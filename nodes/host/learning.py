@@ -20,7 +20,8 @@ from ...escdiff_core.method.encoders import POCKET_FILTERS, choose_filter
 from ...escdiff_core.method.features import ReferenceEncoder, reference_features
 from ...escdiff_core.method.features import ReferenceFeatures as Vectors
 from ...escdiff_core.method.features import load_encoder as load_tower
-from ...escdiff_core.method.mix import Mix, Use
+from ...escdiff_core.method.mix import Mix
+from ...escdiff_core.method.plan import Use
 from ...escdiff_core.method.recipes import Recipe
 from ...escdiff_core.method.tune import Tuner, expected_state_bytes
 from ...escdiff_core.model.load import DiffusionModel

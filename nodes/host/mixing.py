@@ -13,7 +13,8 @@ import torch
 from ...escdiff_core.attribute.tensors import DOWN, form_of, module_of
 from ...escdiff_core.errors import ESCDiffError
 from ...escdiff_core.method.blocks import block_of
-from ...escdiff_core.method.mix import Plan, Use, check_uses, plain_words, plan_mix, schedule_parts, token_vectors
+from ...escdiff_core.method.mix import token_vectors
+from ...escdiff_core.method.plan import Plan, Use, check_uses, plain_words, plan_mix, schedule_parts
 from ...escdiff_core.method.route import Route, without_tokens
 from ...escdiff_core.method.tokens import cross_blocks, in_one
 from ...escdiff_core.model.names import unet_map
