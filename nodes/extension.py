@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from . import attribute_file, judge, learn, mix, reference
+from .host.notes import speaking
 
 NODES = [*reference.NODES, *learn.NODES, *attribute_file.NODES, *mix.NODES, *judge.NODES]
 
@@ -12,4 +13,4 @@ class ESCDiffExtension(ComfyExtension):
         from .host.folders import register_folders
 
         register_folders()      # here, because 0.3.64 never calls on_load
-        return NODES
+        return [speaking(node) for node in NODES]

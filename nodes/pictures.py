@@ -33,7 +33,8 @@ def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int)
             for picture, given in zip(image, masks, strict=True)]
     for found in made:
         if found.mask is None:
-            log.warning("ESCDiff: %s", found.note)      # the whole rectangle counts, which is seldom what was meant
+            # the whole rectangle counts, which is seldom what was meant
+            log.warning("ESCDiff: %s; connect a mask that is white on the subject if only a part is meant", found.note)
     return made
 
 

@@ -179,6 +179,8 @@ def cancel(model, clip, vae, encoder, before):
 def said(node_id: str, **inputs) -> str:
     try:
         node(node_id, **inputs)
+    except core("escdiff_core.errors").ESCDiffError as error:
+        return f"ESCDiffError: {error}"
     except Exception as error:      # whatever comes out is what the user reads
         return f"{type(error).__name__}: {error}"
     return "no error"

@@ -1,5 +1,6 @@
 """The pocket model in the host's own classes: every stock node works with it."""
 
+import logging
 from types import SimpleNamespace
 
 import comfy.latent_formats
@@ -8,6 +9,7 @@ import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
+import comfy.patcher_extension
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
@@ -21,6 +23,10 @@ from ...escdiff_core.model.families import CONFIG_KEY, ModelConfig, parse_config
 from ...escdiff_core.model.infer import UNET_PREFIX, VAE_PREFIX
 from ...escdiff_core.model.load import POCKET_PATH
 from ...escdiff_core.model.tokenizer import build_tokenizer
+from ...escdiff_core.reference.picture import AREA_BOUNDS
+from .notes import nothing_to_tell, tell
+
+WRAPPER_KEY = "escdiff_size"
 
 
 def load_pocket():
@@ -29,7 +35,24 @@ def load_pocket():
         raise ESCDiffError(f"the pocket model is not at {POCKET_PATH}; install the pack again, it brings the file along")
     tensors, metadata = comfy.utils.load_torch_file(str(POCKET_PATH), return_metadata=True)
     config = parse_config(metadata[CONFIG_KEY], str(POCKET_PATH))
-    return _load_unet(tensors, config), _load_clip(tensors, config), _load_vae(tensors, config)
+    model = _load_unet(tensors, config)
+    watch_size(model, config.native_size)
+    return model, _load_clip(tensors, config), _load_vae(tensors, config)
+
+
+def watch_size(model, native_size: int) -> None:
+    """Let whichever node samples ``model`` say so when its latent is of a size that this model cannot draw."""
+    def sampling(executor, noise, *given, **more):
+        height, width = (8 * side for side in noise.shape[-2:])
+        least, most = AREA_BOUNDS
+        if least <= height * width / native_size**2 <= most:
+            nothing_to_tell()
+        else:
+            tell(f"the latent is for {width}×{height} pixels, and this model draws pictures of about {native_size}×{native_size}: "
+                 f"set width and height of the empty latent to {native_size}", logging.WARNING)
+        return executor(noise, *given, **more)
+
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, sampling)
 
 
 def _load_unet(tensors, config: ModelConfig):
