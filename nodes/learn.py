@@ -85,7 +85,7 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
     ]
 
 
-def tune(copy, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=0, lora_rank=0, checkpointing=False,
+def tune(source, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=0, lora_rank=0, checkpointing=False,
          preview_every=50, token_name=""):
     """Run stage 3 and return (attribute, loss plot)."""
     from ..escdiff_core.method.recipes import find_recipe
@@ -94,7 +94,7 @@ def tune(copy, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=
 
     row = find_recipe(recipe, token.kind, steps=steps or None, preset=None if preset == AUTO else preset,
                       batch_size=batch_size or None, rank=(lora_rank or None) if "lora" in find_recipe(recipe).form else None)
-    made, losses = learn(copy, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every,
+    made, losses = learn(source, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every,
                          checkpointing)
     title = f"{made.kind} as {made.token}, {made.steps} steps" + ("" if losses else ", found in the cache")
     return made, loss_plot(losses or [made.losses.get("final", 0.0)], title)
@@ -118,9 +118,9 @@ class Tune(io.ComfyNode):
 
     @classmethod
     def execute(cls, **given):
-        from .host.learning import copy_of
+        from .host.learning import Source
 
-        made, plot = tune(copy_of(*(given.pop(name) for name in ("model", "clip", "vae"))), **given)
+        made, plot = tune(Source(*(given.pop(name) for name in ("model", "clip", "vae"))), **given)
         return io.NodeOutput(made, plot)
 
 
@@ -140,13 +140,13 @@ class LearnAttribute(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, vae, image, kind, class_word="", recipe=AUTO, mask=None, encoder=None, **rest):
+        from .host.learning import Source, read_reference
         from .host.learning import Token as Start
-        from .host.learning import copy_of, read_reference
 
         recipe = lookup(DEFAULTS, kind, "kind") if recipe == AUTO else recipe
-        copy = copy_of(model, clip, vae)
-        features = read_reference(copy, image, mask, encoder, 250, 0)
-        made, plot = tune(copy, Start(kind, features, class_word.strip()), recipe, **rest)
+        source = Source(model, clip, vae)
+        features = read_reference(source, image, mask, encoder, 250, 0)
+        made, plot = tune(source, Start(kind, features, class_word.strip()), recipe, **rest)
         return io.NodeOutput(made, plot)
 
 

@@ -95,10 +95,10 @@ class ReferenceFeatures(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, vae, image, encoder=None, mask=None, timestep=250, seed=0):
-        from .host.learning import copy_of, read_reference
+        from .host.learning import Source, read_reference
         from .pictures import overlay, to_host
 
-        features = read_reference(copy_of(model, clip, vae), image, mask, encoder, timestep, seed)
+        features = read_reference(Source(model, clip, vae), image, mask, encoder, timestep, seed)
         seen = to_host([overlay(r.image, r.mask) for r in features.references])
         return io.NodeOutput(features, seen, ui=ui.PreviewImage(seen, cls=cls))
 

@@ -121,3 +121,54 @@ def test_what_cannot_be_kept_is_learned_all_the_same(tmp_path, caplog, monkeypat
     monkeypatch.setattr("escdiff_core.files.save_file", full)
     assert AttributeCache(tmp_path).get_or_learn("k", attribute).steps == 1
     assert "no space left on the disk" in caplog.text
+
+
+def test_a_run_cut_short_is_kept_until_one_comes_to_its_end(tmp_path):
+    cache = AttributeCache(tmp_path)
+
+    def stopped():
+        cache.unfinished("k").mkdir()
+        (cache.unfinished("k") / "state").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.get_or_learn("k", stopped)
+    assert (cache.unfinished("k") / "state").is_file()
+    assert cache.get_or_learn("k", attribute).steps == 1
+    assert not cache.unfinished("k").exists() and cache.get("k") is not None
+
+
+def test_unfinished_runs_have_a_limit_of_their_own(tmp_path):
+    cache = AttributeCache(tmp_path)
+    cache.get_or_learn("finished", attribute)
+    small = AttributeCache(tmp_path, size_limit=250)
+
+    def stopped(name):
+        small.unfinished(name).mkdir()
+        (small.unfinished(name) / "state").write_bytes(b"x" * 100)
+        raise KeyboardInterrupt
+
+    for i, name in enumerate("abc"):
+        with pytest.raises(KeyboardInterrupt):
+            small.get_or_learn(name, lambda name=name: stopped(name))
+        os.utime(small.unfinished(name), (i, i))
+    assert sorted(p.stem for p in tmp_path.glob("*.unfinished")) == ["b", "c"], "the oldest goes"
+    assert cache.get("finished") is not None, "a state to go on from takes no finished attribute's place"
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no locks on this disk"), PermissionError(13, "Permission denied")],
+                         ids=["no locks", "read-only"])
+def test_where_nothing_can_be_locked_it_is_learned_all_the_same(tmp_path, monkeypatch, error):
+    def refuse(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr("escdiff_core.attribute.cache.FileLock.acquire", refuse)
+    assert AttributeCache(tmp_path).get_or_learn("k", attribute).steps == 1
+
+
+def test_a_folder_that_may_not_be_looked_into_counts_as_empty(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.is_file", refuse)
+    assert AttributeCache(tmp_path).get("k") is None

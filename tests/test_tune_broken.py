@@ -197,3 +197,15 @@ def test_what_a_run_will_need_is_known_before_it_begins(name, model):
     weights = 20 * sum(p.numel() for p in tuner.weights.values())
     assert expected_state_bytes(model, recipe) == weights > 0
     assert expected_state_bytes(model, quick("escdiff-shape-lora")) == 0
+
+
+def test_a_run_that_ran_away_is_nothing_to_go_on_from(model, monkeypatch, tmp_path):
+    usual = Tuner.loss
+
+    def loss(tuner):
+        return usual(tuner) * (float("nan") if tuner.done == 1 else 1)
+
+    monkeypatch.setattr(Tuner, "loss", loss)
+    with pytest.raises(ESCDiffError, match="the loss of step 2 is nan"):
+        Tuner(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=0)
+    assert not (tmp_path / snapshots.STATE).exists()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,13 +16,17 @@ from ..errors import ESCDiffError
 from .file import Attribute
 
 log = logging.getLogger(__name__)
-ALGORITHM = 1                   # raise it when the same inputs would learn something else
-SIZE_LIMIT = 8 << 30            # bytes of attributes on disk; the least recently used go first
+ALGORITHM = 2                   # raise it when the same inputs would learn something else
+SIZE_LIMIT = 8 << 30            # bytes of attributes on disk, and as many of unfinished runs; the least recently used go first
+UNFINISHED = ".unfinished"      # folder of a run that was cut short
 WAIT = 0.5                      # seconds between looks at another process's lock
 
 
 def cache_key(parts: Any) -> str:
-    """The name under which an attribute learned from ``parts`` (JSON data) is kept, 32 hex digits."""
+    """The name under which an attribute learned from ``parts`` (JSON data) is kept, 32 hex digits.
+
+    ``parts`` holds what was given, never what was computed of it: floats differ from machine to machine.
+    """
     text = json.dumps([ALGORITHM, parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -35,14 +40,18 @@ class AttributeCache:
     def path(self, key: str) -> Path:
         return self.directory / f"{key}.safetensors"
 
+    def unfinished(self, key: str) -> Path:
+        """The folder for the state of a run of ``key`` that was cut short; it goes when the run has come to its end."""
+        return self.directory / f"{key}{UNFINISHED}"
+
     def get(self, key: str) -> Attribute | None:
         """The attribute kept under ``key``, or None; a file that cannot be read counts as none and is thrown away."""
         path = self.path(key)
-        if not path.is_file():
-            return None
         try:
+            if not path.is_file():
+                return None
             found = Attribute.load(path)
-        except ESCDiffError:
+        except (ESCDiffError, OSError):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
             return None
@@ -54,7 +63,8 @@ class AttributeCache:
         """The attribute under ``key``; learned by ``learn()`` and kept if it is not there yet.
 
         While another process learns the same, ``waiting()`` is called about twice a second; it may raise to give up. Where
-        nothing can be kept, as on a full disk, it is learned all the same and a warning goes to the log.
+        nothing can be kept, as on a full disk, it is learned all the same and a warning goes to the log. What ``learn()``
+        leaves in ``unfinished(key)`` when it raises stays there for the next time.
         """
         found = self.get(key)
         if found is not None:
@@ -62,7 +72,10 @@ class AttributeCache:
         with self._lock(key, waiting):
             found = self.get(key)       # the other process may have finished in between
             if found is None:
-                found = learn()
+                try:
+                    found = learn()
+                finally:
+                    self._shrink(UNFINISHED, keep=self.unfinished(key))
                 self._keep(found, key)
         return found
 
@@ -76,8 +89,8 @@ class AttributeCache:
                 break
             except Timeout:
                 waiting()
-            except OSError:             # a folder that cannot be written to: said when there is something to keep
-                break
+            except (OSError, NotImplementedError):      # a folder that cannot be written to, or a disk that knows no locks:
+                break                                   # what is learned counts, and whether it is kept is said then
         try:
             yield
         finally:
@@ -89,20 +102,22 @@ class AttributeCache:
         except ESCDiffError as error:
             log.warning("what was learned is not kept for the next time: %s", error)
             return
-        self._shrink(keep=self.path(key))
+        shutil.rmtree(self.unfinished(key), ignore_errors=True)
+        self._shrink(".safetensors", keep=self.path(key))
 
-    def _shrink(self, keep: Path) -> None:
-        """Delete the least recently used files until the folder is within its limit; ``keep`` stays in any case."""
-        files = []
-        for path in self.directory.glob("*.safetensors"):
+    def _shrink(self, ending: str, keep: Path) -> None:
+        """Delete the least recently used of what ends in ``ending`` until it is within the limit; ``keep`` stays in any case."""
+        kept = []
+        for path in self.directory.glob(f"*{ending}"):
             with suppress(OSError):
-                files.append((path.stat().st_mtime, path.stat().st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
+                files = [f.stat() for f in (path.iterdir() if path.is_dir() else [path])]
+                kept.append((path.stat().st_mtime, sum(f.st_size for f in files), path))
+        total = sum(size for _, size, _ in kept)
+        for _, size, path in sorted(kept):
             if total <= self.size_limit:
                 return
             if path != keep:
                 with suppress(OSError):
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
                     path.with_suffix(".lock").unlink(missing_ok=True)
                     total -= size

@@ -18,17 +18,27 @@ def choose_encoder(choice: str, model: DiffusionModel) -> ReferenceEncoder | Non
     return load_encoder("pocket" if choice == "auto" else choice, model.device)
 
 
+def filter_file(path: Path | None, recipe: Recipe, base: str) -> Path | None:
+    """The file of the filter that a recipe learns with on the model of fingerprint ``base``: the one at ``path``, else the
+    pocket's pre-trained one for the pocket model. None: the recipe has no filter (scale 0), or one that trains along.
+    """
+    if not recipe.filter_scale:
+        return None
+    if path is None and (not POCKET_FILTERS.exists() or base_of(POCKET_FILTERS) != base):
+        return None
+    return path or POCKET_FILTERS
+
+
 def choose_filter(path: Path | None, recipe: Recipe, model: DiffusionModel,
                   encoder: ReferenceEncoder | None) -> AttributeFilter | None:
     """The filter at ``path``; without one, the pocket's pre-trained filter for the pocket model; otherwise None (trains along).
 
     A recipe without a filter (scale 0) takes none, whatever is given.
     """
-    if not recipe.filter_scale:
+    file = filter_file(path, recipe, model.fingerprint)
+    if file is None:
         return None
-    if path is None and (not POCKET_FILTERS.exists() or base_of(POCKET_FILTERS) != model.fingerprint):
-        return None
-    network = load_filter(path or POCKET_FILTERS, recipe.kind, model.fingerprint)
+    network = load_filter(file, recipe.kind, model.fingerprint)
     if network.from_clip is not None and encoder is None:
         if path is None:
             return None

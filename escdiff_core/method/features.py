@@ -1,8 +1,10 @@
 """Stage 1: what the UNet's down path and OpenCLIP see in the reference, before anything is learned."""
 
+import hashlib
 import logging
 import pickle
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -37,6 +39,15 @@ class ReferenceEncoder:
     size: int                             # pixels a side
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) of the weights as fp16 and of how pictures are prepared: the same encoder on any machine has the same."""
+        digest = hashlib.sha256(repr((self.size, self.mean, self.std)).encode())
+        for name, tensor in sorted(self.tower.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

@@ -295,7 +295,7 @@ class Tuner:
         """Take the remaining steps and return the attribute.
 
         ``on_step`` may raise to cancel; what was learned up to then is in ``snapshots``, from where ``resume`` goes on.
-        Every ``snapshot_every`` steps the attribute so far is kept as ``step-000050.safetensors``.
+        Every ``snapshot_every`` steps (0: not before) the attribute so far is kept as ``step-000050.safetensors``.
         """
         if resume and snapshots is not None:
             load_snapshot(self, snapshots)
@@ -308,10 +308,10 @@ class Tuner:
                 loss = self.step()
                 if on_step is not None:
                     on_step(Progress(self.done, self.recipe.steps, loss, self.attribute))
-                if snapshots is not None and self.done % snapshot_every == 0:
+                if snapshots is not None and snapshot_every and self.done % snapshot_every == 0:
                     try_to_save_snapshot(self, snapshots)
         except BaseException:      # Ctrl-C and the host's interruption are no Exceptions, and must not lose what was learned
-            if snapshots is not None and self.done > first:
+            if snapshots is not None and self.done > first and math.isfinite(self.report.losses[-1]):
                 try_to_save_snapshot(self, snapshots)
             raise
         self.report.seconds = time.monotonic() - start

@@ -25,19 +25,25 @@ def private_model(model, clip, vae) -> DiffusionModel:
     Its ``fingerprint`` is that of the base without LoRAs: an attribute belongs to a checkpoint. Raises ESCDiffError in one
     sentence for a model that is no Stable Diffusion 1.x, and for a missing CLIP or VAE.
     """
-    check_model(model)
-    check_clip(clip)
-    if vae is None or not hasattr(vae, "first_stage_model") or "quant_conv.weight" not in vae.first_stage_model.state_dict():
-        raise ESCDiffError("the VAE is missing or none of Stable Diffusion's; connect the VAE that came with the model")
+    config = config_of(model, clip, vae)
     tensors = {UNET_PREFIX + n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()}
     tensors |= {TEXT_PREFIX + n.removeprefix(HOST_TEXT): t for n, t in baked(clip.patcher, HOST_TEXT).items()
                 if not n.endswith(NOT_TEXT)}
     tensors |= {VAE_PREFIX + n: t.detach().float().cpu() for n, t in vae.first_stage_model.state_dict().items()}
-    config = model_config(model, {n: tuple(t.shape) for n, t in tensors.items()})
-    config = _without_skipped_layers(config, clip.layer_idx)
     make_room(4 * sum(t.numel() for t in tensors.values()))
     made = model_from_tensors(tensors, config, comfy.model_management.get_torch_device(), source="the loaded model")
     return replace(made, fingerprint=base_fingerprint(model)) if model.patches else made
+
+
+def config_of(model, clip, vae) -> ModelConfig:
+    """The core's configuration of the three, CLIP skip included. Nothing is copied. Raises ESCDiffError as private_model does."""
+    check_model(model)
+    check_clip(clip)
+    check_vae(vae)
+    given = ((UNET_PREFIX, unpatched(model)), (TEXT_PREFIX, unpatched(clip.patcher, HOST_TEXT)),
+             (VAE_PREFIX, vae.first_stage_model.state_dict()))
+    shapes = {prefix + n: tuple(t.shape) for prefix, tensors in given for n, t in tensors.items() if not n.endswith(NOT_TEXT)}
+    return _without_skipped_layers(model_config(model, shapes), clip.layer_idx)
 
 
 def check_model(model) -> None:
@@ -56,6 +62,12 @@ def check_clip(clip) -> None:
     """Raise ESCDiffError unless ``clip`` is the text encoder of Stable Diffusion 1.x."""
     if clip is None or not hasattr(clip.cond_stage_model, "clip_l") or hasattr(clip.cond_stage_model, "clip_g"):
         raise ESCDiffError("the CLIP is missing or not that of Stable Diffusion 1.x; connect the CLIP that came with the model")
+
+
+def check_vae(vae) -> None:
+    """Raise ESCDiffError unless ``vae`` is one of Stable Diffusion's."""
+    if vae is None or not hasattr(vae, "first_stage_model") or "quant_conv.weight" not in vae.first_stage_model.state_dict():
+        raise ESCDiffError("the VAE is missing or none of Stable Diffusion's; connect the VAE that came with the model")
 
 
 def is_merge(patch: tuple) -> bool:
@@ -82,26 +94,37 @@ def baked(patcher, prefix: str, counts: Callable[[tuple], bool] = lambda patch: 
     return weights
 
 
-def unpatched(model) -> Mapping[str, torch.Tensor]:
-    """The UNet's weights by original names without any patch, as the checkpoint has them."""
-    return {n.removeprefix(HOST_UNET): first[0] for n, (first, *_) in model.get_key_patches(HOST_UNET).items()}
+def unpatched(patcher, prefix: str = HOST_UNET) -> Mapping[str, torch.Tensor]:
+    """The weights under ``prefix`` by original names without any patch, as the checkpoint has them."""
+    return {n.removeprefix(prefix): first[0] for n, (first, *_) in patcher.get_key_patches(prefix).items()}
+
+
+def remembered(owner: torch.nn.Module, key, make: Callable[[], str]) -> str:
+    """``make()``, kept under ``key`` with the loaded module that it is about, so that no node computes it again."""
+    known = vars(owner).setdefault("escdiff_remembered", {})
+    if key not in known:
+        known[key] = make()
+    return known[key]
+
+
+def checkpoint_fingerprint(model) -> str:
+    """The fingerprint of the checkpoint under ``model``, without anything that was put onto it."""
+    check_model(model)
+    return remembered(model.model, "fingerprint", lambda: _fingerprint(model, unpatched(model)))
 
 
 def base_fingerprint(model) -> str:
-    """The fingerprint of the checkpoint under ``model``, LoRAs left out; that of the merge where models were merged.
-
-    Computed once per loaded checkpoint, and once per merge.
-    """
+    """The fingerprint of what attributes on ``model`` belong to: its checkpoint, LoRAs left out, or the merge of models on it."""
     check_model(model)
-    merged = any(is_merge(p) for patches in model.patches.values() for p in patches)
-    known, key = vars(model.model).setdefault("escdiff_fingerprints", {}), model.patches_uuid if merged else None
-    if key not in known:
-        config = unet_config(model)
-        weights = unpatched(model)
-        if merged:
-            weights = {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET, is_merge).items()}
-        known[key] = fingerprint(to_diffusers(weights, unet_map(config)), config)
-    return known[key]
+    if not any(is_merge(p) for patches in model.patches.values() for p in patches):
+        return checkpoint_fingerprint(model)
+    return remembered(model.model, ("merge", model.patches_uuid), lambda: _fingerprint(
+        model, {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET, is_merge).items()}))
+
+
+def _fingerprint(model, weights: Mapping[str, torch.Tensor]) -> str:
+    config = unet_config(model)
+    return fingerprint(to_diffusers(weights, unet_map(config)), config)
 
 
 def unet_config(model) -> dict:

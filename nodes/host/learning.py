@@ -1,8 +1,7 @@
 """Learning inside the host: on a private copy, outside inference mode, with progress, preview, cancel and the cache."""
 
-import hashlib
 import logging
-from collections.abc import Mapping
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,33 +15,54 @@ from ...escdiff_core import __version__
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.cache import AttributeCache, cache_key
 from ...escdiff_core.errors import ESCDiffError, is_out_of_memory, memory_as_a_sentence
-from ...escdiff_core.method.encoders import POCKET_FILTERS, choose_filter
-from ...escdiff_core.method.features import ReferenceEncoder, reference_features
-from ...escdiff_core.method.features import ReferenceFeatures as Vectors
+from ...escdiff_core.method.encoders import choose_filter, filter_file
+from ...escdiff_core.method.features import ReferenceEncoder, ReferenceFeatures, reference_features
 from ...escdiff_core.method.features import load_encoder as load_tower
 from ...escdiff_core.method.mix import Mix
 from ...escdiff_core.method.plan import Use
 from ...escdiff_core.method.recipes import Recipe
+from ...escdiff_core.method.snapshots import load_snapshot, was_cut_short
 from ...escdiff_core.method.tune import Tuner, expected_state_bytes
 from ...escdiff_core.model.load import DiffusionModel
 from ...escdiff_core.model.sample import image_to_latents
 from ...escdiff_core.reference import Reference
 from ..pictures import references
-from .export import private_model
+from .digests import file_digest, picture_digest, source_digests
+from .export import checkpoint_fingerprint, config_of, private_model
 from .folders import POCKET, attribute_path, free_path
+from .notes import tell
 from .progress import make_room, reporter
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Source:
+    """The user's MODEL, CLIP and VAE: a private copy is made of them when something is learned, and not before."""
+
+    model: object
+    clip: object
+    vae: object
+
+    def copy(self) -> DiffusionModel:
+        return private_model(self.model, self.clip, self.vae)
+
+
+@dataclass(frozen=True)
 class Features:
-    """What stage 1 hands on: the references, their feature vectors, and the encoder's name."""
+    """What stage 1 hands on: the references and how to look at them. The looking itself waits until something is learned."""
 
     references: tuple[Reference, ...]
-    vectors: Vectors
+    pictures: str                       # digest of what was given
+    encoder: ReferenceEncoder | None
     timestep: int
-    base: str            # fingerprint of the model that looked
+    seed: int
+    base: str                           # fingerprint of the checkpoint that is to look
+
+    def seen_by(self, copy: DiffusionModel) -> ReferenceFeatures:
+        latents = torch.cat([image_to_latents(copy, r.image[None]) for r in self.references])
+        pictures = torch.from_numpy(np.stack([r.image for r in self.references]))
+        return reference_features(copy, latents, pictures, self.timestep, self.encoder, self.seed)
 
 
 @dataclass(frozen=True)
@@ -65,56 +85,73 @@ def load_encoder(name: str) -> ReferenceEncoder:
         return load_tower(source, comfy.model_management.get_torch_device())
 
 
-def copy_of(model, clip, vae) -> DiffusionModel:
-    """The private copy to look and learn with, made of tensors that gradients may pass."""
+def read_reference(source: Source, image, mask, encoder: ReferenceEncoder | None, timestep: int, seed: int) -> Features:
+    """Stage 1: the references, and what they shall be looked at with."""
+    config = config_of(source.model, source.clip, source.vae)
     with torch.inference_mode(False), memory_as_a_sentence():
-        return private_model(model, clip, vae)
+        found = references(image, mask, config.native_size)
+        return Features(tuple(found), picture_digest(image, mask), encoder, timestep, seed, checkpoint_fingerprint(source.model))
 
 
-def read_reference(copy: DiffusionModel, image, mask, encoder: ReferenceEncoder | None, timestep: int, seed: int) -> Features:
-    """Stage 1: references and their features."""
-    with torch.inference_mode(False), memory_as_a_sentence():
-        found = references(image, mask, copy.native_size)
-        latents = torch.cat([image_to_latents(copy, r.image[None]) for r in found])
-        pictures = torch.from_numpy(np.stack([r.image for r in found]))
-        vectors = reference_features(copy, latents, pictures, timestep, encoder, seed)
-        return Features(tuple(found), vectors, timestep, copy.fingerprint)
-
-
-def learn(copy: DiffusionModel, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "",
+def learn(source: Source, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "",
           preview_every: int = 0, checkpointing: bool = False) -> tuple[Attribute, list[float]]:
-    """Stage 3 on the private copy. Found in the cache when this version learned the same before, on any day.
+    """Stage 3 on a private copy. Found in the cache when this version learned the same before, on any day.
 
-    Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is. Raises
-    ESCDiffError for features of another model.
+    Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is. What was
+    learned up to a cancel is kept, and the same again goes on from there. Raises ESCDiffError for features of another model.
     """
-    if token.features.base != copy.fingerprint:
+    if token.features.base != checkpoint_fingerprint(source.model):
         raise ESCDiffError("the reference was read with another model than it shall be learned with; connect ESCDiff Reference "
                            "Features and ESCDiff Tune to the same model, clip and vae")
-    with torch.inference_mode(False), torch.enable_grad():
-        losses: list[float] = []
+    recipe, store, losses = replace(recipe, feature_timestep=token.features.timestep), cache(), []
+    key = key_of(source, token, recipe, seed, describe, name)
 
-        def work() -> Attribute:
-            file = Path(token.filter_file) if token.filter_file else None
-            network = choose_filter(file, recipe, copy, token.features.vectors.clip)
-            make_room(expected_state_bytes(copy, recipe) * 1.5)
-            tuner = Tuner(copy, token.features.references, replace(recipe, feature_timestep=token.features.timestep), seed,
-                          describe, token.class_word, network=network, token=name or None, checkpointing=checkpointing,
-                          features=token.features.vectors, preparing=lambda _done, _total: _interrupted())
-            report = reporter(recipe.steps, lambda: _preview(copy, tuner), preview_every)
-            made = tuner.run(lambda p: report(p.step))
-            losses.extend(tuner.report.losses)
-            return made
+    def work() -> Attribute:
+        copy = source.copy()
+        features = token.features.seen_by(copy)
+        network = choose_filter(Path(token.filter_file) if token.filter_file else None, recipe, copy, features.clip)
+        make_room(expected_state_bytes(copy, recipe) * 1.5)
+        tuner = Tuner(copy, token.features.references, recipe, seed, describe, token.class_word, network=network,
+                      token=name or None, checkpointing=checkpointing, features=features,
+                      preparing=lambda _done, _total: _interrupted())
+        unfinished = store.unfinished(key)
+        go_on(tuner, unfinished)
+        report = reporter(recipe.steps, lambda: _preview(copy, tuner), preview_every)
+        try:
+            made = tuner.run(lambda p: report(p.step), unfinished, snapshot_every=0)
+        except comfy.model_management.InterruptProcessingException:
+            if was_cut_short(unfinished):
+                tell(f"stopped after step {tuner.done} of {recipe.steps}; queue the same again to go on from there")
+            raise
+        losses.extend(tuner.report.losses)
+        return made
 
-        key = cache_key({"base": copy.fingerprint, "unet": _hash_of(copy.unet.state_dict()),
-                         "text": _hash_of(copy.text_encoder.state_dict()),
-                         "vae": _hash_of(copy.vae.state_dict()), "schedule": copy.schedule.config(),
-                         "pack": __version__, "recipe": recipe.hash(), "seed": seed,
-                         "references": [r.hash for r in token.features.references],
-                         "features": _hash_of(vars(token.features.vectors)), "describe": describe, "name": name,
-                         "class_word": token.class_word, "filter": _hash_of_file(token.filter_file or POCKET_FILTERS)})
-        with memory_as_a_sentence():
-            return cache().get_or_learn(key, work, _interrupted), losses
+    with torch.inference_mode(False), torch.enable_grad(), memory_as_a_sentence():
+        made = store.get_or_learn(key, work, _wait)
+    if not losses:
+        tell("found in the cache: the same was learned before, so nothing had to be learned now")
+    return made, losses
+
+
+def key_of(source: Source, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "") -> str:
+    """The key in the cache of what is learned from these: inputs alone, so that every machine has the same."""
+    features = token.features
+    file = filter_file(Path(token.filter_file) if token.filter_file else None, recipe, features.base)
+    return cache_key({"pack": __version__, "source": source_digests(source.model, source.clip, source.vae),
+                      "pictures": features.pictures, "encoder": "" if features.encoder is None else features.encoder.digest,
+                      "looked": [features.timestep, features.seed], "recipe": recipe.hash(), "seed": seed,
+                      "words": [describe, name or recipe.token, token.class_word], "filter": file_digest(file)})
+
+
+def go_on(tuner: Tuner, unfinished: Path) -> None:
+    """Bring ``tuner`` to where an earlier run of the same was cut short, if there was one that can be read."""
+    try:
+        load_snapshot(tuner, unfinished)
+    except ESCDiffError as error:
+        log.info("ESCDiff: begun anew: %s", error)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    if tuner.done:
+        tell(f"going on from step {tuner.done}, where the same was stopped before")
 
 
 def cache() -> AttributeCache:
@@ -126,17 +163,10 @@ def _interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def _hash_of(tensors: Mapping[str, torch.Tensor | None]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        if tensor is not None:
-            digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
-    return digest.hexdigest()
-
-
-def _hash_of_file(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else ""
+def _wait() -> None:
+    """Called while another ComfyUI of the same user folder learns the same."""
+    _interrupted()
+    tell("another ComfyUI is learning the same; waiting for it")
 
 
 def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image | None:

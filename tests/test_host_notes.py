@@ -1,0 +1,72 @@
+"""A real ComfyUI server with a page at it: warnings come to their node, errors without a path, a cancel is remembered."""
+
+import struct
+import time
+
+import pytest
+import websocket
+from host_server import QUICK, error_of, workflow
+
+pytestmark = pytest.mark.slow
+TEXT = 3        # the host's number for a text below a node
+FINDS = {"learn_shape__preview_every": 0, "learn_appearance__preview_every": 0}     # runs the nodes again, on the same inputs
+
+
+@pytest.fixture
+def page(server):
+    """A websocket as the front end opens one; call it with a graph for (the history's entry, what each node shows)."""
+    socket = websocket.create_connection(f"{server.url.replace('http', 'ws')}/ws?clientId=test", timeout=1)
+
+    def run(graph: dict, number: str = "") -> tuple[dict, dict[str, str]]:
+        shown = {}
+        entry = server.wait_for(number or server.submit(graph), 300)
+        while True:
+            try:
+                message = socket.recv()
+            except websocket.WebSocketTimeoutException:
+                return entry, shown
+            if isinstance(message, bytes) and struct.unpack(">I", message[:4])[0] == TEXT:
+                length = struct.unpack(">I", message[4:8])[0]
+                shown[message[8:8 + length].decode()] = message[8 + length:].decode()
+
+    yield run
+    socket.close()
+
+
+def test_warnings_come_to_their_nodes(server, page):
+    graph = workflow(**QUICK, mix__prompt="a red star", latent__width=512, latent__height=512)
+    entry, shown = page(graph)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    assert "does not contain *m" in shown["mix"] and "does not contain *a" in shown["mix"]
+    assert shown["sampler"].startswith("The latent is for 512×512 pixels")
+    assert entry["outputs"]["mix"]["text"] == shown["mix"].split("\n")
+
+    entry, shown = page(workflow(**QUICK, **FINDS))
+    assert [shown[n].split(":")[0] for n in ("learn_shape", "learn_appearance")] == ["Found in the cache"] * 2
+    assert shown["mix"] == shown["sampler"] == " " and "mix" not in entry["outputs"], "what no longer holds is taken back"
+
+
+def test_an_error_is_the_sentence(server, page):
+    entry, _ = page(workflow(**QUICK, learn_shape__recipe="escdiff-appearance"))
+    error = next(m[1] for m in entry["status"]["messages"] if m[0] == "execution_error")
+    assert error["exception_type"] == "ESCDiff" and error["traceback"]
+    assert error_of(entry).startswith("recipe 'escdiff-appearance' learns appearance, not shape")
+    assert "escdiff_core.errors" not in server.said().rsplit("got prompt", 1)[-1], "nor in the console"
+
+
+def test_a_cancelled_run_goes_on_when_it_is_queued_again(server, page):
+    graph = workflow(**{**QUICK, "learn_shape__steps": 60, "learn_shape__seed": 78, "learn_shape__batch_size": 4,
+                        "learn_shape__preview_every": 0})
+    number, end = server.submit(graph), time.monotonic() + 120
+    while "learning shape with escdiff-shape" not in server.said().rsplit("got prompt", 1)[-1]:
+        assert time.monotonic() < end, server.said()
+        time.sleep(0.3)
+    time.sleep(2)
+    server.post("/interrupt", {})
+    entry, shown = page({}, number)
+    assert "execution_interrupted" in [m[0] for m in entry["status"]["messages"]]
+    assert shown["learn_shape"].startswith("Stopped after step ")
+    step = shown["learn_shape"].split()[3]
+    entry, shown = page(graph)
+    assert entry["status"]["status_str"] == "success"
+    assert shown["learn_shape"].startswith(f"Going on from step {step}, ")
