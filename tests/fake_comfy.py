@@ -28,8 +28,8 @@ class FakeComfy:
         self.prompts, self.uploads, self.listeners, self.taken_back, self.hold = [], [], [], [], set()
         self.start()
 
-    def start(self) -> None:
-        self.jobs = {}                       # prompt id: (graph, when it ends); a restart forgets them
+    def start(self, jobs: dict | None = None) -> None:
+        self.jobs = jobs or {}               # prompt id: (graph, when it ends); a restart forgets them
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,6 +50,14 @@ class FakeComfy:
     def stop(self) -> None:
         self.http.shutdown()
         self.http.server_close()
+
+    def cancel(self, seed: int) -> None:
+        """What a person does in the browser: a job that waits is gone, one that runs ends in the history as interrupted."""
+        number = next(n for n, (graph, _) in self.jobs.items() if graph["3"]["inputs"]["seed"] == seed)
+        running = next(n for n in self.jobs if not self.ended(n)) == number
+        graph, _ = self.jobs.pop(number)
+        if running:
+            self.jobs[number] = {**graph, "2": {"inputs": {"text": "stopped"}}, "3": {"inputs": {"seed": -1}}}, 0.0
 
     @property
     def url(self) -> str:
@@ -133,6 +141,9 @@ def entry_of(number: str, graph: dict) -> dict:
     if graph["2"]["inputs"]["text"] == "explode":
         error = {"node_id": "2", "node_type": "CLIPTextEncode", "exception_message": "no such\ntoken"}
         return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": [["execution_error", error]]}}
+    if graph["2"]["inputs"]["text"] == "stopped":
+        stopped = {"node_id": "3", "node_type": "KSampler", "executed": []}
+        return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": [["execution_interrupted", stopped]]}}
     seed = graph["3"]["inputs"]["seed"]
     images = [{"filename": f"seed{seed + i}_.png", "subfolder": "sub", "type": "output"} for i in range(2)]
     outputs = {"3": {"images": [{"filename": "preview.png", "subfolder": "", "type": "temp"}]}, "save": {"images": images}}

@@ -65,6 +65,14 @@ class Server:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.loads(answer.read() or b"{}")
 
+    def takes(self, path: str) -> bool:
+        """Whether this version of the server has the route."""
+        try:
+            self.post(path, {})
+        except urllib.error.HTTPError as error:
+            return error.code not in (404, 405)
+        return True
+
     def submit(self, graph: dict) -> str:
         return self.post("/prompt", {"prompt": graph, "client_id": "test", "prompt_id": str(uuid.uuid4())})["prompt_id"]
 

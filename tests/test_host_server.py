@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -142,10 +143,34 @@ def test_a_table_of_jobs_runs_on_a_real_server(server, tmp_path, capsys):
     command = ["queue", "--server", server.url, "--workflow", str(tmp_path / "quick.json"),
                "--table", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out")]
     assert main(command) == 0, capsys.readouterr()
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["first_0.png", "report.json", "second_0.png"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["first_0.png", "report.json", "second_0.png"]
     before = (tmp_path / "out" / "first_0.png").stat().st_mtime_ns
     assert main(command) == 0
     assert (tmp_path / "out" / "first_0.png").stat().st_mtime_ns == before, "what is done is not done again"
+
+
+@pytest.mark.parametrize("how", ["queue", "jobs"])
+def test_jobs_that_a_person_takes_off_the_queue_are_not_drawn(server, tmp_path, how):
+    if how == "jobs" and not server.takes("/api/jobs/none/cancel"):
+        pytest.skip("this ComfyUI has no /api/jobs/…/cancel yet")
+    graph = {"model": workflow()["model"], "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": "a"}},
+             **{key: workflow()[key] for key in ("latent", "sampler", "decode", "save")}}
+    graph["latent"]["inputs"]["batch_size"] = 1
+    graph["sampler"]["inputs"] |= {"model": ["model", 0], "positive": ["text", 0], "negative": ["text", 0], "steps": 40}
+    (tmp_path / "plain.json").write_text(json.dumps(graph))
+    (tmp_path / "jobs.csv").write_text("name,sampler.seed,sampler.steps\nfirst,1,60\nsecond,2,3\nthird,3,3\n")
+    command = [sys.executable, "-m", "escdiff_core", "queue", "--server", server.url, "--workflow", tmp_path / "plain.json",
+               "--table", tmp_path / "jobs.csv", "--out", tmp_path / "out"]
+    client = subprocess.Popen([str(c) for c in command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not (waiting := server.get("/queue")["queue_pending"]):
+        assert time.monotonic() < end and client.poll() is None
+        time.sleep(0.05)
+    number = waiting[0][1]
+    server.post(f"/api/jobs/{number}/cancel", {}) if how == "jobs" else server.post("/queue", {"clear": True})
+    said, _ = client.communicate(timeout=200)
+    assert client.returncode == 1 and "2 of 3 jobs done" in said and "cancelled: second: taken off the server's queue" in said, said
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["first_0.png", "report.json", "third_0.png"]
 
 
 def test_a_client_of_others_runs_the_api_workflow(server, tmp_path):

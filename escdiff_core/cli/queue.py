@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..queue import Pace, Report, Server, load_workflow, read_table, run_jobs
+    from ..queue import Pace, Report, Server, alone_in, load_workflow, read_table, run_jobs
 
     if not options.patience >= 0:
         raise ESCDiffError(f"--patience must be at least 0 seconds, not {options.patience}")
@@ -32,13 +32,14 @@ def run(options: argparse.Namespace) -> int:
     for server in servers:
         server.check()
     about = {"workflow": str(options.workflow), "table": str(options.table), "servers": [s.label for s in servers]}
-    report = Report(output_folder(options.out), about)
-    missing = [job for job in jobs if not report.has(job)]
-    if len(missing) < len(jobs):
-        print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done already")
-    run_jobs(missing, servers, report, Pace(patience=options.patience), progress_bar("jobs"), tqdm.write)
-    failures = report.failures(jobs)
-    print(f"{len(jobs) - len(failures)} of {len(jobs)} jobs done: {options.out}")
-    for name, error in failures.items():
-        print(f"failed: {name}: {error}")
-    return 1 if failures else 0
+    with alone_in(output_folder(options.out)) as folder:
+        report = Report(folder, about)
+        missing = [job for job in jobs if not report.has(job)]
+        if len(missing) < len(jobs):
+            print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done already")
+        run_jobs(missing, servers, report, Pace(patience=options.patience), progress_bar("jobs"), tqdm.write)
+    undone = report.undone(jobs)
+    print(f"{len(jobs) - len(undone)} of {len(jobs)} jobs done: {options.out}")
+    for name, (status, error) in undone.items():
+        print(f"{status}: {name}: {error}")
+    return 1 if undone else 0

@@ -46,6 +46,7 @@ class Server:
         if not ok:
             raise ESCDiffError(f"--server {self.url} is no address; give one such as http://127.0.0.1:8188")
         self.answered = 0.0                  # when it last did, by the monotonic clock
+        self.absences = 0                    # how often it did not: in between it may have restarted and forgotten everything
         self.session = requests.Session()
         self.session.trust_env = parts.hostname not in LOOPBACK  # a proxy cannot reach this machine's own server
         self.label = parts.netloc.rpartition("@")[2] + parts.path  # a password in the address is not for reports
@@ -124,9 +125,11 @@ class Server:
         try:
             answer = self.session.request(method, self.url + path, timeout=TIMEOUT, **options)
         except requests.RequestException as error:
+            self.absences += 1
             why = "no answer in time" if isinstance(error, requests.Timeout) else "no connection"
             raise GoneError(f"no ComfyUI answers at {self.label} ({why})") from error
         if answer.status_code in AWAY:
+            self.absences += 1
             raise GoneError(f"no ComfyUI answers at {self.label} (status {answer.status_code})")
         self.answered = time.monotonic()
         if answer.status_code >= 400:
@@ -136,6 +139,11 @@ class Server:
                 sentence = ""
             raise RefusedError(sentence or f"{self.label} answers {path} with status {answer.status_code}")
         return answer
+
+
+def was_stopped(entry: dict) -> bool:
+    """Whether a person stopped the job of a history entry while it ran."""
+    return any(event == "execution_interrupted" for event, _ in (entry.get("status") or {}).get("messages", []))
 
 
 def failure_of(graph: Graph, entry: dict) -> str:

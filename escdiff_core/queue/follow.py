@@ -59,7 +59,7 @@ class Follower:
         self.socket, self.connect_at = None, 0.0
 
     def wait(self, prompt_id: str, nodes: int, progress: Callable[[float], None]) -> dict | None:
-        """The job's history entry; None if the server knows nothing of it (it restarted). Raises GoneError, StoppedError."""
+        """The job's history entry; None if the server knows nothing of it (any more). Raises GoneError, StoppedError."""
         steps, look_at = Steps(nodes), 0.0
         while True:
             if self.stop.is_set():
@@ -111,6 +111,7 @@ class Follower:
             return {}
         except (websocket.WebSocketException, OSError):
             self.socket = None
+            self.server.absences += 1
             return {}
         except ValueError:
             return {}

@@ -43,9 +43,15 @@ class Report:
         with self.lock:
             self._note(job, status="failed", error=error, **facts)
 
-    def failures(self, jobs: list[Job]) -> dict[str, str]:
-        """Name and sentence of each of these jobs that failed."""
-        return {j.name: self.jobs[j.name]["error"] for j in jobs if self.jobs.get(j.name, {}).get("status") == "failed"}
+    def cancelled(self, job: Job, how: str, **facts) -> None:
+        """Note that a person cancelled a job on the server, and how."""
+        with self.lock:
+            self._note(job, status="cancelled", error=how, **facts)
+
+    def undone(self, jobs: list[Job]) -> dict[str, tuple[str, str]]:
+        """Status ("failed" or "cancelled") and sentence of each of these jobs that came to nothing, by name."""
+        entries = {job.name: self.jobs.get(job.name, {}) for job in jobs}
+        return {name: (e["status"], e["error"]) for name, e in entries.items() if e.get("status") in ("failed", "cancelled")}
 
     def _note(self, job: Job, **entry) -> None:
         self.jobs[job.name] = {"hash": job.digest, "inputs": job.values, **entry}

@@ -16,6 +16,8 @@ class Task:
     prompt_id: str | None = None  # of the latest submission
     refused: str = ""             # outputs that the server left out of it
     losses: int = 0
+    absences: int = 0             # of the server until the latest submission
+    before: str | None = None     # prompt id of the last job that this server had ended by then
     began: float = 0.0
 
 

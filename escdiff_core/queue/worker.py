@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from .client import GoneError, RefusedError, Server, failure_of, files_of
+from .client import GoneError, RefusedError, Server, failure_of, files_of, was_stopped
 from .follow import Follower, Pace, StoppedError
 from .report import Report
 from .share import Pool, Task, Told
 
 MOST_LOSSES = 5  # a job lost so often is likely what brings the server down
+TAKEN_OFF = "taken off the server's queue before it was drawn; run the command again to have it drawn"
+STOPPED = "stopped on the server while it was drawn; run the command again to have it drawn"
 T = TypeVar("T")
 
 
@@ -26,6 +28,7 @@ class Worker(threading.Thread):
         self.server, self.pool, self.report, self.pace, self.servers, self.told = server, pool, report, pace, servers, told
         self.follower = Follower(server, pace, pool.stop)
         self.mine: deque[Task] = deque()
+        self.drawn: str | None = None        # prompt id of the last job that this server has ended
         self.error: BaseException | None = None
         self.gone = ""
 
@@ -65,8 +68,9 @@ class Worker(threading.Thread):
         def attempt() -> None:
             self.follower.open()
             if task.prompt_id is not None and self.server.find(task.prompt_id)[1]:
+                task.absences = self.server.absences
                 return  # an earlier attempt got through though its answer did not
-            task.prompt_id = str(uuid.uuid4())
+            task.prompt_id, task.absences, task.before = str(uuid.uuid4()), self.server.absences, self.drawn
             task.refused = self.server.submit(task.job, task.prompt_id)
 
         task.began = task.began or time.monotonic()
@@ -78,12 +82,17 @@ class Worker(threading.Thread):
         return True
 
     def _finish(self) -> None:
-        """Wait for the first task and take its pictures; what the server has lost is submitted again."""
+        """Wait for the first task and take its pictures; what the server has lost is submitted again, what a person has taken
+        from it is not."""
         task = self.mine[0]
         graph = task.job.graph
         why = "the server forgot it"
         try:
             entry = self._patiently(lambda: self.follower.wait(task.prompt_id, len(graph), self._at))
+            if entry is None and self._patiently(lambda: self._remembers(task)):
+                return self._cancel(task, TAKEN_OFF)
+            if entry is not None and was_stopped(entry):
+                return self._cancel(task, STOPPED)
             failure = failure_of(graph, entry) if entry is not None else ""
             if entry is not None and not failure:
                 pictures = [self._fetch(item) for item in files_of(graph, entry)]
@@ -100,6 +109,7 @@ class Worker(threading.Thread):
                 self.mine.popleft()
                 return
         self.mine.popleft()
+        self.drawn = task.prompt_id if entry is not None else self.drawn
         if failure or task.refused:
             self._fail(task, failure or f"run without the outputs that the server refused: {task.refused}")
         else:
@@ -107,6 +117,19 @@ class Worker(threading.Thread):
             self.told.say(f"{task.job.name}: {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'} "
                           f"from {self.server.label}, {time.monotonic() - task.began:.1f} s")
             self._settle()
+
+    def _remembers(self, task: Task) -> bool:
+        """Whether the server is still the one that took the task: then a person has taken the task off its queue.
+
+        It has been there all the time, or it knows a job that ended before it took this one.
+        """
+        return self.server.absences == task.absences or (task.before is not None and self.server.find(task.before)[1])
+
+    def _cancel(self, task: Task, how: str) -> None:
+        self.mine.popleft()
+        self.report.cancelled(task.job, how, **self._facts(task))
+        self.told.say(f"{task.job.name}: cancelled: {how}")
+        self._settle()
 
     def _fetch(self, item: dict) -> tuple[str, bytes]:
         """The suffix and the bytes of a result."""
