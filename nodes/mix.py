@@ -99,8 +99,9 @@ class Prompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, mixed, clip, prompt):
-        from .host.mixing import conditioning
+        from .host.mixing import conditioning, tell_of_no_token
 
+        tell_of_no_token(mixed, prompt)
         return io.NodeOutput(conditioning(mixed, clip, prompt))
 
 

@@ -34,7 +34,7 @@ def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int)
     for found in made:
         if found.mask is None:
             # the whole rectangle counts, which is seldom what was meant
-            log.warning("ESCDiff: %s; connect a mask that is white on the subject if only a part is meant", found.note)
+            log.warning("ESCDiff: connect a mask if only a part of the picture is meant; %s", found.note)
     return made
 
 

@@ -235,6 +235,9 @@ def notes(model, clip, vae, made, page):
     boxed = {**mixing, "seed": 1, "steps": 1, "cfg": 1.0, "sampler": "euler", "scheduler": "normal", "denoise": 1.0}
     shown["two notes"] = run("ESCDiffMixedSampler", **boxed, prompt="a star", latent={"samples": torch.zeros(1, 4, 64, 64)})
     shown["one note"] = run("ESCDiffMixedSampler", **boxed, prompt="a star", latent={"samples": torch.zeros(1, 4, 16, 16)})
+    apart = node("ESCDiffApply", model=model, shape=None, appearance=made)[1]
+    for name, prompt in (("prompt", "a red star"), ("prompt with it", "a *a star"), ("empty prompt", " ")):
+        shown[name] = run("ESCDiffPrompt", mixed=apart, clip=clip, prompt=prompt)
     page.client_id = None
     shown["nobody there"] = run("ESCDiffMix", **mixing, prompt="a red star")
     page.client_id = "browser"

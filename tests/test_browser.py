@@ -72,3 +72,19 @@ def test_the_pocket_workflow_runs_in_the_browser(browser):
         time.sleep(3)
         Path(PICTURE).parent.mkdir(parents=True, exist_ok=True)
         browser.save_screenshot(PICTURE)
+
+
+NOTE = """
+const node = window.app.graph._nodes.find(n => n.type === 'KSampler');
+return String(node.widgets.find(w => w.name === '$$node-text-preview')?.value ?? '');
+"""
+
+
+def test_a_warning_stands_below_its_node(browser):
+    large = {**QUICK, "EmptyLatentImage": {"batch_size": 1, "width": 512, "height": 512}}
+    browser.execute_async_script(OPEN, "/api/workflow_templates/escdiff/pocket_quickstart.json", large)
+    browser.execute_script("window.app.queuePrompt(0)")
+    end = time.monotonic() + 300
+    while not browser.execute_script(NOTE).startswith("Set the latent to 128×128 pixels"):
+        assert time.monotonic() < end, errors(browser)
+        time.sleep(0.5)

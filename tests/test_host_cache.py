@@ -11,9 +11,8 @@ INPUTS = ["model", "LoRA", "LoRA strength", "schedule", "clip", "LoRA on clip", 
           "two pictures", "mask", "no mask", "encoder", "no encoder", "timestep", "seed of looking", "kind",
           "class word", "filter", "seed", "describe", "token name", "steps", "preset", "batch size"]
 NO_TOKEN = "The prompt does not contain *a, so the appearance attribute will hardly show; write *a where the appearance belongs"
-WHOLE = "the whole picture counts; connect a mask"
-SIZE = ("The latent is for 512×512 pixels, and this model draws pictures of about 128×128: set width and height of the "
-        "empty latent to 128")
+WHOLE = "Connect a mask if only a part of the picture is meant; no plain background: "
+SIZE = "Set the latent to 128×128 pixels: this model draws pictures of about that size, and 512×512 were asked for"
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +77,14 @@ def test_warnings_show_on_the_node_and_go_when_they_no_longer_hold(found):
     assert notes["no token"] == [NO_TOKEN, [NO_TOKEN], ["text"]]
     assert notes["token"] == [" ", [], []], "the warning of the run before is taken back"
     text, texts, kinds = notes["whole picture"]
-    assert WHOLE in text and texts == [text] and kinds == ["animated", "images", "text"], "beside the preview"
+    assert text.startswith(WHOLE) and text.endswith("the whole picture counts")
+    assert texts == [text] and kinds == ["animated", "images", "text"], "beside the preview"
     assert notes["size"] == SIZE and notes["right size"] == " ", "on the stock KSampler"
     assert notes["two notes"][:2] == [f"{NO_TOKEN}\n{SIZE}", [NO_TOKEN, SIZE]]
     assert notes["one note"][:2] == [NO_TOKEN, [NO_TOKEN]]
+    text = "No *a in this prompt: right for a negative one, but needed in a positive one"
+    assert notes["prompt"] == [text, [text], ["text"]]
+    assert notes["prompt with it"] == [" ", [], []] == notes["empty prompt"]
     assert found["listeners_left"] == 0
 
 

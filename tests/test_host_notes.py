@@ -38,7 +38,7 @@ def test_warnings_come_to_their_nodes(server, page):
     entry, shown = page(graph)
     assert entry["status"]["status_str"] == "success", entry["status"]
     assert "does not contain *m" in shown["mix"] and "does not contain *a" in shown["mix"]
-    assert shown["sampler"].startswith("The latent is for 512×512 pixels")
+    assert shown["sampler"].startswith("Set the latent to 128×128 pixels")
     assert entry["outputs"]["mix"]["text"] == shown["mix"].split("\n")
 
     entry, shown = page(workflow(**QUICK, **FINDS))

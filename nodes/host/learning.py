@@ -129,7 +129,7 @@ def learn(source: Source, token: Token, recipe: Recipe, seed: int, describe: str
     with torch.inference_mode(False), torch.enable_grad(), memory_as_a_sentence():
         made = store.get_or_learn(key, work, _wait)
     if not losses:
-        tell("found in the cache: the same was learned before, so nothing had to be learned now")
+        tell("found in the cache: nothing had to be learned")
     return made, losses
 
 

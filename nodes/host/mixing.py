@@ -20,6 +20,7 @@ from ...escdiff_core.method.tokens import cross_blocks, in_one
 from ...escdiff_core.model.names import unet_map
 from ...escdiff_core.model.text import split_placeholders
 from .export import HOST_UNET, base_fingerprint, check_clip, unet_config
+from .notes import tell
 from .prompts import HostText, clip_with_tokens, encode
 
 WRAPPER_KEY = "escdiff"
@@ -172,6 +173,15 @@ def warn_of_missing_tokens(mixed: Mixed, prompt: str) -> None:
         if use.strength and not held:
             log.warning("ESCDiff: the prompt does not contain %s, so the %s attribute will hardly show; write %s where the %s "
                         "belongs", use.attribute.token, use.attribute.kind, use.attribute.token, use.attribute.kind)
+
+
+def tell_of_no_token(mixed: Mixed, prompt: str) -> None:
+    """The same where nobody knows if ``prompt`` is the positive one: it is if it names an attribute; else it may be a negative."""
+    tokens = [u.attribute.token for u in mixed.given if u.strength]
+    if any(is_token for _, is_token in split_placeholders(prompt, tokens)):
+        warn_of_missing_tokens(mixed, prompt)
+    elif prompt.strip() and tokens:
+        tell(f"no {' and no '.join(tokens)} in this prompt: right for a negative one, but needed in a positive one")
 
 
 def clip_of(mixed: Mixed, clip):

@@ -48,8 +48,8 @@ def watch_size(model, native_size: int) -> None:
         if least <= height * width / native_size**2 <= most:
             nothing_to_tell()
         else:
-            tell(f"the latent is for {width}×{height} pixels, and this model draws pictures of about {native_size}×{native_size}: "
-                 f"set width and height of the empty latent to {native_size}", logging.WARNING)
+            tell(f"set the latent to {native_size}×{native_size} pixels: this model draws pictures of about that size, and "
+                 f"{width}×{height} were asked for", logging.WARNING)
         return executor(noise, *given, **more)
 
     model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, sampling)
