@@ -241,14 +241,15 @@ def notes(model, clip, vae, made, page):
     page.client_id = None
     shown["nobody there"] = run("ESCDiffMix", **mixing, prompt="a red star")
     page.client_id = "browser"
-    del sys.modules["server"]
+    server = sys.modules.pop("server")
     shown["no server"] = run("ESCDiffMix", **mixing, prompt="a red star")
+    sys.modules["server"] = server
     try:
         node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, image=photo, **{**LEARN, "recipe": "escdiff-shape"},
              kind="appearance")
     except Exception as error:      # whatever comes out is what the artist reads
         found["error"] = [type(error).__module__, type(error).__name__, str(error), error.__traceback__.tb_next is not None,
-                          isinstance(error, core("escdiff_core.errors").ESCDiffError)]
+                          isinstance(error, core("escdiff_core.errors").ESCDiffError), page.shown["7"].splitlines()[-1]]
     found["listeners_left"] = len(logging.getLogger(core("nodes.host.notes").PACK).handlers)
 
 

@@ -94,6 +94,7 @@ def test_without_a_page_to_show_it_on_a_warning_is_in_the_outputs(found, case):
 
 
 def test_an_error_begins_with_its_sentence(found):
-    module, name, sentence, traced, ours = found["error"]
+    module, name, sentence, traced, ours, shown = found["error"]
     assert (module, name) == ("builtins", "ESCDiff"), "ComfyUI leaves out Python's own module alone; ours is a path"
     assert sentence.startswith("recipe 'escdiff-shape' learns shape, not appearance") and traced and ours
+    assert shown.lower() == sentence.lower(), "and it stands below the node"

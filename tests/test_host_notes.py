@@ -47,10 +47,11 @@ def test_warnings_come_to_their_nodes(server, page):
 
 
 def test_an_error_is_the_sentence(server, page):
-    entry, _ = page(workflow(**QUICK, learn_shape__recipe="escdiff-appearance"))
+    entry, shown = page(workflow(**QUICK, learn_shape__recipe="escdiff-appearance"))
     error = next(m[1] for m in entry["status"]["messages"] if m[0] == "execution_error")
     assert error["exception_type"] == "ESCDiff" and error["traceback"]
     assert error_of(entry).startswith("recipe 'escdiff-appearance' learns appearance, not shape")
+    assert shown["learn_shape"].startswith("Recipe 'escdiff-appearance' learns appearance"), "two clicks away on 0.33"
     assert "escdiff_core.errors" not in server.said().rsplit("got prompt", 1)[-1], "nor in the console"
 
 
