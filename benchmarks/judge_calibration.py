@@ -1,4 +1,5 @@
-"""Calibrate the judge on pictures the pocket world draws: ``python benchmarks/judge_calibration.py [--pictures N]``.
+"""Calibrate the judge on pictures the pocket world draws, and on surfaces from elsewhere (benchmarks/outside):
+``python benchmarks/judge_calibration.py [--pictures N]``.
 
 Writes ``judge_calibration.md`` and ``judge_calibration.json`` beside itself. No model takes part.
 """
@@ -10,17 +11,22 @@ import sys
 import time
 from dataclasses import asdict, replace
 from datetime import date
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent / "outside"))
+
+from changes import LOOKS, SERIES, blob, lit, recoloured
 
 from escdiff_core.metrics import scores
 from escdiff_core.metrics.comparison import appearance_again, shape_again
 from escdiff_core.metrics.mask import object_mask
 from escdiff_core.metrics.prompt_check import PARTS, check
+from escdiff_core.metrics.reading import read
 from escdiff_core.metrics.scores import Judge
 from escdiff_core.pocket import patterns, shapes
 from escdiff_core.pocket.world import Spec, draw_spec, render, reserved_spec
@@ -55,17 +61,25 @@ def flattened(spec: Spec) -> np.ndarray:
     return picture.image * (1 - cover) + cover * (picture.image * cover).sum((0, 1)) / cover.sum()
 
 
+def recoloured_specs(spec: Spec, seed: int) -> list[Spec]:
+    """The pattern of ``spec`` in colours of which it has none."""
+    drawn = (replace(draw_spec(np.random.default_rng((seed, i)), pattern=spec.pattern), period=spec.period)
+             for i in range(100 * AGAIN))
+    return list(islice((other for other in drawn if not set(other.colours) & set(spec.colours)), AGAIN))
+
+
 def calibrate_reference(spec: Spec, seed: int) -> dict:
     """Floors, ceilings, and the scores of pictures that should be high, low, or nothing."""
     judge = Judge.of_spec(spec)
     row = {"shape": spec.shape, "pattern": spec.pattern, "colours": list(spec.colours), **asdict(judge.scale),
            "d_ceiling": judge.scale.distance_ceiling, "flat_A": judge.appearance(flattened(spec)).raw[0]}
     looks = appearance_again(spec, AGAIN, seed)
-    other_pattern = "checkered" if spec.pattern != "checkered" else "striped"
+    others = [name for name in patterns.ALL if name not in (spec.pattern, "solid")]
     groups = {"same_shape": shape_again(spec, AGAIN, seed), "same_look": looks,
               "unrelated": [reserved_spec(seed, i) for i in range(UNRELATED)]}
     if spec.pattern != "solid":
-        groups["same_colours"] = [replace(look, pattern=other_pattern) for look in looks]
+        groups["same_colours"] = [replace(look, pattern=others[i % len(others)]) for i, look in enumerate(looks)]
+    groups["same_pattern"] = recoloured_specs(spec, seed)
     for condition in CONDITIONS:
         for name, specs in groups.items():
             seen = scores.readings(pictures(specs, condition))
@@ -73,6 +87,30 @@ def calibrate_reference(spec: Spec, seed: int) -> dict:
                 row[f"{condition}_{name}_{letter}"] = float(np.mean(score.raw))
                 row[f"{condition}_{name}_{letter}_sd"] = float(np.std(score.raw))
     return row
+
+
+def calibrate_surfaces() -> dict:
+    """Scores of surfaces that the world does not know: drawn again, in each other's colours or pattern, and changed."""
+    rows, series = [], {name: np.zeros((len(LOOKS), len(levels))) for name, (_, levels) in SERIES.items()}
+    rng = np.random.default_rng(SEED)
+    drawn = {name: [lit(draw(rng), rng) for _ in range(len(LOOKS))] for name, draw in LOOKS.items()}
+    masks = [blob(rng) for _ in LOOKS]
+    for i, (name, looks) in enumerate(drawn.items()):
+        judge = Judge.of_picture(lit(LOOKS[name](rng), rng), blob(rng))
+        others = [(images[i], mask) for (other, images), mask in zip(drawn.items(), masks, strict=True) if other != name]
+        def score(images, judge=judge):
+            return judge.appearance([read(image, mask) for image, mask in zip(images, masks, strict=False)])
+        wrong = score([recoloured(own, image) for own, (image, _) in zip(looks, others, strict=False)])
+        rows.append({
+            "surface": name, "d_ceiling": judge.scale.distance_ceiling, "again": score(looks).mean,
+            "degraded": score([degrade(image, rng) for image in looks]).mean,
+            "same_colours": wrong.mean, "same_colours_worst": max(wrong.values),
+            "same_pattern": score([recoloured(image, own) for own, (image, _) in zip(looks, others, strict=False)]).mean,
+            "unrelated": score([image for image, _ in others]).mean, "flat": score([look * 0 + look.mean((0, 1))
+                                                                                    for look in looks]).mean})
+        for change, (make, levels) in SERIES.items():
+            series[change][i] = [score([make(look, level) for look in looks[:4]]).mean for level in levels]
+    return {"rows": rows, "series": {name: values.mean(0).tolist() for name, values in series.items()}}
 
 
 def calibrate_prompt(count: int) -> dict:
@@ -117,13 +155,24 @@ def report(result: dict) -> str:
     parts = []
     for condition in CONDITIONS:
         columns = [f"{condition}_{name}" for name in ("same_shape_S", "same_shape_A", "same_look_S", "same_look_A",
-                                                      "same_colours_A", "unrelated_S", "unrelated_A")]
+                                                      "same_colours_A", "same_pattern_A", "unrelated_S",
+                                                      "unrelated_A")]
         body = [[f"{r['shape']}, {r['pattern']}", *(r.get(c, "–") for c in columns), r["flat_A"]] for r in rows]
         mean = ["**mean**", *(float(np.mean([r[c] for r in rows if c in r])) for c in columns),
                 float(np.mean([r["flat_A"] for r in rows if r["pattern"] != "solid"]))]
         parts.append(f"### {condition.capitalize()} pictures\n\n" + table(
             ["reference", "same shape: S", "its A (leak)", "same appearance: its S (leak)", "A",
-             "same colours, other pattern: A", "unrelated: S", "unrelated: A", "flat mean colour: A"], [*body, mean]))
+             "same colours, other patterns: A", "same pattern, other colours: A", "unrelated: S", "unrelated: A",
+             "flat mean colour: A"], [*body, mean]))
+    found = result["surfaces"]
+    keys = ("again", "degraded", "same_colours", "same_colours_worst", "same_pattern", "unrelated", "flat", "d_ceiling")
+    elsewhere = table(["surface", "drawn again", "degraded", "same colours, other patterns", "worst of these",
+                       "same pattern, other colours", "unrelated", "flat mean colour", "d ceiling"],
+                      [*([r["surface"], *(r[k] for k in keys)] for r in found["rows"]),
+                       ["**mean**", *(float(np.mean([r[k] for r in found["rows"]])) for k in keys)]])
+    graded = table(["change", "none", "", "", "", "most"],
+                   [[name, *(f"{score:.2f} ({level:g})" for score, level in zip(found["series"][name], levels, strict=True))]
+                    for name, (_, levels) in SERIES.items()])
     checks = table(["pictures", *(f"{part} accepted" for part in PARTS), *(f"wrong {part} accepted" for part in PARTS),
                     "mask IoU", "worst", "CPU ms a picture"],
                    [[condition, *(f"{prompt[condition]['accepted'][part]:.1%}" for part in PARTS),
@@ -133,13 +182,16 @@ def report(result: dict) -> str:
     return f"""# Calibration of the judge
 
 `python benchmarks/judge_calibration.py --pictures {result['pictures']}`, {result['machine']}, {result['date']}.
-Everything is measured on pictures the pocket world draws, with seeds the judge's own comparison pictures do not use.
+Everything but the surfaces from elsewhere is measured on pictures the pocket world draws, with seeds the judge's own
+comparison pictures do not use.
 *Degraded*: blurred by 1 pixel, noise of 0.02, each channel's gain off by 3 %, its level by 0.015 (standard deviations).
 
 ## Floors and ceilings
 
-Floor: the reference against other shapes, and against other patterns in other colours. Ceiling: the same shape in other
-poses and appearances; the same pattern and colours on other shapes, turned and shifted. Colour in CIELAB units.
+Floor: the reference against other shapes (mean), and against other patterns in other colours (a third of them have nearer
+colours, a quarter a nearer texture). Ceiling: the same shape in other poses and appearances; the same pattern and colours
+on other shapes, turned and shifted.
+Colour in CIELAB units. d is the worse of colour and texture distance, each divided by its floor, and at most 1.
 
 {floors}
 
@@ -159,6 +211,20 @@ that row out.
 Standard deviation of one unrelated picture's score, clean: S {result['spread_S']:.2f}, A {result['spread_A']:.2f}.
 So a leak is read off the mean of many pictures, never off one.
 
+## Surfaces from elsewhere
+
+A of the eight surfaces of [benchmarks/outside](outside/) and of four kinds of noise, none of which the world can draw;
+{len(LOOKS)} pictures a cell on random round silhouettes, turned, shifted and lit anew, means cut off at 0 and 1. *Same
+colours*: the surface's own pixels in the pattern of each other one; *same pattern*: the other way round. Scales and bricks
+of one period, or leopard's and other spots, are alike to the eye too: they are the worst. A plaid blurred by 5 pixels
+still has its broad bands, and A says so (0.7).
+
+{elsewhere}
+
+How A falls when a surface is changed step by step (how much in brackets), mean of all of them:
+
+{graded}
+
 ## Prompt check
 
 {result['pictures']} held-back pictures; *wrong accepted*: checked against another picture's words where they differ.
@@ -175,7 +241,7 @@ def main() -> None:
     rows = [calibrate_reference(draw_spec(np.random.default_rng((SEED, i)), shape, pattern), SEED + i)
             for i, (shape, pattern) in enumerate(REFERENCES)]
     result = {"date": date.today().isoformat(), "machine": f"{platform.machine()}, Python {platform.python_version()}",
-              "pictures": count, "references": rows, "prompt_check": calibrate_prompt(count),
+              "pictures": count, "references": rows, "surfaces": calibrate_surfaces(), "prompt_check": calibrate_prompt(count),
               **{f"spread_{x}": float(np.mean([r[f"clean_unrelated_{x}_sd"] for r in rows])) for x in "SA"}}
     here = Path(__file__).resolve()
     here.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,9 @@
 """The judge, judged: on pictures the world draws, and on the same blurred, noisy and a little off in colour."""
 
+import sys
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,14 +11,19 @@ from scipy import ndimage
 
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.metrics import scores
-from escdiff_core.metrics.appearance import appearance_of, colour_distance, texture_distance
+from escdiff_core.metrics.appearance import appearance_of, colour_distance
 from escdiff_core.metrics.comparison import appearance_again, shape_again
 from escdiff_core.metrics.mask import PHOTOGRAPH, find_subject, object_mask
 from escdiff_core.metrics.prompt_check import PARTS, check
-from escdiff_core.metrics.scores import Judge, Score
+from escdiff_core.metrics.reading import read
+from escdiff_core.metrics.scores import Judge, Scale, Score
 from escdiff_core.metrics.shape import align, aligned_iou, boundary_f_score
+from escdiff_core.metrics.texture import texture_distance
 from escdiff_core.pocket import patterns, shapes
 from escdiff_core.pocket.world import Spec, draw_spec, render, reserved_spec, silhouette
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "outside"))
+import changes
 
 FRESH = 7    # a seed the judge's own comparison pictures do not use
 
@@ -119,7 +127,7 @@ def test_texture_knows_the_pattern_and_forgets_phase_turn_shape_and_colour(patte
 def test_colour_distance_sees_colours_only():
     def pixels(spec):
         picture = render(spec)
-        return appearance_of(picture.image, picture.mask > 0.5).pixels
+        return appearance_of(picture.image, picture.mask > 0.5).colours
     base = Spec("square", "striped", ("red", "white"), "teal", radius=50)
     again = colour_distance(pixels(base), pixels(replace(base, pattern="checkered", shape="cat")))
     assert again < 8 < 25 < colour_distance(pixels(base), pixels(replace(base, colours=("green", "purple"))))
@@ -157,11 +165,61 @@ def test_flat_mean_colour_scores_low(reference):
     assert judge.shape(flat).mean > 0.9
 
 
-def test_half_an_appearance_is_about_half_the_score(reference):
+def test_right_colours_in_a_wrong_pattern_are_wrong(reference):
     spec, judge = reference
-    specs = appearance_again(spec, 8, FRESH)
-    colours_only = drawn([replace(s, pattern="checkered" if spec.pattern != "checkered" else "striped") for s in specs])
-    assert 0.1 < judge.appearance(colours_only).mean < 0.85
+    others = [name for name in patterns.ALL if name not in (spec.pattern, "solid")]
+    looks = appearance_again(spec, len(others), FRESH)
+    wrong = drawn([replace(look, pattern=name) for look, name in zip(looks, others, strict=True)])
+    assert judge.appearance(wrong).mean <= 0.4
+
+
+def test_the_right_pattern_in_wrong_colours_is_wrong(reference):
+    spec, judge = reference
+    rng = np.random.default_rng(FRESH)
+    specs = [replace(draw_spec(rng, pattern=spec.pattern), period=spec.period) for _ in range(40)]
+    wrong = drawn([other for other in specs if not set(other.colours) & set(spec.colours)][:10])
+    assert judge.appearance(wrong).mean <= 0.3
+
+
+def test_the_worse_of_colours_and_pattern_decides():
+    scale = Scale(0.5, 0.9, colour_floor=30.0, texture_floor=0.2, colour_ceiling=3.0, texture_ceiling=0.02,
+                  distance_ceiling=0.1)
+    assert scale.distance(15, 0.0) == scale.distance(15, 0.1) == scale.distance(0, 0.1) == 0.5
+    assert scale.distance(3, 5.0) == scale.distance(300, 0.01) == 1.0
+
+
+LOOKS = changes.LOOKS
+
+
+@pytest.fixture(scope="module", params=["bricks", "leopard", "houndstooth", "basket", "large spots"])
+def elsewhere(request):
+    """A surface from elsewhere: its judge, more of it, and the silhouettes to read that on."""
+    rng = np.random.default_rng(FRESH)
+    masks = [changes.blob(rng) for _ in range(4)]
+    looks = [changes.lit(LOOKS[request.param](rng), rng) for _ in masks]
+    judge = Judge.of_picture(LOOKS[request.param](rng), changes.blob(rng))
+    return request.param, lambda images: judge.appearance(
+        [read(image, mask) for image, mask in zip(images, masks, strict=True)]).mean, looks
+
+
+def test_a_surface_from_elsewhere_is_known_again_and_no_other(elsewhere):
+    _, score, looks = elsewhere
+    rng = np.random.default_rng(FRESH + 1)
+    others = [LOOKS[other](rng) for other in ("scales", "terrazzo", "wood", "fine spots")]
+    recoloured = changes.recoloured
+    assert score(looks) >= 0.9
+    assert score([recoloured(look, other) for look, other in zip(looks, others, strict=True)]) <= 0.5
+    assert score([recoloured(other, look) for look, other in zip(looks, others, strict=True)]) <= 0.5
+    assert score([changes.faded(look, 1) for look in looks]) <= 0.1
+
+
+@pytest.mark.parametrize("change", list(changes.SERIES))
+def test_more_change_is_never_better(elsewhere, change):
+    _, score, looks = elsewhere
+    make, levels = changes.SERIES[change]
+    found = [score([make(look, level) for look in looks]) for level in levels]
+    assert found[0] >= 0.9 and found[-1] <= 0.6
+    assert all(more <= less + 0.03 for less, more in pairwise(found))
 
 
 def test_a_picture_without_specification():

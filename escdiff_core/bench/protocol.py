@@ -30,7 +30,7 @@ from ..words import with_articles
 
 PICTURES = 4      # per attribute or mix and seed
 TRIES = 200       # choices of shapes to take the best balanced of
-VERSION = 3       # of all that follows and of the views: figures of another one are not compared
+VERSION = 4       # of all that follows, of the judge and of the views: figures of another one are not compared
 
 
 def shape_references(count: int = len(shapes.HELD_OUT)) -> list[Spec]:

@@ -14,6 +14,7 @@ from .reading import Reading, read
 SEED = 20_240         # of every comparison picture, so that a judge is the same each time it is built
 AGAIN = 10            # pictures a ceiling is measured on
 OTHERS = 5            # pictures per pattern that a floor of appearance is measured on
+PERIODS = (6.0, 30.0) # pixels, evenly by their logarithm: a reference of fine pattern has others as fine beside it
 BEND = 1.5            # pixels of the smooth random bending of a reference that has no specification
 
 
@@ -26,10 +27,10 @@ def other_shapes() -> tuple[tuple[Spec, Reading], ...]:
 
 @cache
 def other_appearances() -> tuple[tuple[Spec, Reading], ...]:
-    """``OTHERS`` pictures of every pattern, known and held-out, in any colours on any shape."""
+    """``OTHERS`` pictures of every pattern, known and held-out, of any period, in any colours on any shape."""
     rng = np.random.default_rng(SEED + 1)
-    specs = [draw_spec(rng, shape=str(rng.choice(list(shapes.ALL))), pattern=name)
-             for name in patterns.ALL for _ in range(OTHERS)]
+    specs = [replace(draw_spec(rng, shape=str(rng.choice(list(shapes.ALL))), pattern=name), period=period)
+             for name in patterns.ALL for period in np.geomspace(*PERIODS, OTHERS)]
     return tuple((spec, read(render(spec).image)) for spec in specs)
 
 

@@ -1,25 +1,31 @@
 """The scores of every table: S for shape, A for appearance, P for the prompt, H for all three, and leak.
 
-    S = clip((IoU − floor) / (ceiling − floor))        A = clip((d_floor − d) / (d_floor − d_ceiling))
-    H = 3 / (1/S + 1/A + 1/P)                          d = (colour / its floor + texture / its floor) / 2
+    S = clip((IoU − floor) / (ceiling − floor))        A = clip((1 − d) / (1 − d_ceiling))
+    H = 3 / (1/S + 1/A + 1/P)                          d = min(1, max(colour / its floor, texture / its floor))
 
-Floors and ceilings belong to one reference and are measured by the judge itself. Clipping comes after the mean over the
-pictures: clipped one by one, pictures that have nothing to do with the reference would average well above 0.
+Floors and ceilings belong to one reference and are measured by the judge itself. The worse of colours and texture
+decides: right colours in a wrong pattern are as wrong as the right pattern in wrong colours. Clipping comes after the
+mean over the pictures: clipped one by one, shapes that have nothing to do with the reference would average well above 0.
+Only d ends at 1 for each picture: an appearance that is farther off than others are is no worse than they.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import lookup
 from ..pocket.world import Spec, render
-from .appearance import Appearance, colour_distance, texture_distance
+from .appearance import Appearance, colour_distance
 from .comparison import appearance_again, other_appearances, other_shapes, picture_again, shape_again
 from .prompt_check import PARTS, check
 from .reading import Reading, read, read_or_none
 from .shape import Matcher
+from .texture import texture_distance
 
+NEARER = (1 / 3, 1 / 4)   # share of other appearances whose colours, texture are nearer than the floor. The mean would let
+                      # a wrong pattern of the right period pass for half right; so, both mistakes cost alike
+LEAST_ROOM = 0.1      # between an appearance drawn again and others; below, nothing could be told
 Images = np.ndarray | Sequence[np.ndarray] | Sequence[Reading | None]
 
 
@@ -42,7 +48,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Scale:
-    """Floors and ceilings of one reference: IoU 0 to 1, colour distances in CIELAB units, texture distances."""
+    """Floors and ceilings of one reference: IoU 0 to 1, colour distances in CIELAB units, texture distances.
+
+    Floors of distances have ``NEARER`` of the other appearances below them. ``distance_ceiling`` is d of the reference's
+    own appearance drawn again; d of another appearance is 1.
+    """
 
     iou_floor: float
     iou_ceiling: float
@@ -50,11 +60,16 @@ class Scale:
     texture_floor: float
     colour_ceiling: float
     texture_ceiling: float
+    distance_ceiling: float
 
-    @property
-    def distance_ceiling(self) -> float:
-        """d of the reference's own appearance drawn again; the floor's d is 1."""
-        return (self.colour_ceiling / self.colour_floor + self.texture_ceiling / self.texture_floor) / 2
+    def distance(self, colour: float, texture: float) -> float:
+        """d of a colour and a texture distance: the worse of the two, each divided by its floor, at most 1."""
+        return min(1.0, max(colour / self.colour_floor, texture / self.texture_floor))
+
+
+def _distances(a: Appearance, b: Appearance) -> tuple[float, float]:
+    """Colour and texture distance of two appearances."""
+    return colour_distance(a.colours, b.colours), texture_distance(a.texture, b.texture)
 
 
 def readings(images: Images) -> list[Reading | None]:
@@ -104,21 +119,20 @@ class Judge:
         """Measure the floors and ceilings of ``reference`` on other subjects and on itself again."""
         matcher, own = Matcher(reference.mask), reference.appearance
         iou = [np.mean([matcher.align(r.silhouette).iou for r in group]) for group in (shapes, shapes_again)]
-        colour = [np.mean([colour_distance(own.pixels, r.appearance.pixels) for r in group])
-                  for group in (appearances, appearances_again)]
-        texture = [np.mean([texture_distance(own.texture, r.appearance.texture) for r in group])
-                   for group in (appearances, appearances_again)]
-        return cls(reference, Scale(*(float(x) for x in (*iou, colour[0], texture[0], colour[1], texture[1]))))
+        others, again = (np.array([_distances(own, r.appearance) for r in group])       # (pictures, 2)
+                         for group in (appearances, appearances_again))
+        floors = (np.quantile(values, share) for values, share in zip(others.T, NEARER, strict=True))
+        colour, texture = zip(floors, again.mean(0), strict=True)
+        scale = Scale(*(float(x) for x in (*iou, colour[0], texture[0], colour[1], texture[1])), distance_ceiling=0.0)
+        return cls(reference, replace(scale, distance_ceiling=float(np.mean([scale.distance(*pair) for pair in again]))))
 
     def iou(self, reading: Reading) -> float:
         """IoU of a picture's silhouette with the reference's after the best alignment, 0 to 1."""
         return self._matcher.align(reading.silhouette).iou
 
     def distance(self, appearance: Appearance) -> float:
-        """d: mean of colour and texture distance, each divided by its floor; 1 = as far as any other appearance."""
-        own = self.reference.appearance
-        return (colour_distance(own.pixels, appearance.pixels) / self.scale.colour_floor
-                + texture_distance(own.texture, appearance.texture) / self.scale.texture_floor) / 2
+        """d: the worse of colour and texture distance, each divided by its floor; 1 = as far as other appearances."""
+        return self.scale.distance(*_distances(self.reference.appearance, appearance))
 
     def shape(self, images: Images) -> Score:
         """S of the pictures, each (h, w, 3) float 0 to 1, against the reference; no subject found scores 0."""
@@ -127,7 +141,7 @@ class Judge:
 
     def appearance(self, images: Images) -> Score:
         """A of the pictures, each (h, w, 3) float 0 to 1, against the reference; no subject found scores 0."""
-        room = 1 - self.scale.distance_ceiling
+        room = max(1 - self.scale.distance_ceiling, LEAST_ROOM)
         return Score(tuple(0.0 if r is None else (1 - self.distance(r.appearance)) / room for r in readings(images)))
 
 
