@@ -109,8 +109,8 @@ class Clear(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffClear", "ESCDiff Clear",
-                      "Takes the attributes' prompts out of a conditioning: what is left is the main prompt. Use it after "
-                      "ConditioningZeroOut, which leaves them in.",
+                      "Takes the attributes' prompts out of a conditioning: what is left is the main prompt, which any model "
+                      "can read.",
                       [io.Conditioning.Input("conditioning", tooltip="From ESCDiff Mix or Prompt.")],
                       [io.Conditioning.Output("cleared", tooltip="A plain conditioning.")], group="5 mix")
 

@@ -142,8 +142,8 @@ def entry_of(number: str, graph: dict) -> dict:
         error = {"node_id": "2", "node_type": "CLIPTextEncode", "exception_message": "no such\ntoken"}
         return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": [["execution_error", error]]}}
     if graph["2"]["inputs"]["text"] == "stopped":
-        stopped = {"node_id": "3", "node_type": "KSampler", "executed": []}
-        return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": [["execution_interrupted", stopped]]}}
+        messages = [["execution_interrupted", {"node_id": "3", "node_type": "KSampler", "executed": []}]]
+        return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": messages}}
     seed = graph["3"]["inputs"]["seed"]
     images = [{"filename": f"seed{seed + i}_.png", "subfolder": "sub", "type": "output"} for i in range(2)]
     outputs = {"3": {"images": [{"filename": "preview.png", "subfolder": "", "type": "temp"}]}, "save": {"images": images}}

@@ -109,7 +109,8 @@ def routing(model, clip, vae, direct, made, before):
     method = core("escdiff_core.method.mix")
     variant = method.Mix(direct, method.Use(made["shape"]), method.Use(made["appearance"])).variant(0.5)
     sampling = model.get_model_object("model_sampling")
-    order = [prompt, ""] if torch.allclose(given["c_crossattn"][0], positive[0][0][0], atol=1e-5) else ["", prompt]
+    width = given["c_crossattn"].shape[-1]
+    order = [prompt, ""] if torch.allclose(given["c_crossattn"][0], positive[0][0][0, :, :width], atol=1e-5) else ["", prompt]
     context = torch.cat([variant.states(p) for p in order])
     answer = variant.unet(sampling.calculate_input(sigma, x), sampling.timestep(sigma), encoder_hidden_states=context).sample
     found["routed_difference"] = largest(out, sampling.calculate_denoised(sigma, answer, x))
@@ -126,7 +127,7 @@ def routing(model, clip, vae, direct, made, before):
     texts = [stock("CLIPTextEncode", "encode", clip=c, text=t)[0][0][0] for c, t in (
         (off[3], "a *m on a table"), (clip, f"a {made['shape'].word} on a table"), (clip, "a *m on a table"))]
     found["strength_zero_in_a_text_node"] = [largest(texts[0], other) for other in texts[1:]]
-    routed = core("nodes.host.mixing")
+    routed = core("nodes.host.routing")
     clone = model.clone()
     routed.route_prompts(clone, [variant.route])
     found["route_without_payload_is_stock"] = torch.equal(draw(clone, plain, empty), stock_out)
@@ -135,7 +136,9 @@ def routing(model, clip, vae, direct, made, before):
             for rows in (plain, empty)]
     found["same_prompt_in_both_is_stock"] = largest(draw(clone, *same), stock_out)
     found["mixing_changes_the_picture"] = largest(draw(mixed, positive, negative), stock_out)
-    found["clear_takes_it_out"] = list(node("ESCDiffClear", conditioning=positive)[0][0][1]["model_conds"])
+    cleared, more_of_it = node("ESCDiffClear", conditioning=positive)[0][0]
+    found["clear_takes_it_out"] = [type(cleared).__name__, torch.equal(cleared, variant.states(prompt)[:, :77]),
+                                   [name for name in more_of_it if "escdiff" in name]]
     for name, how in {"cfg_1": {"cfg": 1.0}, "batch_3": {"batch": 3}}.items():
         found[name] = bool(torch.isfinite(draw(mixed, positive, negative, **how)).all())
     found["prompt_lengths"] = []

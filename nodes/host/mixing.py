@@ -1,32 +1,28 @@
-"""Attributes on the host's model: deltas as patches of a clone, prompts that ride along, one UNet evaluation per step."""
+"""Attributes on the host's model: deltas as patches of a clone, a prompt for each slot, one UNet evaluation per step."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import comfy.conds
 import comfy.hooks
 import comfy.lora
-import comfy.patcher_extension
 import torch
 
 from ...escdiff_core.attribute.tensors import DOWN, form_of, module_of
 from ...escdiff_core.errors import ESCDiffError
-from ...escdiff_core.method.blocks import block_of
 from ...escdiff_core.method.mix import token_vectors
 from ...escdiff_core.method.plan import Plan, Use, check_uses, plain_words, plan_mix, schedule_parts
-from ...escdiff_core.method.route import Route, without_tokens
+from ...escdiff_core.method.route import without_tokens
 from ...escdiff_core.method.tokens import cross_blocks, in_one
 from ...escdiff_core.model.names import unet_map
 from ...escdiff_core.model.text import split_placeholders
 from .export import HOST_UNET, base_fingerprint, check_clip, unet_config
 from .notes import tell
 from .prompts import HostText, clip_with_tokens, encode
+from .routing import host_slots, route_prompts, take_apart
+from .states import MAIN, MARK, Layout, States, pack
 
-WRAPPER_KEY = "escdiff"
-PAYLOAD = "escdiff_{}_{}"      # entry of a conditioning's model_conds: text states for one part of the schedule and one slot
 CARRIED = "escdiff_carried"    # attachment of a MODEL: tokens of the attributes on it, and whether they ride on its prompts
-BORDER = 1e-5                  # of the schedule: a hundredth of a timestep
 log = logging.getLogger(__name__)
 
 
@@ -55,13 +51,15 @@ class Mixed:
     model: object
     parts: tuple[Part, ...]
     given: tuple[Use, ...]
+    layout: Layout | None      # of its prompts; None where one prompt serves every block and every part
+    hooks: comfy.hooks.HookGroup | None
 
 
 def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape", overlap: str = "divide") -> Mixed:
     """Put attributes onto a clone of ``model``. Raises ESCDiffError for another base model and the like (see check_uses).
 
     What acts all the time is patches of the clone. Layers that change on the way, those of an attribute with a start or an end and
-    what it divides with the other, are the host's weight hooks, which ride on the conditioning of each part of the schedule.
+    what it divides with the other, are the host's weight hooks, which ride on the conditioning.
     """
     given = check_uses(shape, appearance, middle, overlap, base_fingerprint(model))
     carried = check_carried(model, given)
@@ -85,10 +83,30 @@ def mix(model, shape: Use | None, appearance: Use | None, middle: str = "shape",
         parts.append(Part(start, end, plan, hooks))
     if any(acting.values()):
         clone.set_attachments(CARRIED, Carried(carried.tokens | tokens_of(given), len(parts) > 1))
-    routes = [p.plan.route for p in parts]
-    if any(r.slots > 1 for r in routes):
-        route_prompts(clone, routes)
-    return Mixed(clone, tuple(parts), tuple(given))
+    layout, groups = layout_of(clone, parts), [p.hooks for p in parts]
+    if layout is not None:
+        route_prompts(clone, [p.plan.route for p in parts])
+        take_apart(clone, layout, groups)
+    return Mixed(clone, tuple(parts), tuple(given), layout, comfy.hooks.HookGroup.combine_all_hooks(groups))
+
+
+def columns_of(parts: Sequence[Part]) -> list[tuple[Use, ...]]:
+    """What the different prompts are: for each the uses whose tokens it knows, the first part's main prompt first."""
+    known: list[tuple[Use, ...]] = []
+    for own in (own for part in parts for own in part.plan.slots):
+        if own not in known:
+            known.append(own)
+    return known
+
+
+def layout_of(model, parts: Sequence[Part]) -> Layout | None:
+    """How prompts for ``parts`` lie in one tensor; None where there is one only."""
+    known, canonical = columns_of(parts), unet_map(unet_config(model))
+    if len(known) == 1:
+        return None
+    columns = tuple((part.end, tuple(known.index(own) for own in part.plan.slots)) for part in parts)
+    places = tuple(tuple(sorted(host_slots(part.plan.route, canonical).items())) for part in parts)
+    return Layout(unet_config(model)["cross_attention_dim"], columns, places)
 
 
 def layers_of(use: Use) -> dict[tuple, dict[str, torch.Tensor]]:
@@ -140,29 +158,24 @@ def delta_patches(model, use: Use) -> dict:
 
 
 def conditioning(mixed: Mixed, clip, prompt: str) -> list:
-    """CONDITIONING of ``prompt`` for ``mixed``: the main prompt, with the other slots' states riding along.
+    """CONDITIONING of ``prompt`` for ``mixed``: one entry that holds the prompt of every slot in every part of the schedule.
 
-    Each slot knows its own attribute's token; tokens of others are their plain words there. Several parts of the schedule
-    give several entries, each for its own range of steps.
+    Each slot knows its own attribute's token; tokens of others are their plain words there.
     """
     check_clip(clip)
-    words, made = HostText.of(clip), []
-    for number, part in enumerate(mixed.parts):
-        rows = []
-        for own in part.plan.slots:
-            vectors = {u.attribute.token: token_vectors(words, u) for u in own}
-            text = without_tokens(prompt, plain_words(mixed.given, own))
-            rows.append(encode(clip_with_tokens(clip, vectors) if vectors else clip, text))
-        main, *riders = rows
-        # the host's ranges hold both their ends: a step on a border belongs to the part before it, and none to no part
-        start, end = (mark + BORDER if 0 < mark < 1 else mark for mark in (part.start, part.end))
-        when = {"start_percent": start, "end_percent": end} if len(mixed.parts) > 1 else {}
-        for index, (states, more) in enumerate(main):
-            payload = {PAYLOAD.format(number, i): comfy.conds.CONDCrossAttn(r[min(index, len(r) - 1)][0])
-                       for i, r in enumerate(riders, 1)}
-            both = [h for h in (more.get("hooks"), part.hooks) if h is not None]      # the user's CLIP may carry hooks too
-            hooks = {"hooks": both[0] if len(both) == 1 else comfy.hooks.HookGroup.combine_all_hooks(both)} if both else {}
-            made.append([states, {**more, **when, **hooks, "model_conds": {**more.get("model_conds", {}), **payload}}])
+    words, rows = HostText.of(clip), []
+    for own in columns_of(mixed.parts):
+        vectors = {u.attribute.token: token_vectors(words, u) for u in own}
+        text = without_tokens(prompt, plain_words(mixed.given, own))
+        rows.append(encode(clip_with_tokens(clip, vectors) if vectors else clip, text))
+    if mixed.layout is None:
+        return rows[0]
+    made = []
+    for entries in zip(*rows, strict=True):       # several where the user's CLIP has a schedule of its own
+        more = entries[0][1]
+        hooks = comfy.hooks.HookGroup.combine_all_hooks([more.get("hooks"), mixed.hooks])
+        made.append([pack([states for states, _ in entries]),
+                     {**more, MARK: mixed.layout, **({} if hooks is None else {"hooks": hooks})}])
     return made
 
 
@@ -192,52 +205,16 @@ def clip_of(mixed: Mixed, clip):
 
 
 def cleared(rows: list) -> list:
-    """``rows`` (a CONDITIONING) without the other slots' prompts; a schedule's ranges and weight hooks stay."""
-    mine = PAYLOAD.split("{")[0]
-    return [[states, {**more, "model_conds": {k: v for k, v in more.get("model_conds", {}).items() if not k.startswith(mine)}}]
-            for states, more in rows]
-
-
-def route_prompts(model, routes: Sequence[Route]) -> None:
-    """Let the cross-attention of ``model`` (a clone) see the slot that the part's route names for its block.
-
-    One wrapper of the diffusion model takes the payload out of its arguments and puts a first-position patch on the
-    cross-attention for this one call. A conditioning without payload passes through untouched.
-    """
-    canonical = unet_map(unet_config(model))
-    tables = [host_slots(route, canonical) for route in routes]
-    places = {PAYLOAD.format(part, slot): (part, slot) for part, route in enumerate(routes) for slot in range(1, route.slots)}
-
-    def wrapper(executor, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs):
-        riders = {places[name]: kwargs.pop(name) for name in places if name in kwargs}
-        options = transformer_options
-        if riders:
-            part = next(iter(riders))[0]      # the host batches only conditionings with the same payload
-            options = dict(transformer_options or {})
-
-            def attend(n, states, value, extra):
-                own = riders.get((part, tables[part].get(tuple(extra["block"][:2]), 0)))
-                if own is None:
-                    return n, states, value
-                own = own.to(states)
-                return n, own, own
-
-            patches = dict(options.get("patches", {}))
-            patches["attn2_patch"] = [attend, *patches.get("attn2_patch", [])]
-            options["patches"] = patches
-        return executor(x, timesteps, context, y, control, options, **kwargs)
-
-    model.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, WRAPPER_KEY)
-    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, WRAPPER_KEY, wrapper)
-
-
-def host_slots(route: Route, canonical: Mapping[str, str]) -> dict[tuple[str, int], int]:
-    """The route in the host's words: ("input" | "middle" | "output", number) to slot."""
-    slots: dict[tuple[str, int], int] = {}
-    for name, original in canonical.items():
-        if not name.endswith(".attn2.to_q.weight"):
-            continue
-        part, number = original.split(".")[:2]
-        slot = (route.layers or {}).get(block_of(name), 0)
-        slots[(part.split("_")[0], 0 if part == "middle_block" else int(number))] = slot
-    return slots
+    """``rows`` (a CONDITIONING) with the main prompt alone; a schedule's weights stay. Raises ESCDiffError without its layout."""
+    made = []
+    for states, more in rows:
+        layout = more.get(MARK)
+        if layout is None and isinstance(states, States):
+            raise ESCDiffError("a node has joined this CONDITIONING to another one, and its main prompt cannot be told any "
+                               "more; put ESCDiff Clear before that node")
+        if layout is not None and len(layout.parts) == 1:
+            more = {name: value for name, value in more.items() if name != MARK}
+            made.append([layout.column(states, 0), more])
+        else:
+            made.append([states, more if layout is None else {**more, MAIN: True}])
+    return made
