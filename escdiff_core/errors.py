@@ -4,9 +4,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .faces import worded
+
 
 class ESCDiffError(ValueError):
-    """What was given, what is allowed, what to do: one clear sentence for the person in front of the screen."""
+    """What was given, what is allowed, what to do: one clear sentence for the person in front of the screen.
+
+    What has different names at the command line and on a node stands in it as ``‹key›`` (see faces); one error quotes
+    another by ``args[0]``, so that the key reaches the face.
+    """
+
+    def __str__(self) -> str:
+        return self.told("command")
+
+    def told(self, face: str) -> str:
+        """The sentence in the words of a face."""
+        return worded(super().__str__(), face)
 
 
 # What the allocators of torch say: CUDA's and Apple's, that of Linux, that of Windows

@@ -152,10 +152,30 @@ def refusals(base, clip, plain, routed, scheduled, made) -> None:
     found["first step of a stock negative"] = next(largest(a[2], b[2][1:]) for a, b in pairs)
 
 
+def words(model, clip, vae, made) -> None:
+    """Errors and notes that the core words for both faces, as nodes say them."""
+    from dataclasses import replace
+
+    from host_probe_base import host_nodes
+
+    full = {"image": torch.rand(1, 128, 128, 3), "mask": torch.ones(1, 128, 128)}
+    weights = replace(made["shape"], embeddings={})
+    found["words"] = {
+        "mask": said(lambda: node("ESCDiffReferenceFeatures", model=model, clip=clip, vae=vae, **full)),
+        "no token": said(lambda: node("ESCDiffExport", attribute=weights, form="embedding", name="probe")),
+        "no folder": said(lambda: node("ESCDiffTrainFilters", model=model, clip=clip, vae=vae, folder="/nowhere", name="probe",
+                                       steps=1, seed=0))}
+    for reach in ("own", "all"):
+        export = host_nodes.NODE_CLASS_MAPPINGS["ESCDiffExport"].EXECUTE_NORMALIZED
+        output = export(attribute=replace(made["shape"], reach=reach), form="full", name=f"probe_{reach}", rank=4)
+        shown = output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
+        found["words"][f"export {reach}"] = "\n".join(map(str, shown["text"]))
+
+
 def main() -> None:
     load_pack()
     with torch.inference_mode():
-        model, clip, *_ = node("ESCDiffLoadPocketModel")
+        model, clip, vae, *_ = node("ESCDiffLoadPocketModel")
         direct = core("escdiff_core.model.load").load_model("pocket", "cpu")
         method, plain = core("escdiff_core.method.mix"), clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
         made = {kind: attribute(model, kind, seed) for seed, kind in enumerate(("shape", "appearance"))}
@@ -166,6 +186,7 @@ def main() -> None:
             "routed": lambda: operations(routed, clip, method.Mix(direct, *uses), plain, "routed"),
             "scheduled": lambda: operations(scheduled, clip, method.Mix(direct, method.Use(made["shape"], end=0.3), uses[1]), plain,
                                             "scheduled"),
+            "words": lambda: words(model, clip, vae, made),
             "refusals": lambda: refusals(model, clip, plain, routed, scheduled, made)}
         found["failed"] = {}
         for name, section in sections.items():

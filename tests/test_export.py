@@ -1,6 +1,7 @@
 """Exports, checked with diffusers itself: what the stock loaders make of the files is what the attribute means."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from escdiff_core.attribute import Attribute
 from escdiff_core.attribute.export import export_embedding, export_full, export_lora, truncated_svd
 from escdiff_core.attribute.tensors import differences
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.files import metadata_of
 from escdiff_core.model.names import to_canonical, to_diffusers, unet_map
 from escdiff_core.model.tokenizer import build_tokenizer
 
@@ -176,7 +178,7 @@ def test_a_model_of_other_anatomy_needs_its_configuration(modules, path):
     remembered = make(lora_delta(unet), extra={"unet_config": dict(REDUCED_SD15["unet"])})
     export_lora(remembered, path)
     assert {k.partition(".")[0].removeprefix("lora_unet_") for k in load_file(path)} == keys
-    with pytest.raises(ESCDiffError, match="configuration of the model"):
+    with pytest.raises(ESCDiffError, match="a model of another kind: use `export --format full`"):
         export_lora(make(lora_delta(modules[0])), path, unet.config)
 
 
@@ -219,6 +221,25 @@ def test_two_text_encoders_keep_their_names(path):
     vectors = {"clip_l": torch.randn(2, 8), "clip_g": torch.randn(2, 12)}
     export_embedding(make({}, embeddings=vectors), path)
     assert {n: tuple(t.shape) for n, t in load_file(path).items()} == {"clip_l": (2, 8), "clip_g": (2, 12)}
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"reach": "own"}, "only ESCDiff can show *a to the 1 blocks alone that learned it"),
+    ({"reach": "all", "layout": "layers", "embeddings": {"clip_l": torch.ones(16, WIDTH)}},
+     "only ESCDiff can give each of the layers its own vector of *a"),
+    ({"reach": "all"}, ""),
+], ids=["routed", "layers", "whole"])
+@pytest.mark.parametrize("kind", ["full", "lora", "embedding"])
+def test_an_export_says_what_no_other_program_can_do(modules, path, caplog, changes, words, kind):
+    attribute = make(lora_delta(modules[0]), **changes)
+    if kind == "embedding" and attribute.layout != "one":
+        with pytest.raises(ESCDiffError, match="an embedding file one for all"):
+            export_embedding(attribute, path)
+        return
+    {"full": export_full, "lora": export_lora, "embedding": export_embedding}[kind](attribute, path)
+    told = json.loads(metadata_of(path)["escdiff.export"])
+    assert told.get("lost", "").startswith(words) and bool(told.get("lost")) == bool(words)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ([told["lost"]] if words else [])
 
 
 def test_what_is_not_there_cannot_be_exported(modules, path):

@@ -57,3 +57,16 @@ def test_what_cannot_be_done_is_one_sentence(found, case, sentence):
 def test_stock_prompts_have_the_weights_of_the_model(found):
     assert found["stock prompts on a route"]
     assert found["first step of a stock negative"] <= 1e-4, "a stock negative beside a positive with a schedule"
+
+
+@pytest.mark.parametrize("case, words", {
+    "mask": "or take the mask away", "no token": "choose the form lora",
+    "no folder": "the folder /nowhere does not exist or is no folder; give a folder of pictures",
+}.items())
+def test_a_node_speaks_of_nodes(found, case, words):
+    assert words in found["words"][case] and "--" not in found["words"][case]
+
+
+def test_an_export_says_on_the_node_what_other_programs_cannot_do(found):
+    assert "nly ESCDiff can show *m to the 12 blocks alone that learned it" in found["words"]["export own"]
+    assert "nly ESCDiff" not in found["words"]["export all"]

@@ -5,6 +5,7 @@ that both ``diffusers.load_lora_weights`` and ComfyUI's stock LoraLoader read fo
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..files import write_safetensors
 from .file import Attribute
 from .tensors import LoraFactors, differences, lora_factors, module_of
 
+log = logging.getLogger(__name__)
 METADATA_KEY = "escdiff.export"
 LORA_PREFIX = "lora_unet_"
 HOST_PREFIX = "diffusion_model."
@@ -55,7 +57,7 @@ def export_lora(
     Raises ESCDiffError when there is no delta, the names are not this UNet's, or the file cannot be written.
     """
     if attribute.form == "none":
-        raise ESCDiffError("the attribute holds a token and no change of weights; use `export --format embedding`")
+        raise ESCDiffError("the attribute holds a token and no change of weights; ‹export the token›")
     if rank < 1:
         raise ESCDiffError(f"rank {rank} is not allowed; give a whole number of at least 1")
     attribute = attribute.quantised()
@@ -69,7 +71,7 @@ def export_lora(
             if difference.ndim > 1 and bool(difference.any())
         }
     if not factors:
-        raise ESCDiffError("the attribute changed only biases and norms, which a LoRA cannot hold; use the full export")
+        raise ESCDiffError("the attribute changed only biases and norms, which a LoRA cannot hold; ‹export all›")
     factors = {module: _in_fp16(f) for module, f in _evened(factors).items()}
     error, dropped = _missed(attribute.delta, factors)
     tensors, largest = {}, 0
@@ -85,7 +87,7 @@ def export_lora(
 def export_full(attribute: Attribute, path: str | Path) -> ExportReport:
     """Write the whole difference (``.diff``, ``.diff_b``, fp16) for ComfyUI's LoraLoader; diffusers cannot load it."""
     if attribute.form == "none":
-        raise ESCDiffError("the attribute holds a token and no change of weights; use `export --format embedding`")
+        raise ESCDiffError("the attribute holds a token and no change of weights; ‹export the token›")
     tensors = {}
     for name, difference in differences(attribute.quantised().delta):
         module, _, leaf = name.rpartition(".")
@@ -100,7 +102,7 @@ def export_embedding(attribute: Attribute, path: str | Path) -> ExportReport:
     keys are ``clip_l`` and ``clip_g``, which diffusers takes one at a time.
     """
     if not attribute.embeddings:
-        raise ESCDiffError("the attribute holds no token embedding; use `export --format lora`")
+        raise ESCDiffError("the attribute holds no token embedding; ‹export the weights›")
     if attribute.layout != "one":
         raise ESCDiffError(f"the token {attribute.token!r} has a vector for each of the {attribute.layout}, an embedding file one "
                            "for all; learn with a recipe of one vector, such as textual-inversion")
@@ -109,9 +111,25 @@ def export_embedding(attribute: Attribute, path: str | Path) -> ExportReport:
     return ExportReport(Path(path), write_safetensors(tensors, path, METADATA_KEY, _label(attribute)))
 
 
+def what_is_lost(attribute: Attribute) -> str:
+    """One sentence on what no file for other programs can say of ``attribute``, "" where everything goes along."""
+    token = attribute.token
+    if attribute.layout != "one":
+        return (f"only ESCDiff can give each of the {attribute.layout} its own vector of {token}: without it the exported "
+                "file draws something else; a recipe with one vector, such as escdiff-shape, goes along whole")
+    if attribute.embeddings and attribute.reach == "own":
+        return (f"only ESCDiff can show {token} to the {len(attribute.blocks)} blocks alone that learned it: elsewhere every block "
+                "reads it, and the exported file draws something else; recipes without -paper go along whole")
+    return ""
+
+
 def _label(attribute: Attribute, **more: float) -> str:
+    """What stands in the file's metadata; what is lost is logged as well."""
     told = {"kind": attribute.kind, "token": attribute.token, "recipe": attribute.recipe, "preset": attribute.preset,
             "base_fingerprint": attribute.base_fingerprint, **more}
+    if lost := what_is_lost(attribute):
+        log.warning(lost)
+        told["lost"] = lost
     return json.dumps(told, sort_keys=True)
 
 
@@ -127,7 +145,7 @@ def _diffusers_modules(attribute: Attribute, unet_config: Mapping[str, Any] | No
     strange = next((m for m in map(module_of, attribute.delta) if m not in names), None)
     if strange is not None:
         raise ESCDiffError(f"the attribute changes {strange!r}, which the UNet of the given configuration does not "
-                           "have; give the configuration of the model it was learned on")
+                           "have; it belongs to a model of another kind: ‹export all›")
     return names
 
 

@@ -113,7 +113,7 @@ class Attribute:
         except (SafetensorError, OSError, TypeError) as error:  # TypeError: a field is missing
             raise ESCDiffError(f"{path} cannot be read as an attribute ({error}); the file is damaged") from error
         except ESCDiffError as error:
-            raise ESCDiffError(f"{path}: {error}") from error
+            raise ESCDiffError(f"{path}: {error.args[0]}") from error
 
     def check_base(self, fingerprint: str) -> None:
         """Raise ESCDiffError unless the attribute was learned on the base model with this fingerprint."""
@@ -164,7 +164,7 @@ def _read_metadata(header: Header, path: Path) -> dict[str, Any]:
 
         marks = next((f.title for f in FOREIGN if any(m in name for name in header.entries for m in f.marks)), None)
         what = f"looks like {marks}" if marks else "is a safetensors file of another kind"
-        raise ESCDiffError(f"{path} {what}, not an attribute; give a .safetensors file made by `learn`")
+        raise ESCDiffError(f"{path} {what}, not an attribute; ‹an attribute›")
     try:
         data = json.loads(header.metadata[METADATA_KEY])
         version = data.pop("format_version")
@@ -195,7 +195,7 @@ def _check_entries(header: Header, path: Path) -> None:
         check_embeddings({name: e.shape for name, e in _with_prefix(header.entries, EMBEDDING_PREFIX).items()})
         check_delta({name: e.shape for name, e in _with_prefix(header.entries, DELTA_PREFIX).items()})
     except ESCDiffError as error:
-        raise ESCDiffError(f"{path}: {error}") from error
+        raise ESCDiffError(f"{path}: {error.args[0]}") from error
     for name, entry in header.entries.items():
         needed = DTYPE_NAMES[_stored_dtype(name)]
         if entry.dtype != needed:
@@ -253,9 +253,9 @@ def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if not bool(stored.isfinite().all()):
         if bool(tensor.isfinite().all()):
             raise ESCDiffError(f"tensor {name} holds values up to {float(tensor.abs().max()):.3g}, fp16 ends "
-                               "at 65504; the learning ran away: lower the learning rate")
-        raise ESCDiffError(f"tensor {name} holds NaN or infinite values; the learning ran away (lower the learning "
-                           "rate) or the file is damaged")
+                               "at 65504: the learning ran away; take fewer steps or another recipe")
+        raise ESCDiffError(f"tensor {name} holds NaN or infinite values: the file is damaged, or the learning ran "
+                           "away; copy it again, or learn it with fewer steps or another recipe")
     return stored
 
 

@@ -62,9 +62,9 @@ def read_header(path: Path) -> Header:
     that lies about lengths, is not JSON, is too large, or describes tensors that overlap or leave gaps.
     """
     if not path.exists():
-        raise ESCDiffError(f"attribute file {path} does not exist; give a .safetensors file made by `learn`")
+        raise ESCDiffError(f"attribute file {path} does not exist; ‹an attribute›")
     if not path.is_file():
-        raise ESCDiffError(f"{path} is not a file; give a .safetensors file made by `learn`")
+        raise ESCDiffError(f"{path} is not a file; ‹an attribute›")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -94,11 +94,11 @@ def _not_safetensors(path: Path, first: bytes, size: int, length: int) -> str:
         return f"{path} is empty (0 bytes); learn or download the attribute again"
     kind = next((kind for magic, kind in MAGIC if first.startswith(magic)), None)
     if kind is not None:
-        return f"{path} is {kind}; give a .safetensors file made by `learn`"
+        return f"{path} is {kind}; ‹an attribute›"
     if first[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{":
         return (f"{path} is truncated or damaged: its header claims {length} bytes, the file has {size}; copy or learn "
                 "it again")
-    return f"{path} is not a safetensors file; give a .safetensors file made by `learn`"
+    return f"{path} is not a safetensors file; ‹an attribute›"
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:

@@ -42,5 +42,5 @@ def choose_filter(path: Path | None, recipe: Recipe, model: DiffusionModel,
     if network.from_clip is not None and encoder is None:
         if path is None:
             return None
-        raise ESCDiffError(f"{path} was trained with an OpenCLIP encoder; give the same one (--encoder, or the encoder input)")
+        raise ESCDiffError(f"{path} was trained with an OpenCLIP encoder; give the same one ‹the encoder›")
     return network.to(model.device).eval().requires_grad_(False)

@@ -66,12 +66,12 @@ def save_filters(filters: Mapping[str, AttributeFilter], path: Path, fingerprint
 def load_filter(path: Path, kind: str, fingerprint: str) -> AttributeFilter:
     """Read the filter of ``kind``. Raises ESCDiffError if the file is none or was made for another model."""
     if not Path(path).is_file():
-        raise ESCDiffError(f"no filter file at {path}; train one with `python -m escdiff_core train-filters`")
+        raise ESCDiffError(f"no filter file at {path}; ‹make filters›")
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get(FILTERS_KEY, "{}"))
             if kind not in metadata.get("kinds", ()):
-                raise ESCDiffError(f"{path} holds no {kind} filter; give a file that `train-filters` wrote")
+                raise ESCDiffError(f"{path} holds no {kind} filter; ‹a filter file›")
             if metadata["base_fingerprint"] != fingerprint:
                 raise ESCDiffError(f"{path} was trained on another base model; train filters for this one, or go without")
             network = AttributeFilter(**metadata["widths"])

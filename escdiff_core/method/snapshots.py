@@ -49,7 +49,7 @@ def load_snapshot(tuner: "Tuner", directory: Path) -> None:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             if metadata.get("run") != run_identity(tuner):
                 raise ESCDiffError(f"{directory} holds a run with another model, reference, recipe, seed or ESCDiff; give the same "
-                                   "settings as before, or start afresh without --resume")
+                                   "settings as before, or ‹afresh›")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ESCDiffError(f"{path} is damaged; delete it and start afresh") from error

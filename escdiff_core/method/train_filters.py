@@ -45,7 +45,7 @@ class Example:
 def examples_from_folder(directory: Path, native_size: int) -> list[Example]:
     """Every picture of a folder, without words. Raises ESCDiffError when there are fewer than two."""
     if not directory.is_dir():
-        raise ESCDiffError(f"--images {directory} is no folder; give a folder of pictures")
+        raise ESCDiffError(f"‹the pictures› {directory} does not exist or is no folder; give a folder of pictures")
     paths = sorted(p for p in directory.iterdir() if p.suffix.lower() in PICTURE_TYPES)
     if len(paths) < 2:
         raise ESCDiffError(f"{directory} holds {len(paths)} pictures ({', '.join(PICTURE_TYPES)}); needed: at least 2, "

@@ -264,8 +264,8 @@ class Tuner:
         torch._foreach_lerp_(self.average, self.trained_tensors(), 1 / (1 + recipe.average * (self.done - 1)))
         self.report.losses.append(float(loss.detach()))
         if not math.isfinite(self.report.losses[-1]):
-            raise ESCDiffError(f"the loss of step {self.done} is {self.report.losses[-1]}: the learning ran away; lower the "
-                               "learning rate")
+            raise ESCDiffError(f"the loss of step {self.done} is {self.report.losses[-1]}: the learning ran away; take fewer "
+                               "steps or another recipe")
         return self.report.losses[-1]
 
     def _out_of_memory(self) -> ESCDiffError:

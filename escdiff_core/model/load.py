@@ -77,8 +77,7 @@ def load_model(
     path = NAMED_MODELS.get(str(path_or_name), Path(path_or_name))
     if path == POCKET_PATH and not path.exists():
         raise ESCDiffError(
-            f"the pocket model is not at {path}; make it with `python -m escdiff_core.pocket.train --stage all`, or "
-            "give --model PATH"
+            f"the pocket model is not at {path}; install the pack again, it brings the file along, or ‹another model›"
         )
     load = load_folder if path.is_dir() else _load_single_file
     unet, vae, text_encoder, tokenizer, config = load(path, dtype)

@@ -145,10 +145,10 @@ def _checked_mask(mask: np.ndarray, given: tuple[int, int], size: tuple[int, int
     resized = _resized(mask, size, "bilinear")
     for subject in (mask > SUBJECT, resized > SUBJECT):  # a speck can vanish on the way down
         if not subject.any():
-            raise ESCDiffError(f"{source} is empty: no subject is marked; paint the subject white, or use mask none")
+            raise ESCDiffError(f"{source} is empty: no subject is marked; paint the subject white, or ‹no mask›")
         if subject.all():
             raise ESCDiffError(f"{source} is full: everything is marked as subject; paint the background black, "
-                               "or use mask none")
+                               "or ‹no mask›")
     return resized
 
 

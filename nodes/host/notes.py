@@ -92,8 +92,8 @@ def listening() -> Iterator[Notes]:
         show("")                                        # what was said of an earlier run does not hold for this one
         yield notes
     except ESCDiffError as error:
-        notes.add(str(error))           # the newest front ends put it two clicks away
-        raise ESCDiff(str(error)).with_traceback(error.__traceback__) from error.__cause__
+        notes.add(error.told("node"))           # the newest front ends put it two clicks away
+        raise ESCDiff(error.told("node")).with_traceback(error.__traceback__) from error.__cause__
     finally:
         package.removeHandler(notes)
         _listening.reset(before)
