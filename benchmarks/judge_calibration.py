@@ -217,7 +217,8 @@ A of the eight surfaces of [benchmarks/outside](outside/) and of four kinds of n
 {len(LOOKS)} pictures a cell on random round silhouettes, turned, shifted and lit anew, means cut off at 0 and 1. *Same
 colours*: the surface's own pixels in the pattern of each other one; *same pattern*: the other way round. Scales and bricks
 of one period, or leopard's and other spots, are alike to the eye too: they are the worst. A plaid blurred by 5 pixels
-still has its broad bands, and A says so (0.7).
+still has its broad bands, and A says so. One piece of wood or of large spots is not all of it: more of the same scores
+below 1.
 
 {elsewhere}
 

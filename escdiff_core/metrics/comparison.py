@@ -15,7 +15,8 @@ SEED = 20_240         # of every comparison picture, so that a judge is the same
 AGAIN = 10            # pictures a ceiling is measured on
 OTHERS = 5            # pictures per pattern that a floor of appearance is measured on
 PERIODS = (6.0, 30.0) # pixels, evenly by their logarithm: a reference of fine pattern has others as fine beside it
-BEND = 1.5            # pixels of the smooth random bending of a reference that has no specification
+BEND = 1.5            # pixels of the smooth random bending of a reference that has no specification; half for its surface
+ALIKE = (0.95, 1.06)  # scales at which a surface is still the same
 
 
 @cache
@@ -49,19 +50,20 @@ def appearance_again(spec: Spec, count: int = AGAIN, seed: int = SEED) -> list[S
             for _ in range(count)]
 
 
-def _bent(image: np.ndarray, mask: np.ndarray, angle: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Turn (degrees), scale, softly bend and blur a picture and its mask together."""
+def _bent(image: np.ndarray, mask: np.ndarray, angle: float, bend: float, scale: float,
+          rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Turn (degrees), scale and softly bend (pixels) a picture and its mask together, as sharp as it was."""
     height, width = mask.shape
     y, x = np.meshgrid(np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32), indexing="ij")
-    bend = [ndimage.gaussian_filter(rng.normal(size=mask.shape), 16, mode="wrap") for _ in range(2)]
-    bend = [BEND * part / max(float(np.abs(part).max()), 1e-6) for part in bend]
-    a, scale = np.radians(angle), rng.uniform(0.9, 1.15)
+    waves = [ndimage.gaussian_filter(rng.normal(size=mask.shape), 16, mode="wrap") for _ in range(2)]
+    waves = [bend * part / max(float(np.abs(part).max()), 1e-6) for part in waves]
+    a = np.radians(angle)
     cy, cx = (height - 1) / 2, (width - 1) / 2
     u, v = (x - cx) / scale, (y - cy) / scale
-    grid = [cy - np.sin(a) * u + np.cos(a) * v + bend[0], cx + np.cos(a) * u + np.sin(a) * v + bend[1]]
-    planes = [ndimage.map_coordinates(image[..., c], grid, order=1, mode="nearest") for c in range(3)]
-    picture = ndimage.gaussian_filter(np.stack(planes, -1), (0.6, 0.6, 0))
-    return picture, ndimage.map_coordinates(mask.astype(np.float32), grid, order=1) > 0.5
+    grid = [cy - np.sin(a) * u + np.cos(a) * v + waves[0], cx + np.cos(a) * u + np.sin(a) * v + waves[1]]
+    planes = [ndimage.map_coordinates(image[..., c], grid, order=3, mode="nearest") for c in range(3)]
+    cover = ndimage.map_coordinates(mask.astype(np.float32), grid, order=1)
+    return np.clip(np.stack(planes, -1), 0, 1), cover > 0.5
 
 
 def picture_again(image: np.ndarray, mask: np.ndarray, turn: float, part: bool, count: int = AGAIN) -> list[Reading]:
@@ -73,7 +75,8 @@ def picture_again(image: np.ndarray, mask: np.ndarray, turn: float, part: bool, 
     mask = mask_at(mask, image.shape[:2])
     rng, readings = np.random.default_rng((SEED, 4)), []
     for _ in range(count):
-        picture, cover = _bent(image, mask, float(rng.uniform(-turn, turn)), rng)
+        scale, bend = (rng.uniform(*ALIKE), 0.5 * BEND) if part else (rng.uniform(0.9, 1.15), BEND)
+        picture, cover = _bent(image, mask, float(rng.uniform(-turn, turn)), bend, scale, rng)
         if part:
             rows, columns = np.nonzero(cover)
             direction = rng.uniform(0, 2 * np.pi)
