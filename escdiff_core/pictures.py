@@ -37,32 +37,34 @@ def save_text(text: str, path: Path) -> None:
 Rows = Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]]     # (title, [(picture, label), …])
 
 
-def draw_sheet(rows: Rows, path: Path, columns: int = 8) -> None:
+def draw_sheet(rows: Rows, path: Path, columns: int = 8, zoom: int = 1) -> None:
     """Write ``rows`` as one PNG; see :func:`compose_sheet`."""
-    compose_sheet(rows, columns).save(path)
+    compose_sheet(rows, columns, zoom).save(path)
 
 
-def compose_sheet(rows: Rows, columns: int = 8) -> Image.Image:
-    """Lay ``rows`` out under each other; long rows wrap after ``columns`` pictures."""
+def compose_sheet(rows: Rows, columns: int = 8, zoom: int = 1) -> Image.Image:
+    """Lay ``rows`` out under each other, all ``zoom`` times as large; long rows wrap after ``columns`` pictures."""
     columns = min(columns, max(len(items) for _, items in rows))
-    side = max(p.shape[0] for _, items in rows for p, _ in items)
-    wide = max(p.shape[1] for _, items in rows for p, _ in items)
+    side = max(p.shape[0] for _, items in rows for p, _ in items) * zoom
+    wide = max(p.shape[1] for _, items in rows for p, _ in items) * zoom
+    margin, line = MARGIN * zoom, LINE * zoom
     lines = [(title if start == 0 else "", items[start:start + columns])
              for title, items in rows for start in range(0, len(items), columns)]
-    cell_w, cell_h = wide + MARGIN, side + 3 * LINE
-    height = sum(cell_h + (LINE + 4 if title else 0) for title, _ in lines) + MARGIN
-    sheet = Image.new("RGB", (columns * cell_w + MARGIN, height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
-    y = MARGIN
+    cell_w, cell_h = wide + margin, side + 3 * line
+    height = sum(cell_h + (line + 4 * zoom if title else 0) for title, _ in lines) + margin
+    sheet = Image.new("RGB", (columns * cell_w + margin, height), "white")
+    draw, font, large = ImageDraw.Draw(sheet), ImageFont.load_default(size=11 * zoom), ImageFont.load_default(size=14 * zoom)
+    y = margin
     for title, items in lines:
         if title:
-            draw.text((MARGIN, y), title, fill="black", font=ImageFont.load_default(size=14))
-            y += LINE + 4
+            draw.text((margin, y), title, fill="black", font=large)
+            y += line + 4 * zoom
         for column, (picture, label) in enumerate(items):
-            x = MARGIN + column * cell_w
-            sheet.paste(Image.fromarray(to_bytes(picture)), (x, y))
+            x = margin + column * cell_w
+            drawn = Image.fromarray(to_bytes(picture))
+            sheet.paste(drawn.resize((drawn.width * zoom, drawn.height * zoom), Image.Resampling.LANCZOS), (x, y))
             for number, text in enumerate(_wrap(label, font, wide)[:3]):
-                draw.text((x, y + picture.shape[0] + 1 + number * 13), text, fill="#333333", font=font)
+                draw.text((x, y + picture.shape[0] * zoom + zoom + number * 13 * zoom), text, fill="#333333", font=font)
         y += cell_h
     return sheet
 
