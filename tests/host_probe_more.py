@@ -230,10 +230,10 @@ def wrong_inputs(model, clip, vae, made):
     scheduled = node("ESCDiffMix", **mixing, shape=made["shape"], shape_end=0.5)[0]
     both = node("ESCDiffMix", **mixing, shape=made["shape"])
     second = node("ESCDiffMix", **{**mixing, "model": both[0], "clip": both[3]}, appearance=made["appearance"])
-    found["second_mix_keeps_the_first"] = sorted(second[3].tokenizer.clip_l.escdiff_tokens)
-    prompts, rows = core("nodes.host.prompts"), torch.randn(2, 1, clip.cond_stage_model.clip_l.transformer.get_input_embeddings()
-                                                            .weight.shape[1], generator=torch.Generator().manual_seed(4))
-    at_once = prompts.clip_with_tokens(clip, {"token": rows[0], "*m": rows[1]})      # a token that our own mark contains
+    found["second_mix_keeps_the_first"] = sorted(second[3].tokenizer.tokenize_with_weights.vectors)
+    prompts, width = core("nodes.host.prompts"), made["shape"].embeddings["clip_l"].shape[1]
+    rows = [{"clip_l": r} for r in torch.randn(2, 1, width, generator=torch.Generator().manual_seed(4))]
+    at_once = prompts.clip_with_tokens(clip, {"token": rows[0], "*m": rows[1]})
     in_turn = prompts.clip_with_tokens(prompts.clip_with_tokens(clip, {"token": rows[0]}), {"*m": rows[1]})
     read = [prompts.encode(c, "a token of *m")[0][0] for c in (at_once, in_turn, clip)]
     found["stacked_tokens_difference"], found["stacked_tokens_change"] = largest(*read[:2]), largest(*read[1:])

@@ -16,7 +16,7 @@ from escdiff_core.method.recipes import find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.model.names import unet_map
 from escdiff_core.model.sample import sample
-from escdiff_core.model.text import encode_prompts
+from escdiff_core.model.text import Words, encode_prompts
 
 DRAW = {"steps": 2, "size": 32, "seed": 3, "guidance_scale": 3.0}
 PROMPT = "a photo of a *a *m on a red background"
@@ -175,14 +175,14 @@ def test_strength_moves_the_token_from_its_plain_word_at_the_words_norms(tokens,
     vectors = torch.randn(tokens, WIDTH, generator=torch.Generator().manual_seed(0))
     made = replace(shape, embeddings={"clip_l": vectors})
     word = starting_word(model, made.word).expand_as(vectors)
-    assert torch.equal(token_vectors(model, Use(made, 1.0)), vectors)
-    torch.testing.assert_close(token_vectors(model, Use(made, 0.0)), word)
-    torch.testing.assert_close(token_vectors(model, Use(made, 1 - 1e-6)), vectors, rtol=1e-4, atol=1e-4)
-    half = token_vectors(model, Use(made, 0.5))
+    assert torch.equal(token_vectors(Words.of(model), Use(made, 1.0)), vectors)
+    torch.testing.assert_close(token_vectors(Words.of(model), Use(made, 0.0)), word)
+    torch.testing.assert_close(token_vectors(Words.of(model), Use(made, 1 - 1e-6)), vectors, rtol=1e-4, atol=1e-4)
+    half = token_vectors(Words.of(model), Use(made, 0.5))
     torch.testing.assert_close(half.norm(dim=1), (word.norm(dim=1) + vectors.norm(dim=1)) / 2)
     similar = torch.nn.functional.cosine_similarity
     assert (similar(half, vectors, dim=1) > similar(word, vectors, dim=1)).all()
-    far = token_vectors(model, Use(made, 2.0))
+    far = token_vectors(Words.of(model), Use(made, 2.0))
     torch.testing.assert_close(far.norm(dim=1), vectors.norm(dim=1))
 
 

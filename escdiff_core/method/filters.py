@@ -94,8 +94,13 @@ def base_of(path: Path) -> str | None:
 
 
 def starting_word(model: DiffusionModel, word: str) -> torch.Tensor:
-    """One vector for a word: the mean of its pieces' embeddings at their mean norm, (dim,)."""
-    rows = word_embedding(model, word).float()
+    """One vector for a word of ``model``, (dim,); see one_vector."""
+    return one_vector(word_embedding(model, word))
+
+
+def one_vector(rows: torch.Tensor) -> torch.Tensor:
+    """One vector for the ``rows`` of a word's pieces, (n, dim): their mean at their mean norm, (dim,)."""
+    rows = rows.float()
     return F.normalize(rows.mean(0), dim=0) * rows.norm(dim=1).mean()
 
 

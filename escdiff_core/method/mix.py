@@ -6,13 +6,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..attribute.tensors import ENCODERS
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents, sample
-from ..model.text import encode_prompts
+from ..model.text import Words
+from ..model.weighted import encode_weighted
 from ..reference import Reference
 from .delta import changed_tensors
-from .filters import starting_word
+from .filters import one_vector
 from .plan import Use, check_uses, plain_words, plan_mix, schedule_parts
 from .private import private_copy
 from .route import install, pack, without_tokens
@@ -56,26 +58,30 @@ def packed_states(variants: Sequence[Variant], prompts: Sequence[str]) -> torch.
         for texts, own in zip(zip(*map(variant.texts, prompts), strict=True), variant.plan.slots, strict=True):
             # one name per vector: slots may know the same token by different vectors
             names = {u.attribute.token: row_name(u.attribute.token, id(u.attribute)) for u in own}
-            tokens |= {names[u.attribute.token]: token_vectors(variant.model, u) for u in own}
+            tokens |= {names[u.attribute.token]: token_vectors(Words.of(variant.model), u) for u in own}
             slots.append([without_tokens(text, names) for text in texts])
     unique = list(dict.fromkeys(text for texts in slots for text in texts))
-    states = encode_prompts(variants[0].model, unique, tokens)
+    states = encode_weighted(variants[0].model, unique, tokens)
     return pack([states[[unique.index(text) for text in texts]] for texts in slots])
 
 
-def token_vectors(model: DiffusionModel, use: Use) -> torch.Tensor:
-    """The token's vectors (n, dim) at the attribute's strength: on the line from its plain word, which is strength 0.
+def token_vectors(words: Words, use: Use, encoder: str = ENCODERS[0]) -> torch.Tensor:
+    """The token's vectors (n, dim) for one text encoder, at the attribute's strength: on the line from its plain word,
+    which is strength 0. The line is one of directions: on the straight way between two words the norm would sink (see
+    filters.merge).
 
-    The line is one of directions: on the straight way between two words the norm would sink (see filters.merge).
+    Raises ESCDiffError when the attribute has none for the ``encoder``, and for those of another width.
     """
-    vectors = use.attribute.embeddings["clip_l"].to(model.device).float()
-    width = model.text_encoder.get_input_embeddings().weight.shape[1]
-    if vectors.shape[-1] != width:
-        raise ESCDiffError(f"the attribute's token is {vectors.shape[-1]} wide, this model's words are {width}; load the "
-                           "model it was learned on")
+    if encoder not in use.attribute.embeddings:
+        raise ESCDiffError(f"the attribute {use.attribute.token!r} has no token for the text encoder {encoder}, which "
+                           "this model reads; load the model it was learned on")
+    vectors = use.attribute.embeddings[encoder].to(words.device).float()
+    if vectors.shape[-1] != words.width:
+        raise ESCDiffError(f"the attribute's token is {vectors.shape[-1]} wide, this model's words are {words.width}; "
+                           "load the model it was learned on")
     if use.strength == 1:
         return vectors
-    word = starting_word(model, use.attribute.word).expand_as(vectors)
+    word = one_vector(words.rows(use.attribute.word)).expand_as(vectors)
     if use.strength == 0:
         return word
     norms = (v.norm(dim=-1, keepdim=True) for v in (word, vectors))

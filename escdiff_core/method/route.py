@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import UNet2DConditionModel
 
-from ..model.text import split_placeholders
+from ..model.text import replace_placeholders
 from .blocks import block_of
 
 CROSS = ".attn2.processor"
@@ -48,8 +48,7 @@ def derive_route(owners: Sequence[Sequence[str]], middle: int | None = 0) -> tup
 
 def without_tokens(prompt: str, words: Mapping[str, str]) -> str:
     """``prompt`` with each placeholder of ``words`` replaced by its plain word; other text that contains it stays."""
-    pieces = split_placeholders(prompt, list(words))
-    return " ".join("".join(words[piece] if held else piece for piece, held in pieces).split())
+    return " ".join(replace_placeholders(prompt, words).split())
 
 
 def pack(contexts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -10,7 +10,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from ..errors import ESCDiffError, lookup
 from .load import DiffusionModel
 from .schedule import NoiseSchedule
-from .text import encode_prompts
+from .text import check_prompts
+from .weighted import encode_weighted
 
 # Class and what it needs beyond the noise schedule. "trailing" starts at the last timestep, where the latent is pure
 # noise (Lin et al. 2023, arXiv 2305.08891): "leading" would skip the steps that decide the background when the terminal
@@ -57,7 +58,7 @@ def sample(
 
     Picture i starts from noise of seed ``seed + i``, drawn on the CPU, so that it depends neither on its batch nor on
     the device. ``size`` is the side or (height, width) in pixels, default the model's native size. ``tokens`` is handed
-    to encode_prompts. ``encoder_hidden_states`` (b, n, dim) replaces the prompts and ``negative_hidden_states`` (1 or
+    to encode_weighted. ``encoder_hidden_states`` (b, n, dim) replaces the prompts and ``negative_hidden_states`` (1 or
     b, n, dim) the negative. ``unet_call`` replaces the plain UNet: it sees the batch [negatives, positives] in that
     order, or the positives alone when ``guidance_scale`` is 1. ``start`` (1, 4, h, w), scaled latents, is where every picture
     begins (image-to-image, Meng et al. 2021): noised as far as the last ``denoise`` of the steps go, which alone are taken.
@@ -65,13 +66,16 @@ def sample(
     scheduler and impossible sizes or counts.
     """
     height, width = _check(model, steps, size, batch_size)
-    positive = encoder_hidden_states
-    if positive is None:
-        positive = encode_prompts(model, prompts, tokens)  # (b, 77, dim)
+    positive, negatives = encoder_hidden_states, negative_hidden_states
     guided = guidance_scale != 1.0
-    negatives = negative_hidden_states
-    if negatives is None and guided:
-        negatives = encode_prompts(model, [negative], tokens)
+    if positive is None:
+        check_prompts(prompts)
+    if positive is None and negatives is None:
+        positive, negatives = encode_weighted(model, [*prompts, negative], tokens).split([len(prompts), 1])
+    elif positive is None:
+        positive = encode_weighted(model, prompts, tokens)  # (b, n * 77, dim)
+    elif negatives is None and guided:
+        negatives = encode_weighted(model, [negative], tokens)
     if guided and negatives.shape[1:] != positive.shape[1:]:
         raise ESCDiffError(
             f"the negative's text states are {tuple(negatives.shape[1:])}, the prompt's {tuple(positive.shape[1:])}; "

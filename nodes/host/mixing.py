@@ -1,7 +1,7 @@
 """Attributes on the host's model: deltas as patches of a clone, a prompt for each slot, one UNet evaluation per step."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import comfy.hooks
@@ -18,7 +18,7 @@ from ...escdiff_core.model.names import unet_map
 from ...escdiff_core.model.text import split_placeholders
 from .export import HOST_UNET, base_fingerprint, check_clip, unet_config
 from .notes import tell
-from .prompts import HostText, clip_with_tokens, encode
+from .prompts import clip_with_tokens, encode, encoders_of, words_of
 from .routing import host_slots, route_prompts, take_apart
 from .states import MAIN, MARK, Layout, States, pack
 
@@ -163,11 +163,10 @@ def conditioning(mixed: Mixed, clip, prompt: str) -> list:
     Each slot knows its own attribute's token; tokens of others are their plain words there.
     """
     check_clip(clip)
-    words, rows = HostText.of(clip), []
+    rows = []
     for own in columns_of(mixed.parts):
-        vectors = {u.attribute.token: token_vectors(words, u) for u in own}
         text = without_tokens(prompt, plain_words(mixed.given, own))
-        rows.append(encode(clip_with_tokens(clip, vectors) if vectors else clip, text))
+        rows.append(encode(clip_knowing(own, clip), text))
     if mixed.layout is None:
         return rows[0]
     made = []
@@ -199,9 +198,16 @@ def tell_of_no_token(mixed: Mixed, prompt: str) -> None:
 
 def clip_of(mixed: Mixed, clip):
     """A CLIP that knows the tokens of all attributes in use, for any text node; one prompt then serves every block."""
-    words = HostText.of(clip)
-    uses = [replace(u, attribute=in_one(u.attribute)) for u in mixed.given]      # at strength 0 a token is its plain word
-    return clip_with_tokens(clip, {u.attribute.token: token_vectors(words, u) for u in uses})
+    # at strength 0 a token is its plain word
+    return clip_knowing([replace(u, attribute=in_one(u.attribute)) for u in mixed.given], clip)
+
+
+def clip_knowing(uses: Iterable[Use], clip):
+    """``clip`` with the tokens of ``uses`` at their strengths, or itself if there are none."""
+    words = {encoder: words_of(clip, encoder) for encoder in encoders_of(clip)}
+    vectors = {u.attribute.token: {encoder: token_vectors(own, u, encoder) for encoder, own in words.items()}
+               for u in uses}
+    return clip_with_tokens(clip, vectors) if vectors else clip
 
 
 def cleared(rows: list) -> list:

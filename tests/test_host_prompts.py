@@ -1,0 +1,46 @@
+"""Prompts with tokens inside real ComfyUIs: what the stock text node gives for a plain word in the token's place."""
+
+import json
+import subprocess
+
+import pytest
+from host_server import prepare_base
+from hosts import ROOT, python_of, version
+
+
+@pytest.fixture(scope="module")
+def found(host, sd15_models, tmp_path_factory) -> dict:
+    """What host_probe_prompts.py saw inside the host."""
+    base = tmp_path_factory.mktemp(f"prompts-{version(host)}")
+    prepare_base(base, sd15_models)
+    command = [python_of(host), ROOT / "tests" / "host_probe_prompts.py", host, base, base / "custom_nodes" / "escdiff"]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+    assert lines, done.stdout[-2000:] + done.stderr[-6000:]
+    return json.loads(lines[0].removeprefix("FOUND "))
+
+
+@pytest.mark.parametrize("case", ["pocket", "sd15", "two words"])
+def test_a_token_that_is_a_word_gives_what_the_word_gives(found, case):
+    assert {form: d for form, d in found[case].items() if d > 1e-6} == {}
+
+
+def test_the_command_line_reads_prompts_as_the_host_does(found):
+    assert {form: d for form, d in found["headless"].items() if d > 1e-4} == {}
+
+
+@pytest.mark.parametrize("model", ["pocket", "sd15"])
+def test_a_token_is_no_plain_text(found, model):
+    assert found[f"{model}, it acts"] > 0.01
+
+
+@pytest.mark.parametrize("model", ["pocket", "sd15"])
+def test_a_clip_with_tokens_goes_through_the_nodes_for_clips(found, model):
+    on_the_way = found[f"{model}, on the way"]
+    assert on_the_way.pop("merge changes") > 0.01
+    assert {way: d for way, d in on_the_way.items() if d > 1e-6} == {}
+
+
+@pytest.mark.parametrize("model", ["pocket", "sd15"])
+def test_the_table_of_words_is_never_copied(found, model):
+    assert found[f"{model}, copies of the table"] == 0
