@@ -10,7 +10,9 @@ NODES = [*reference.NODES, *learn.NODES, *attribute_file.NODES, *mix.NODES, *jud
 
 class ESCDiffExtension(ComfyExtension):
     async def get_node_list(self):
+        from .host.contract import warn_of_missing
         from .host.folders import register_folders
 
+        warn_of_missing()
         register_folders()      # here, because 0.3.64 never calls on_load
         return [speaking(node) for node in NODES]

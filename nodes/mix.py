@@ -140,9 +140,11 @@ class MixedSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, prompt, negative, latent, seed, steps, cfg, sampler, scheduler, denoise, **attributes):
+        from .host.contract import require
         from .host.mixing import conditioning, warn_of_missing_tokens
         from .host.sampling import sample
 
+        require("sampling")
         mixed = put_together(model, **attributes)
         warn_of_missing_tokens(mixed, prompt)
         return io.NodeOutput(sample(mixed.model, seed, steps, cfg, sampler, scheduler, conditioning(mixed, clip, prompt),

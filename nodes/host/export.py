@@ -13,6 +13,7 @@ from ...escdiff_core.model.families import FAMILIES, ModelConfig, recognise
 from ...escdiff_core.model.infer import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, infer_unet
 from ...escdiff_core.model.load import DiffusionModel, fingerprint, model_from_tensors
 from ...escdiff_core.model.names import to_diffusers, unet_map
+from .contract import hold, require
 from .progress import make_room
 
 HOST_UNET, HOST_TEXT = "diffusion_model.", "clip_l.transformer."
@@ -47,7 +48,8 @@ def config_of(model, clip, vae) -> ModelConfig:
 
 
 def check_model(model) -> None:
-    """Raise ESCDiffError unless ``model`` is a Stable Diffusion 1.x UNet."""
+    """Raise ESCDiffError unless ``model`` is a Stable Diffusion 1.x UNet, as contract has it."""
+    require("model")
     inner = getattr(model, "model", None)
     unet = getattr(inner, "diffusion_model", None)
     config = getattr(getattr(inner, "model_config", None), "unet_config", {})
@@ -56,18 +58,23 @@ def check_model(model) -> None:
         family = type(getattr(inner, "model_config", inner)).__name__
         raise ESCDiffError(f"this MODEL is of the family {family}; ESCDiff works with Stable Diffusion 1.x text-to-image "
                            "models: load such a checkpoint, or use the ESCDiff pocket model")
+    remembered(inner, "contract", lambda: hold("model", model))
 
 
 def check_clip(clip) -> None:
-    """Raise ESCDiffError unless ``clip`` is the text encoder of Stable Diffusion 1.x."""
+    """Raise ESCDiffError unless ``clip`` is the text encoder of Stable Diffusion 1.x, as contract has it."""
+    require("clip")
     if clip is None or not hasattr(clip.cond_stage_model, "clip_l") or hasattr(clip.cond_stage_model, "clip_g"):
         raise ESCDiffError("the CLIP is missing or not that of Stable Diffusion 1.x; connect the CLIP that came with the model")
+    remembered(clip.cond_stage_model, "contract", lambda: hold("clip", clip))
 
 
 def check_vae(vae) -> None:
-    """Raise ESCDiffError unless ``vae`` is one of Stable Diffusion's."""
+    """Raise ESCDiffError unless ``vae`` is one of Stable Diffusion's, as contract has it."""
+    require("vae", "learning")
     if vae is None or not hasattr(vae, "first_stage_model") or "quant_conv.weight" not in vae.first_stage_model.state_dict():
         raise ESCDiffError("the VAE is missing or none of Stable Diffusion's; connect the VAE that came with the model")
+    hold("vae", vae)
 
 
 def is_merge(patch: tuple) -> bool:
@@ -86,7 +93,8 @@ def baked(patcher, prefix: str, counts: Callable[[tuple], bool] = lambda patch: 
         weight, convert = first
         patches = [p for p in patches if counts(p)]
         if weight.device.type == "meta":
-            raise ESCDiffError(f"the host keeps {name} unloaded; restart ComfyUI without its experimental memory options")
+            raise ESCDiffError(f"this MODEL or CLIP came without its weights (first: {name}); load it with one of "
+                               "ComfyUI's own loaders, such as Load Checkpoint")
         weight = convert(weight.detach().to(comfy.model_management.get_torch_device(), copy=True), inplace=False).float()
         if patches:
             weight = comfy.lora.calculate_weight(patches, weight, name)
@@ -99,7 +107,7 @@ def unpatched(patcher, prefix: str = HOST_UNET) -> Mapping[str, torch.Tensor]:
     return {n.removeprefix(prefix): first[0] for n, (first, *_) in patcher.get_key_patches(prefix).items()}
 
 
-def remembered(owner: torch.nn.Module, key, make: Callable[[], str]) -> str:
+def remembered(owner: torch.nn.Module, key, make: Callable[[], str | None]) -> str | None:
     """``make()``, kept under ``key`` with the loaded module that it is about, so that no node computes it again."""
     known = vars(owner).setdefault("escdiff_remembered", {})
     if key not in known:

@@ -24,20 +24,31 @@ from ...escdiff_core.model.infer import UNET_PREFIX, VAE_PREFIX
 from ...escdiff_core.model.load import POCKET_PATH
 from ...escdiff_core.model.tokenizer import build_tokenizer
 from ...escdiff_core.reference.picture import AREA_BOUNDS
+from .contract import require
 from .notes import nothing_to_tell, tell
 
 WRAPPER_KEY = "escdiff_size"
 
 
-def load_pocket():
-    """Return (MODEL, CLIP, VAE) of the checkpoint that ships with the pack."""
+def load_pocket(**patcher_options):
+    """Return (MODEL, CLIP, VAE) of the checkpoint that ships with the pack; the options go to the host's CLIP."""
+    require("pocket")
     if not POCKET_PATH.exists():
         raise ESCDiffError(f"the pocket model is not at {POCKET_PATH}; install the pack again, it brings the file along")
     tensors, metadata = comfy.utils.load_torch_file(str(POCKET_PATH), return_metadata=True)
     config = parse_config(metadata[CONFIG_KEY], str(POCKET_PATH))
-    model = _load_unet(tensors, config)
+    model, clip, vae = _load_unet(tensors, config), _load_clip(tensors, config, **patcher_options), _load_vae(tensors, config)
     watch_size(model, config.native_size)
-    return model, _load_clip(tensors, config), _load_vae(tensors, config)
+    for part, patcher in enumerate((model, clip.patcher, vae.patcher)):
+        if hasattr(patcher, "cached_patcher_init"):         # newer hosts load a model again to put weight hooks on it
+            patcher.cached_patcher_init = (load_again, (part,))
+    return model, clip, vae
+
+
+def load_again(part: int, **patcher_options):
+    """The patcher of the MODEL (0), CLIP (1) or VAE (2), loaded anew; the host asks with ``disable_dynamic`` for hooks."""
+    model, clip, vae = load_pocket(**patcher_options)
+    return (model, clip.patcher, vae.patcher)[part]
 
 
 def watch_size(model, native_size: int) -> None:
@@ -79,7 +90,7 @@ def _load_unet(tensors, config: ModelConfig):
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
-def _load_clip(tensors, config: ModelConfig):
+def _load_clip(tensors, config: ModelConfig, **patcher_options):
     text = config.text_encoder
     start, end = text["bos_token_id"], text["eos_token_id"]
 
@@ -108,7 +119,8 @@ def _load_clip(tensors, config: ModelConfig):
     weights = {n.replace("cond_stage_model.", "clip_l.", 1): t for n, t in tensors.items() if n.startswith("cond_stage_model.")}
     target = comfy.supported_models_base.ClipTarget(Tokenizer, Clip)
     clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"),
-                         parameters=comfy.utils.calculate_parameters(weights), model_options={"dtype": torch.float32})
+                         parameters=comfy.utils.calculate_parameters(weights), model_options={"dtype": torch.float32},
+                         **patcher_options)
     missing, _ = clip.load_sd(weights, full_model=True)
     if lost := [n for n in missing if not n.endswith(("logit_scale", "text_projection.weight"))]:
         raise ESCDiffError(f"{POCKET_PATH} lacks {len(lost)} tensors of its text encoder (first: {lost[0]}); install it again")
