@@ -5,6 +5,8 @@ import re
 FACES = ("command", "node")
 WORDS = {  # key: what a command says, what a node says
     "no mask": ("give --mask none", "take the mask away"),
+    "invert": ("invert the mask picture: white is the subject",
+               "put InvertMask in between: Load Image's mask is 1 where a picture is transparent"),
     "another model": ("give --model PATH", "load a checkpoint"),
     "the encoder": ("with --encoder", "at the input encoder"),
     "afresh": ("start afresh without --resume", "delete the folder to start afresh"),

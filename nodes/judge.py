@@ -48,15 +48,15 @@ class Score(io.ComfyNode):
     def execute(cls, images, shape_reference=None, shape_mask=None, appearance_reference=None, appearance_mask=None):
         from ..escdiff_core.errors import ESCDiffError
         from ..escdiff_core.metrics.scores import harmonic_mean
-        from .pictures import judge_of
+        from .pictures import judge_of, judged
 
         if shape_reference is None and appearance_reference is None:
             raise ESCDiffError("nothing to compare with; connect a shape reference, an appearance reference, or both")
-        pictures, figures = images.cpu().numpy(), {}
+        pictures, figures = judged(images), {}
         if shape_reference is not None:
-            figures["S"] = judge_of(shape_reference, shape_mask).shape(pictures)
+            figures["S"] = judge_of(shape_reference, shape_mask, "the shape reference").shape(pictures)
         if appearance_reference is not None:
-            figures["A"] = judge_of(appearance_reference, appearance_mask).appearance(pictures)
+            figures["A"] = judge_of(appearance_reference, appearance_mask, "the appearance reference").appearance(pictures)
         means = {name: float(score.mean) for name, score in figures.items()}
         h = harmonic_mean(*means.values())
         report = json.dumps({**{n: {"mean": means[n], "pictures": [float(v) for v in s.values]} for n, s in figures.items()},

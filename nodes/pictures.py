@@ -1,16 +1,10 @@
 """Between the host's pictures (IMAGE (b, h, w, 3), MASK (b, h, w), 0 to 1) and the core's."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
-
-from ..escdiff_core.errors import ESCDiffError
-
-MOST_PICTURES = 16
-log = logging.getLogger(__name__)
 
 
 def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int) -> list:
@@ -18,24 +12,9 @@ def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int)
 
     Values beyond 0 and 1, as the host's bicubic scaling leaves them, are cut off.
     """
-    from ..escdiff_core.reference import Reference
+    from ..escdiff_core.reference.batch import references_of
 
-    image, mask = image.clamp(0, 1), None if mask is None else mask.clamp(0, 1)
-    if len(image) > MOST_PICTURES:
-        raise ESCDiffError(f"{len(image)} pictures were given; a reference is one picture, or at most {MOST_PICTURES} of the same "
-                           "thing: take one out of the batch")
-    if mask is not None and float(mask.max()) == 0:
-        mask = None       # what LoadImage gives for a picture without transparency
-    if mask is not None and len(mask) not in (1, len(image)):
-        raise ESCDiffError(f"{len(mask)} masks for {len(image)} pictures; give one mask, or one for each picture")
-    masks = [None] * len(image) if mask is None else [mask[i % len(mask)].detach().cpu().numpy() for i in range(len(image))]
-    made = [Reference.from_arrays(picture.detach().cpu().numpy().copy(), "auto" if given is None else given, native_size)
-            for picture, given in zip(image, masks, strict=True)]
-    for found in made:
-        if found.mask is None:
-            # the whole rectangle counts, which is seldom what was meant
-            log.warning("ESCDiff: connect a mask if only a part of the picture is meant; %s", found.note)
-    return made
+    return references_of(_unit(image), None if mask is None else _unit(mask), native_size)
 
 
 def to_host(pictures: np.ndarray | Sequence[np.ndarray]) -> torch.Tensor:
@@ -72,9 +51,20 @@ def loss_plot(losses: Sequence[float], title: str) -> torch.Tensor:
     return to_host([np.asarray(canvas.buffer_rgba(), np.float32)[..., :3] / 255])
 
 
-def judge_of(image: torch.Tensor, mask: torch.Tensor | None):
+def judge_of(image: torch.Tensor, mask: torch.Tensor | None, what: str):
     """The judge for one reference picture; its subject is found on a plain background when there is no mask."""
     from ..escdiff_core.metrics.scores import Judge
+    from ..escdiff_core.reference.batch import subject_of
 
-    given = None if mask is None or float(mask.max()) == 0 else mask[0].detach().cpu().numpy()
-    return Judge.of_picture(image[0].detach().cpu().numpy(), given)
+    return Judge.of_picture(*subject_of(_unit(image)[0], None if mask is None else _unit(mask)[0], what))
+
+
+def judged(images: torch.Tensor) -> np.ndarray:
+    """Pictures to be judged, (b, h, w, 3): transparent ones on white."""
+    from ..escdiff_core.reference.decode import picture_from_array
+
+    return np.stack([picture_from_array(picture, "a picture to judge")[0] for picture in _unit(images)])
+
+
+def _unit(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().clamp(0, 1).cpu().numpy().copy()

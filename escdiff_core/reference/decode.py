@@ -1,5 +1,6 @@
 """Picture files and arrays of any common kind to float32 RGB from 0 to 1, upright, with alpha where there is one."""
 
+import logging
 import struct
 import warnings
 from pathlib import Path
@@ -9,11 +10,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ESCDiffError
 
+log = logging.getLogger(__name__)
+
 # Formats that hold pictures. Not EPS and its kin: Pillow runs an external program for those.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "TGA", "JPEG2000", "ICO")
 MOST_PIXELS = 89_000_000  # just below Pillow's own alarm for decompression bombs; a gigabyte in float32
 SMALLEST_SIDE = 16        # pixels; below, there is nothing to learn from
-PAPER = 1.0               # white shows through where a picture is transparent
+PAPER = 1.0               # white shows through where a picture is transparent and holds no colours there
+NEARLY = 0.004            # this near to 0 or 1 is 0 or 1: decoders of other programs are off by up to 1/255
+SUBJECT = 0.5             # mask values above this are the subject
 WHITE = {"F": 1.0, "I": 65535.0, "I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I;16N": 65535.0}  # deep modes
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
 
@@ -21,9 +26,10 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, 
 def read_picture(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Return (picture (h, w, 3), alpha (h, w) or None), float32 from 0 to 1, EXIF rotation applied, first frame.
 
-    Palette, greyscale, CMYK, 16-bit and transparent pictures are converted; transparent ones lie on white, and an
-    alpha that is opaque everywhere counts as none. Raises ESCDiffError with one sentence: missing, not a picture,
-    damaged, too large, too small.
+    Palette, greyscale, CMYK, 16-bit and transparent pictures are converted; transparent ones lie on white where they
+    hold no colours (see over_paper), and an alpha that is opaque everywhere counts as none. An animation is its first
+    frame, and the log says so. Raises ESCDiffError with one sentence: missing, not a picture, damaged, too large,
+    too small.
     """
     image = _open(Path(path))
     if image.mode in WHITE:
@@ -91,6 +97,9 @@ def _open(path: Path) -> Image.Image:
             with Image.open(path, formats=formats) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise ESCDiffError(_too_large(path, f" ({image.width}×{image.height})"))
+                if getattr(image, "is_animated", False) and image.format != "MPO":     # MPO: a photo and its preview
+                    log.warning("%s has %d frames; the first is used", path, image.n_frames)
+                    image.seek(0)
                 image.load()
                 return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -108,10 +117,37 @@ def _too_large(path: Path, size: str = "") -> str:
     return f"{path} has too many pixels{size}; allowed are {MOST_PIXELS // 1_000_000} million: make it smaller"
 
 
+def over_paper(picture: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Lay ``picture`` (h, w, 3) on white where ``visible`` (h, w) is below 1, if all is black where nothing is visible.
+
+    Black is what programs leave under a cut-out. Any other colours are the ground the subject stood on, and stay: they
+    reach the model too when the transparency comes as a mask of its own, so that both ways give the same picture.
+    """
+    hidden = visible <= NEARLY
+    if not hidden.any() or picture[hidden].max() > NEARLY:
+        return picture
+    return (picture * visible[..., None] + PAPER * (1 - visible[..., None])).astype(np.float32)
+
+
+def check_mask(mask: np.ndarray, size: tuple[int, int], source: str, given: bool = False) -> None:
+    """Raise ESCDiffError for a mask (h, w) that is empty, full, not of ``size``, or, if ``given``, the wrong way round."""
+    if mask.shape != size:
+        raise ESCDiffError(f"{source} is {mask.shape[1]}×{mask.shape[0]} pixels, the picture {size[1]}×{size[0]}; "
+                           "give a mask of the picture's size")
+    subject = mask > SUBJECT
+    if not subject.any():
+        raise ESCDiffError(f"{source} is empty: no subject is marked; paint the subject white, or ‹no mask›")
+    if subject.all():
+        raise ESCDiffError(f"{source} is full: everything is marked as subject; paint the background black, "
+                           "or ‹no mask›")
+    if given and all(edge.all() for edge in (subject[0], subject[-1], subject[:, 0], subject[:, -1])):
+        raise ESCDiffError(f"{source} marks the border all round and leaves out the middle, so the background would be "
+                           "learned; ‹invert›")
+
+
 def _over_paper(rgba: np.ndarray, source: str) -> tuple[np.ndarray, np.ndarray | None]:
-    rgb, alpha = rgba[..., :3], rgba[..., 3]
-    picture = check_picture(rgb * alpha[..., None] + PAPER * (1 - alpha[..., None]), source)
-    return picture, None if bool((alpha == 1).all()) else np.ascontiguousarray(alpha)
+    rgb, alpha = check_picture(rgba[..., :3], source), np.ascontiguousarray(rgba[..., 3])
+    return (rgb, None) if alpha.min() >= 1 - NEARLY else (over_paper(rgb, alpha), alpha)
 
 
 def _deep(image: Image.Image, source: str) -> np.ndarray:

@@ -13,13 +13,12 @@ from PIL import Image
 
 from ..errors import ESCDiffError
 from ..metrics.mask import PHOTOGRAPH, object_mask
-from .decode import mask_from_array, picture_from_array, read_mask, read_picture
+from .decode import check_mask, mask_from_array, over_paper, picture_from_array, read_mask, read_picture
 
 STEP = 64                   # pixels: the VAE reduces by 8 and the UNet three times by 2
 LONGEST_ASPECT = 4.0        # longer side to shorter; beyond, no allowed size comes near at the pocket's 128 px
 AREA_BOUNDS = (0.55, 2.0)   # of native_size²: outside, the model draws things twice or not at all
 ASPECT_COST = 4.0           # a stretched subject is worse than a picture that is larger or smaller than usual
-SUBJECT = 0.5               # mask values above this are the subject
 WHOLE = "the whole picture counts"
 
 
@@ -54,7 +53,8 @@ class Reference:
         """
         picture, alpha = picture_from_array(_as_numpy(image), source)
         if alpha is not None or mask is None or isinstance(mask, str):
-            return _finish(picture, alpha, mask or "none", native_size, source)
+            asked = "none" if mask is None else mask if isinstance(mask, str) else _as_numpy(mask)
+            return _finish(picture, alpha, asked, native_size, source)
         given = mask_from_array(_as_numpy(mask), f"the mask of {source}")
         return _finish(picture, None, given, native_size, source)
 
@@ -108,6 +108,8 @@ def _finish(
     if native_size < STEP:
         raise ESCDiffError(f"native size {native_size} is not allowed; give at least {STEP} pixels")
     size = fitting_size(height, width, native_size)
+    if alpha is None and isinstance(mask, np.ndarray) and mask.shape == picture.shape[:2]:
+        picture = over_paper(picture, mask)
     image, notes = _resized(picture, size, "bicubic"), []
     if alpha is not None:
         ignored = "" if isinstance(mask, str) else "; the given mask is not used"
@@ -115,7 +117,7 @@ def _finish(
         found = _checked_mask(alpha, (height, width), size, f"the transparency of {source}")
     elif isinstance(mask, np.ndarray):
         notes.append("the given mask is used")
-        found = _checked_mask(mask, (height, width), size, f"the mask of {source}")
+        found = _checked_mask(mask, (height, width), size, f"the mask of {source}", given=True)
     elif mask == "auto":
         found, note = _found_mask(image)
         notes.append(note)
@@ -137,18 +139,13 @@ def _found_mask(image: np.ndarray) -> tuple[np.ndarray | None, str]:
         return None, f"{str(error).split(';')[0]}: {WHOLE}"
 
 
-def _checked_mask(mask: np.ndarray, given: tuple[int, int], size: tuple[int, int], source: str) -> np.ndarray:
-    """Return the mask at ``size``. Raises ESCDiffError when it is empty, full, or not of the picture's size."""
-    if mask.shape != given:
-        raise ESCDiffError(f"{source} is {mask.shape[1]}×{mask.shape[0]} pixels, the picture {given[1]}×{given[0]}; "
-                           "give a mask of the picture's size")
+def _checked_mask(
+    mask: np.ndarray, picture: tuple[int, int], size: tuple[int, int], source: str, given: bool = False
+) -> np.ndarray:
+    """Return the mask at ``size``. Raises ESCDiffError as check_mask does."""
+    check_mask(mask, picture, source, given)
     resized = _resized(mask, size, "bilinear")
-    for subject in (mask > SUBJECT, resized > SUBJECT):  # a speck can vanish on the way down
-        if not subject.any():
-            raise ESCDiffError(f"{source} is empty: no subject is marked; paint the subject white, or ‹no mask›")
-        if subject.all():
-            raise ESCDiffError(f"{source} is full: everything is marked as subject; paint the background black, "
-                               "or ‹no mask›")
+    check_mask(resized, size, source)       # a speck can vanish on the way down
     return resized
 
 
