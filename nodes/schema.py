@@ -35,7 +35,7 @@ def model_inputs(vae: bool = True) -> list:
 
 def seed_input(tooltip: str = "The same seed learns the same attribute.", changes: bool = False) -> io.Int.Input:
     """A seed; only with ``changes`` does the front end offer to draw a new one after each run, which would learn anew."""
-    return io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip=tooltip, control_after_generate=changes)
+    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, tooltip=tooltip, control_after_generate=changes)
 
 
 def mask_input() -> io.Mask.Input:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..errors import ESCDiffError
 
-LARGEST_SEED = 2**63 - 10_001          # a picture's own seed is so many above it as it has pictures before it
+LARGEST_SEED = 2**64 - 1
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

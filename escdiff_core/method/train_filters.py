@@ -30,6 +30,7 @@ from .texts import TrainingTexts
 
 log = logging.getLogger(__name__)
 PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+QUOTES = "\"'“”‘’«»"
 REGULARISER = 0.01   # weight of the squared offset, the low end of E4T's range: the norm is kept by merge already
 
 
@@ -42,11 +43,18 @@ class Example:
     behind: str
 
 
+def folder_of(text: str) -> Path:
+    """The folder a person means: what comes along with a pasted path, quotation marks and line ends, is left out."""
+    return Path(text.strip(f"{QUOTES} \t\r\n"))
+
+
 def examples_from_folder(directory: Path, native_size: int) -> list[Example]:
     """Every picture of a folder, without words. Raises ESCDiffError when there are fewer than two."""
+    directory = folder_of(str(directory))
     if not directory.is_dir():
         raise ESCDiffError(f"‹the pictures› {directory} does not exist or is no folder; give a folder of pictures")
-    paths = sorted(p for p in directory.iterdir() if p.suffix.lower() in PICTURE_TYPES)
+    paths = sorted(p for p in directory.iterdir() 
+                   if p.suffix.lower() in PICTURE_TYPES and not p.name.startswith("."))     # ._a.png is no picture, but macOS's
     if len(paths) < 2:
         raise ESCDiffError(f"{directory} holds {len(paths)} pictures ({', '.join(PICTURE_TYPES)}); needed: at least 2, "
                            "better hundreds")
@@ -78,7 +86,8 @@ def look_at(model: DiffusionModel, examples: Sequence[Example], timestep: int, e
     features, latents = [], []
     for number, example in enumerate(examples):
         z = image_to_latents(model, example.image[None])
-        features.append(reference_features(model, z, torch.from_numpy(example.image[None]), timestep, encoder, seed + number))
+        features.append(reference_features(model, z, torch.from_numpy(example.image[None]), timestep, encoder,
+                                           (seed + number) % 2**64))
         latents.append(z[0])
         if progress is not None:
             progress(number + 1, len(examples))

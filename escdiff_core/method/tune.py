@@ -97,8 +97,8 @@ class Tuner:
         for what, text in (("token", self.token), ("class word", class_word)):       # a file could not hold it
             if not is_text(text):
                 raise ESCDiffError(f"the {what} is {text[:80]!r}; needed: at most {LONGEST_TEXT} letters, all of them visible")
-        if not 0 <= seed < 2**63:
-            raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**63 - 1")
+        if not 0 <= seed < 2**64:
+            raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**64 - 1")
         # What a shape is of starts its token and stands for it; with an appearance it is a word of the prompt
         named = class_word if recipe.kind != "appearance" else ""
         self.init_word, self.plain = recipe.init_word, named or recipe.word

@@ -39,7 +39,7 @@ def references_of(images: np.ndarray, masks: np.ndarray | None, native_size: int
     for mask, found in zip(given, made, strict=True):
         if found.mask is None:
             # the whole rectangle counts, which is seldom what was meant
-            log.warning("connect a mask if only a part of the picture is meant; %s", found.note)
+            log.warning("give a mask if only a part of the picture is meant; %s", found.note)
         elif mask is not None and "not used" in found.note:
             log.warning(found.note)
     return made

@@ -187,14 +187,14 @@ def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: in
     """Pre-train both filters on a folder of pictures; returns the file."""
     from ...escdiff_core.method.filters import base_of, save_filters
     from ...escdiff_core.method.recipes import DEFAULTS, find_recipe
-    from ...escdiff_core.method.train_filters import examples_from_folder, look_at, train_filter
+    from ...escdiff_core.method.train_filters import examples_from_folder, folder_of, look_at, train_filter
 
-    if not folder.strip():
+    if not str(folder_of(folder)).strip("."):
         raise ESCDiffError("no folder was given; needed: a folder of pictures on the server, hundreds are better than tens")
     attribute_path(name)            # a name that leads out is refused before anything is trained
     with torch.inference_mode(False), torch.enable_grad():
         copy = private_model(model, clip, vae)
-        examples = examples_from_folder(Path(folder), copy.native_size)
+        examples = examples_from_folder(folder_of(folder), copy.native_size)
         report = reporter(len(examples) + 2 * steps)
         rows = {kind: find_recipe(recipe) for kind, recipe in DEFAULTS.items()}
         seen = look_at(copy, examples, rows["shape"].feature_timestep, encoder, seed, lambda done, _n: report(done))
