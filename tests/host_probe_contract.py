@@ -147,6 +147,7 @@ def main() -> None:
     asyncio.run(host_nodes.load_custom_node(str(PACK)))
     contract = core("nodes.host.contract")
     found["missing"], found["names"] = contract.missing(), sorted(contract.names())
+    found["later"] = [fault for name in contract.LATER if (fault := contract.fault_of(name))]
     found["warned at load"] = [line for line in said.lines if line.startswith("ESCDiff")]
     with torch.inference_mode():
         for kind, given in zip(("model", "clip", "vae"), node("ESCDiffLoadPocketModel"), strict=False):

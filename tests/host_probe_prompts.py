@@ -90,6 +90,26 @@ def on_the_way(clip) -> dict[str, float]:
     return found
 
 
+def two_towers() -> list:
+    """What two text encoders get for a token with vectors for each, beside a plain word: the words of SDXL."""
+    import comfy.sdxl_clip
+
+    usual = comfy.sdxl_clip.SDXLTokenizer().tokenize_with_weights
+    vectors = {"clip_l": torch.full((2, 3), 1.0), "clip_g": torch.full((2, 5), 2.0)}
+    tokenize = core("nodes.host.prompts").Tokenize(usual, {"*m": vectors})
+    text = "a " * 73 + "*m, on a (*m:1.2) table"
+    made, plain = tokenize(text), usual(text.replace("*m", f"{WORD} {OTHER}"))
+    word, other = (usual(w)["l"][0][1][0] for w in (WORD, OTHER))
+    seen = []
+    for tower, chunks in plain.items():
+        pairs = [(ours, theirs) for row, other_row in zip(made[tower], chunks, strict=True)
+                 for ours, theirs in zip(row, other_row, strict=True)]
+        seen.append([tower, sorted({(*o[0].shape, float(o[0][0])) for o, _ in pairs if torch.is_tensor(o[0])}),
+                     all((t[0] in (word, other)) if torch.is_tensor(o[0]) else o == t for o, t in pairs),
+                     sum(torch.is_tensor(o[0]) for o, _ in pairs), all(o[1] == t[1] for o, t in pairs)])
+    return seen
+
+
 def tables(clip) -> int:
     """How many tensors as large as the table of words are alive."""
     gc.collect()
@@ -104,6 +124,7 @@ def main() -> None:
     torch.manual_seed(0)
     (BASE / "models" / "loras").mkdir(exist_ok=True)
     (BASE / "models" / "embeddings").mkdir(exist_ok=True)
+    found["two towers"] = two_towers()
     with torch.inference_mode():
         _, pocket, _, _ = node("ESCDiffLoadPocketModel")
         sd15 = stock("CheckpointLoaderSimple", "load_checkpoint", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")[1]

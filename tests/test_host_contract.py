@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from host_server import prepare_base
-from hosts import ROOT, python_of, version
+from hosts import ROOT, find_hosts, python_of, version
 
 HOST = ("comfy", "comfy_api", "folder_paths", "latent_preview")
 
@@ -44,6 +44,12 @@ def used_by(path: Path) -> set[str]:
 
 def test_the_host_is_as_the_pack_needs_it(found):
     assert found["missing"] == {} and found["warned at load"] == []
+
+
+def test_the_newest_host_has_what_came_later(found, host):
+    if host != max(find_hosts(), key=lambda h: [int(n) for n in version(h).split(".")]):
+        pytest.skip("an older ComfyUI")
+    assert found["later"] == []
 
 
 def test_the_contract_lists_all_that_the_pack_uses(found):

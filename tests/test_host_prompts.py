@@ -34,6 +34,10 @@ def test_a_token_is_no_plain_text(found, model):
     assert found[f"{model}, it acts"] > 0.01
 
 
+def test_each_text_encoder_gets_vectors_of_its_own(found):
+    assert sorted(found["two towers"]) == [["g", [[5, 2.0]], True, 4, True], ["l", [[3, 1.0]], True, 4, True]]
+
+
 @pytest.mark.parametrize("model", ["pocket", "sd15"])
 def test_a_clip_with_tokens_goes_through_the_nodes_for_clips(found, model):
     on_the_way = found[f"{model}, on the way"]

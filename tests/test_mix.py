@@ -195,6 +195,15 @@ def test_tokens_may_stand_anywhere(prompt, model, shape, appearance):
     assert torch.equal(other, states(model, plain, a=appearance))
 
 
+def test_weights_and_long_prompts_are_drawn_as_in_comfyui(model, shape, appearance):
+    """A longer prompt beside a shorter negative, and a weight that shows."""
+    mix = Mix(model, Use(shape), Use(appearance))
+    plain, weighted, long = (draw(mix, prompt, negative="a star") for prompt in (
+        "a *m in *a", "a (*m:1.5) in *a", "a *m in *a " + "and a star " * 40))
+    assert np.isfinite(long).all() and not np.array_equal(plain, weighted) and not np.array_equal(plain, long)
+    assert np.array_equal(plain, draw(mix, "a (*m:1.0) in *a", negative="a star"))
+
+
 def test_a_token_that_is_part_of_the_other_leaves_it_whole(model, shape, appearance):
     uses = (Use(replace(shape, token="*cat")), Use(replace(appearance, token="*cat-fur")))
     mix = Mix(model, *uses)

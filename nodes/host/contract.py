@@ -37,6 +37,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         f"{PATCHER}.remove_wrappers_with_key(wrapper_type, key)",
         "comfy.patcher_extension.WrappersMP.CALC_COND_BATCH",
         "comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL",
+        # what our two wrappers stand in for: they have to be called with the same
+        "comfy.samplers.calc_cond_batch(model, conds, x_in, timestep, model_options)",
+        "comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel.forward(x, timesteps, context, y, control, "
+        "transformer_options)",
         "comfy.conds.CONDCrossAttn(cond)", "comfy.hooks.WeightHook(strength_model)", GROUP,
         f"{GROUP}.add(hook)", f"{GROUP}.combine_all_hooks(hooks_list)", f"{GROUP}.is_subset_of(other)",
         "comfy.lora.load_lora(lora, to_load, log_missing)",
@@ -59,7 +63,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "comfy.samplers.KSampler.SAMPLERS", "comfy.samplers.KSampler.SCHEDULERS",
         "comfy.utils.PROGRESS_BAR_ENABLED", "latent_preview.prepare_callback(model, steps)"),
     "pocket": (
-        PATCHER, "comfy.patcher_extension.WrappersMP.OUTER_SAMPLE", "comfy.latent_formats",
+        PATCHER, "comfy.patcher_extension.WrappersMP.OUTER_SAMPLE", "comfy.samplers.CFGGuider.outer_sample(noise)",
+        "comfy.latent_formats",
         "comfy.model_base.ModelType", "comfy.model_detection.detect_unet_config(state_dict, key_prefix)",
         "comfy.model_management.unet_offload_device", "comfy.ops.manual_cast.Embedding",
         "comfy.sd.CLIP(target, embedding_directory, parameters, model_options)",
@@ -82,6 +87,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         "folder_paths.get_full_path(folder_name, filename)",
         "folder_paths.get_full_path_or_raise(folder_name, filename)",
         "folder_paths.get_user_directory", "folder_paths.models_dir"),
+}
+# What older hosts lack, and what the pack does without it.
+LATER: dict[str, str] = {
+    "server.PromptServer.send_progress_text(text, node_id, sid)": "what a node says stands in the log alone",
+    f"{IO}.Schema(search_aliases)": "nodes are found by their names alone",
+    f"{PATCHER}.is_dynamic": "there is no dynamic VRAM, and no loading again for it",
 }
 # Of the objects that come over the wires: attributes that their classes have only once they are made.
 ATTRIBUTES = {
@@ -109,8 +120,6 @@ def fault_of(name: str) -> str:
     if wanted is None:
         return ""
     known = inspect.signature(held).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        return ""
     lost = [p for p in wanted.split(", ") if p not in known]
     return f"{path} takes no {' and no '.join(lost)}" if lost else ""
 
@@ -200,5 +209,5 @@ BEHAVIOUR: dict[str, dict[str, Callable[[object], bool]]] = {
 
 
 def names() -> Iterator[str]:
-    """All dotted names of NAMES."""
-    return (name.partition("(")[0] for name in chain.from_iterable(NAMES.values()))
+    """All dotted names of NAMES and LATER."""
+    return (name.partition("(")[0] for name in chain(chain.from_iterable(NAMES.values()), LATER))
