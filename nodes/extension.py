@@ -2,10 +2,10 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import attribute_file, judge, learn, mix, reference
+from . import attribute_file, judge, learn, mix, reference, shape_and_look
 from .host.notes import speaking
 
-NODES = [*reference.NODES, *learn.NODES, *attribute_file.NODES, *mix.NODES, *judge.NODES]
+NODES = [*shape_and_look.NODES, *reference.NODES, *learn.NODES, *attribute_file.NODES, *mix.NODES, *judge.NODES]
 
 
 class ESCDiffExtension(ComfyExtension):

@@ -85,17 +85,22 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
     ]
 
 
-def tune(source, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=0, lora_rank=0, checkpointing=False,
-         preview_every=50, token_name=""):
-    """Run stage 3 and return (attribute, loss plot)."""
+def learned(source, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=0, lora_rank=0, checkpointing=False,
+            preview_every=50, token_name=""):
+    """Run stage 3 and return (attribute, its losses); the parameters are those of :func:`tuning_inputs`."""
     from ..escdiff_core.method.recipes import find_recipe
     from .host.learning import learn
-    from .pictures import loss_plot
 
     row = find_recipe(recipe, token.kind, steps=steps or None, preset=None if preset == AUTO else preset,
                       batch_size=batch_size or None, rank=(lora_rank or None) if "lora" in find_recipe(recipe).form else None)
-    made, losses = learn(source, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every,
-                         checkpointing)
+    return learn(source, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every, checkpointing)
+
+
+def tune(source, token, recipe, **rest):
+    """Run stage 3 and return (attribute, loss plot)."""
+    from .pictures import loss_plot
+
+    made, losses = learned(source, token, recipe, **rest)
     title = f"{made.kind} as {made.token}, {made.steps} steps" + ("" if losses else ", found in the cache")
     return made, loss_plot(losses or [made.losses.get("final", 0.0)], title)
 

@@ -145,7 +145,7 @@ def page_of(node: str) -> str:
 
 
 def test_the_reader_sees_the_nodes_as_they_are():
-    assert len(SCHEMAS) == 20 and {"ESCDiffShapeFilter", "ESCDiffAppearanceFilter", "ESCDiffMix"} <= set(SCHEMAS)
+    assert len(SCHEMAS) == 21 and {"ESCDiffShapeFilter", "ESCDiffAppearanceFilter", "ESCDiffMix"} <= set(SCHEMAS)
     inputs, outputs = SCHEMAS["ESCDiffApply"]
     assert [p.name for p in inputs] == ["model", "shape", "appearance", "shape_strength", "appearance_strength", "middle",
                                         "shape_start", "shape_end", "appearance_start", "appearance_end", "overlap"]

@@ -9,7 +9,7 @@ from hosts import ROOT, python_of, version
 
 NODES = ["AppearanceFilter", "Apply", "AttributeInfo", "Clear", "Compare", "ExampleReference", "Export", "LearnAttribute",
          "LoadAttribute", "LoadPocketModel", "LoadReferenceEncoder", "Mix", "MixedSampler", "Prompt", "ReferenceFeatures",
-         "SaveAttribute", "Score", "ShapeFilter", "TrainFilters", "Tune"]
+         "SaveAttribute", "Score", "ShapeAndLook", "ShapeFilter", "TrainFilters", "Tune"]
 
 
 @pytest.fixture(scope="module")
