@@ -53,7 +53,7 @@ def examples_from_folder(directory: Path, native_size: int) -> list[Example]:
     directory = folder_of(str(directory))
     if not directory.is_dir():
         raise ESCDiffError(f"‹the pictures› {directory} does not exist or is no folder; give a folder of pictures")
-    paths = sorted(p for p in directory.iterdir() 
+    paths = sorted(p for p in directory.iterdir()
                    if p.suffix.lower() in PICTURE_TYPES and not p.name.startswith("."))     # ._a.png is no picture, but macOS's
     if len(paths) < 2:
         raise ESCDiffError(f"{directory} holds {len(paths)} pictures ({', '.join(PICTURE_TYPES)}); needed: at least 2, "

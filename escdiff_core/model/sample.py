@@ -113,7 +113,10 @@ def sample(
 
 
 def start_noise(model: DiffusionModel, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
-    """Return standard normal latents, float32 (b, 4, height/8, width/8), one generator per picture; seeds beyond 2**64 - 1 start again at 0."""
+    """Return standard normal latents, float32 (b, 4, height/8, width/8), one generator per picture.
+
+    A seed beyond 2**64 - 1 starts again at 0.
+    """
     factor = latent_factor(model)
     shape = (model.unet.config.in_channels, height // factor, width // factor)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s % 2**64)) for s in seeds]
