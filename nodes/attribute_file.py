@@ -5,7 +5,7 @@ import secrets
 
 from comfy_api.latest import io, ui
 
-from .schema import Attribute, schema
+from .schema import ANY, Attribute, schema
 
 
 def files() -> list[str]:
@@ -14,16 +14,20 @@ def files() -> list[str]:
     return attribute_files()
 
 
+def attribute_input() -> io.MultiType.Input:
+    return io.MultiType.Input("attribute", ANY, tooltip="A shape or a look, from a Learn node, ESCDiff Tune or a file.")
+
+
 class SaveAttribute(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffSaveAttribute", "ESCDiff Save Attribute",
                       "Writes the attribute to models/escdiff. Another file of that name is kept: the new one gets a number.",
-                      [Attribute.Input("attribute", tooltip="From ESCDiff Tune or Learn Attribute."),
+                      [attribute_input(),
                        io.String.Input("name", default="attribute", tooltip="Of the file; folders below models/escdiff are made."),
                        io.Boolean.Input("overwrite", default=False, optional=True, tooltip="Write over a file of that name.")],
                       [Attribute.Output("saved", tooltip="The same attribute."), io.String.Output("file", tooltip="Where it is.")],
-                      group="4 attribute", output_node=True)
+                      output_node=True)
 
     @classmethod
     def execute(cls, attribute, name, overwrite=False):
@@ -48,7 +52,7 @@ class LoadAttribute(io.ComfyNode):
         return schema("ESCDiffLoadAttribute", "ESCDiff Load Attribute",
                       "Reads an attribute from models/escdiff. Press R for new files.",
                       [io.Combo.Input("file", options=files(), tooltip="A file that ESCDiff Save Attribute wrote.")],
-                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")], group="4 attribute")
+                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")])
 
     @classmethod
     def fingerprint_inputs(cls, file=None):
@@ -68,10 +72,10 @@ class AttributeInfo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffAttributeInfo", "ESCDiff Attribute Info", "What was learned, from what, how, and on which model.",
-                      [Attribute.Input("attribute", tooltip="Any attribute.")],
+                      [attribute_input()],
                       [io.String.Output("text", tooltip="All of it, readable."), io.Image.Output("picture",
                                                                                                  tooltip="The reference, small.")],
-                      group="4 attribute", output_node=True)
+                      output_node=True)
 
     @classmethod
     def execute(cls, attribute):
@@ -94,13 +98,13 @@ class Export(io.ComfyNode):
         return schema("ESCDiffExport", "ESCDiff Export",
                       "Writes files for people without this pack: a LoRA (models/loras), an embedding (models/embeddings), or "
                       "the whole difference as a LoRA file for ComfyUI only.",
-                      [Attribute.Input("attribute", tooltip="Any attribute."),
+                      [attribute_input(),
                        io.Combo.Input("form", options=list(cls.FORMS), default="lora", tooltip="lora and embedding also load in "
                                       "diffusers; full is exact, and only for ComfyUI."),
                        io.String.Input("name", default="escdiff", tooltip="Of the file."),
                        io.Int.Input("rank", default=32, min=1, max=256, optional=True,
                                     tooltip="Of the LoRA, when full weights were learned.")],
-                      [io.String.Output("file", tooltip="Where it is.")], group="4 attribute", output_node=True)
+                      [io.String.Output("file", tooltip="Where it is.")], output_node=True)
 
     @classmethod
     def execute(cls, attribute, form, name, rank=32):

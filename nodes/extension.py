@@ -5,7 +5,10 @@ from comfy_api.latest import ComfyExtension
 from . import attribute_file, judge, learn, mix, reference, shape_and_look
 from .host.notes import speaking
 
-NODES = [*shape_and_look.NODES, *reference.NODES, *learn.NODES, *attribute_file.NODES, *mix.NODES, *judge.NODES]
+# Search and menu keep this order where nothing else decides: what most people need comes first.
+FIRST = [shape_and_look.ShapeAndLook, learn.LearnShape, learn.LearnLook, attribute_file.LoadAttribute, mix.Mix]
+ALL = [*shape_and_look.NODES, *learn.NODES, *attribute_file.NODES, *mix.NODES, *reference.NODES, *judge.NODES]
+NODES = [*FIRST, *(node for node in ALL if node not in FIRST)]
 
 
 class ESCDiffExtension(ComfyExtension):

@@ -4,7 +4,7 @@ import json
 
 from comfy_api.latest import io, ui
 
-from .schema import schema
+from .schema import JUDGE, schema
 
 
 class Compare(io.ComfyNode):
@@ -14,7 +14,7 @@ class Compare(io.ComfyNode):
                       [io.Image.Input("images", tooltip="A batch of pictures."),
                        io.Image.Input("more", optional=True, tooltip="Another row."),
                        io.String.Input("labels", default="", multiline=True, tooltip="One line for each picture.")],
-                      [io.Image.Output("sheet", tooltip="One picture.")], aliases=["contact sheet", "image grid"], group="6 judge",
+                      [io.Image.Output("sheet", tooltip="One picture.")], aliases=["contact sheet", "image grid"], group=JUDGE,
                       output_node=True)
 
     @classmethod
@@ -42,7 +42,7 @@ class Score(io.ComfyNode):
                       [io.Float.Output("S", tooltip="Shape."), io.Float.Output("A", tooltip="Appearance."),
                        io.Float.Output("H", tooltip="Harmonic mean of those that were asked for."),
                        io.String.Output("report", tooltip="All figures as JSON, one value per picture.")],
-                      aliases=["evaluate", "similarity"], group="6 judge", output_node=True)
+                      aliases=["evaluate", "similarity"], group=JUDGE, output_node=True)
 
     @classmethod
     def execute(cls, images, shape_reference=None, shape_mask=None, appearance_reference=None, appearance_mask=None):

@@ -4,10 +4,25 @@ from comfy_api.latest import io, ui
 
 from ..escdiff_core.errors import lookup
 from ..escdiff_core.method.blocks import PRESETS
-from ..escdiff_core.method.recipes import DEFAULTS, RECIPES
-from .schema import Attribute, Encoder, Features, Token, advanced, mask_input, model_inputs, schema, seed_input
+from ..escdiff_core.method.recipes import DEFAULTS, RECIPES, recipes_for
+from .schema import (
+    BLOCKS,
+    Attribute,
+    Encoder,
+    Features,
+    Look,
+    LookToken,
+    Shape,
+    ShapeToken,
+    advanced,
+    mask_input,
+    model_inputs,
+    schema,
+    seed_input,
+)
 
 AUTO = "recipe's own"
+LEARNED = "For ESCDiff Mix and ESCDiff Save Attribute."
 CLASS_WORD = ("What the subject is, in a word of the model: vase, cat. A shape's token starts from it; with an appearance it "
               "stands in the prompts of recipes that learn from the picture as it is. Empty is 'shape' or 'appearance'.")
 
@@ -19,9 +34,10 @@ def filter_files() -> list[str]:
 
 
 class _Filter(io.ComfyNode):
-    """What both filters share; ``KIND`` makes the difference."""
+    """What both filters share; ``KIND`` and the type of the token make the difference."""
 
     KIND = ""
+    TOKEN: type = ShapeToken
 
     @classmethod
     def define_schema(cls):
@@ -33,7 +49,7 @@ class _Filter(io.ComfyNode):
                        advanced(io.Combo.Input("filter", options=filter_files(), default=AUTO, optional=True,
                                                tooltip="A pre-trained filter file from models/escdiff; otherwise the filter is "
                                                        "trained along with the token."))],
-                      [Token.Output("token", tooltip="For ESCDiff Tune.")], group="2 token")
+                      [cls.TOKEN.Output("token", tooltip="For ESCDiff Tune.")], group=BLOCKS)
 
     @classmethod
     def fingerprint_inputs(cls, features=None, class_word="", filter=AUTO):
@@ -58,6 +74,7 @@ class ShapeFilter(_Filter):
 
 class AppearanceFilter(_Filter):
     KIND = "appearance"
+    TOKEN = LookToken
 
 
 def tuning_inputs(recipes: list[str], default: str) -> list:
@@ -105,9 +122,8 @@ def tune(source, token, recipe, **rest):
     return made, loss_plot(losses or [made.losses.get("final", 0.0)], title)
 
 
-def learned_outputs() -> list:
-    return [Attribute.Output("attribute", tooltip="For ESCDiff Mix and ESCDiff Save Attribute."),
-            io.Image.Output("loss", tooltip="The loss over the steps.")]
+def loss_output() -> io.Image.Output:
+    return io.Image.Output("loss", tooltip="The loss over the steps.")
 
 
 class Tune(io.ComfyNode):
@@ -116,10 +132,11 @@ class Tune(io.ComfyNode):
         return schema("ESCDiffTune", "ESCDiff Tune",
                       "Learns the attribute: the token and the recipe's blocks of the UNet train on the one reference, on a "
                       "private copy. Your model stays as it is. What was learned once is found again in the cache.",
-                      [*model_inputs(), Token.Input("token", tooltip="From a shape or an appearance filter."),
+                      [*model_inputs(), io.MultiType.Input("token", [ShapeToken, LookToken],
+                                                            tooltip="From a shape or an appearance filter."),
                        *tuning_inputs(list(RECIPES), DEFAULTS["shape"])],
-                      learned_outputs(),
-                      aliases=["train attribute", "dreambooth", "textual inversion"], group="3 learn")
+                      [Attribute.Output("attribute", tooltip=LEARNED), loss_output()],
+                      aliases=["train attribute", "dreambooth", "textual inversion"], group=BLOCKS)
 
     @classmethod
     def execute(cls, **given):
@@ -129,30 +146,67 @@ class Tune(io.ComfyNode):
         return io.NodeOutput(made, plot)
 
 
-class LearnAttribute(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return schema("ESCDiffLearnAttribute", "ESCDiff Learn Attribute",
-                      "The shape or the appearance of one picture, in one box: reference features, filter and tuning together.",
-                      [*model_inputs(), io.Image.Input("image", tooltip="One picture, or up to 16 of the same thing."),
-                       io.Combo.Input("kind", options=list(DEFAULTS), default="shape", tooltip="What to learn from the picture."),
-                       io.String.Input("class_word", default="", tooltip=CLASS_WORD),
-                       *tuning_inputs([AUTO, *RECIPES], AUTO),
-                       mask_input(),
-                       Encoder.Input("encoder", optional=True, tooltip="Optional reference encoder.")],
-                      learned_outputs(),
-                      aliases=["learn shape", "learn appearance", "style transfer"], group="3 learn")
+def learn_inputs(recipes: list[str], kind: list) -> list:
+    """The inputs of learning in one box; ``kind`` is the input that chooses what is learned, or nothing."""
+    return [*model_inputs(), io.Image.Input("image", tooltip="One picture, or up to 16 of the same thing."), *kind,
+            io.String.Input("class_word", default="", tooltip=CLASS_WORD), *tuning_inputs([AUTO, *recipes], AUTO), mask_input(),
+            Encoder.Input("encoder", optional=True, tooltip="Optional reference encoder.")]
+
+
+class _Learn(io.ComfyNode):
+    """What the boxes that learn share; ``KIND`` is what they learn, empty where an input says so."""
+
+    KIND = ""
 
     @classmethod
-    def execute(cls, model, clip, vae, image, kind, class_word="", recipe=AUTO, mask=None, encoder=None, **rest):
+    def execute(cls, model, clip, vae, image, kind="", class_word="", recipe=AUTO, mask=None, encoder=None, **rest):
         from .host.learning import Source, read_reference
         from .host.learning import Token as Start
 
+        kind = cls.KIND or kind
         recipe = lookup(DEFAULTS, kind, "kind") if recipe == AUTO else recipe
         source = Source(model, clip, vae)
         features = read_reference(source, image, mask, encoder, 250, 0)
         made, plot = tune(source, Start(kind, features, class_word.strip()), recipe, **rest)
         return io.NodeOutput(made, plot)
+
+
+class LearnShape(_Learn):
+    KIND = "shape"
+
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffLearnShape", "ESCDiff Learn Shape",
+                      "Learns the shape of one picture as the word *m. Your model stays as it is. What was learned once is found "
+                      "again in the cache.",
+                      learn_inputs(recipes_for("shape"), []), [Shape.Output("shape", tooltip=LEARNED), loss_output()],
+                      aliases=["train shape", "learn outline", "silhouette", "reference image", "lora train", "train lora",
+                               "dreambooth"])
+
+
+class LearnLook(_Learn):
+    KIND = "appearance"
+
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffLearnLook", "ESCDiff Learn Look",
+                      "Learns the look of one picture, its colours, pattern and material, as the word *a. Your model stays as it "
+                      "is. What was learned once is found again in the cache.",
+                      learn_inputs(recipes_for("appearance"), []), [Look.Output("look", tooltip=LEARNED), loss_output()],
+                      aliases=["learn appearance", "train style", "style transfer", "texture", "material", "reference image",
+                               "lora train", "train lora"])
+
+
+class LearnAttribute(_Learn):
+    @classmethod
+    def define_schema(cls):
+        kind = io.Combo.Input("kind", options=list(DEFAULTS), default="shape", tooltip="What to learn from the picture.")
+        return schema("ESCDiffLearnAttribute", "ESCDiff Learn Attribute",
+                      "The shape or the appearance of one picture, whichever kind says: ESCDiff Learn Shape and ESCDiff Learn "
+                      "Look in one node.",
+                      learn_inputs(list(RECIPES), [kind]), [Attribute.Output("attribute", tooltip=LEARNED), loss_output()],
+                      aliases=["learn shape", "learn appearance", "train shape", "train style", "lora train", "style transfer"],
+                      group=BLOCKS)
 
 
 class TrainFilters(io.ComfyNode):
@@ -168,7 +222,7 @@ class TrainFilters(io.ComfyNode):
                        seed_input(),
                        Encoder.Input("encoder", optional=True, tooltip="Optional; the filters then always want it.")],
                       [io.String.Output("file", tooltip="Where the filters are; press R to see them in the filter nodes.")],
-                      group="2 token", output_node=True)
+                      group=BLOCKS, output_node=True)
 
     @classmethod
     def fingerprint_inputs(cls, folder="", **_):
@@ -184,4 +238,4 @@ class TrainFilters(io.ComfyNode):
         return io.NodeOutput(path, ui=ui.PreviewText(path))
 
 
-NODES = [ShapeFilter, AppearanceFilter, Tune, LearnAttribute, TrainFilters]
+NODES = [LearnShape, LearnLook, LearnAttribute, ShapeFilter, AppearanceFilter, Tune, TrainFilters]

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..escdiff_core.choices import MIDDLES, OVERLAPS
-from .schema import Attribute, advanced, model_inputs, schema, seed_input
+from .schema import BLOCKS, Attribute, Look, Shape, advanced, model_inputs, schema, seed_input
 
 Mixed = io.Custom("ESCDIFF_MIXED")
 PROMPT = "a photo of a *m with *a appearance on a white background"
@@ -14,8 +14,10 @@ def attribute_inputs() -> list:
     begin = {"default": 0.0, "min": 0.0, "max": 1.0, "step": 0.01}
     end = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}
     return [
-        Attribute.Input("shape", optional=True, tooltip="A shape attribute; its token is *m unless named otherwise."),
-        Attribute.Input("appearance", optional=True, tooltip="An appearance attribute; its token is *a unless named otherwise."),
+        io.MultiType.Input("shape", [Shape, Attribute], optional=True,
+                           tooltip="A shape; its token is *m unless named otherwise."),
+        io.MultiType.Input("appearance", [Look, Attribute], optional=True,
+                           tooltip="A look; its token is *a unless named otherwise."),
         io.Float.Input("shape_strength", **strength, optional=True, tooltip="1 as learned, 0 off."),
         io.Float.Input("appearance_strength", **strength, optional=True, tooltip="1 as learned, 0 off."),
         advanced(io.Combo.Input("middle", options=list(MIDDLES), default="shape", optional=True,
@@ -59,7 +61,7 @@ class Mix(io.ComfyNode):
                        io.Conditioning.Output("negative_out", display_name="negative", tooltip="For the KSampler, as positive."),
                        io.Clip.Output("clip_out", display_name="clip",
                                       tooltip="Knows *m and *a in every text node; its prompts go to all blocks alike.")],
-                      aliases=["apply attribute", "shape and appearance", "ipadapter"], group="5 mix")
+                      aliases=["apply attribute", "apply shape", "apply style", "shape and appearance", "style transfer"])
 
     @classmethod
     def execute(cls, model, clip, prompt, negative, **attributes):
@@ -78,7 +80,7 @@ class Apply(io.ComfyNode):
                       "Puts attributes onto the model; ESCDiff Prompt makes the prompts for it. For those who wire it themselves.",
                       [model_inputs(vae=False)[0], *attribute_inputs()],
                       [io.Model.Output(tooltip="For the KSampler."), Mixed.Output("mixed", tooltip="For ESCDiff Prompt.")],
-                      group="5 mix")
+                      group=BLOCKS)
 
     @classmethod
     def execute(cls, model, **attributes):
@@ -95,7 +97,7 @@ class Prompt(io.ComfyNode):
                        io.String.Input("prompt", default="", multiline=True, dynamic_prompts=True,
                                        tooltip="*m stands for the shape, *a for the appearance; weights such as (*m:1.2) work.")],
                       [io.Conditioning.Output("conditioning", tooltip="For the KSampler, with the model from ESCDiff Apply.")],
-                      group="5 mix")
+                      group=BLOCKS)
 
     @classmethod
     def execute(cls, mixed, clip, prompt):
@@ -112,7 +114,7 @@ class Clear(io.ComfyNode):
                       "Takes the attributes' prompts out of a conditioning: what is left is the main prompt, which any model "
                       "can read.",
                       [io.Conditioning.Input("conditioning", tooltip="From ESCDiff Mix or Prompt.")],
-                      [io.Conditioning.Output("cleared", tooltip="A plain conditioning.")], group="5 mix")
+                      [io.Conditioning.Output("cleared", tooltip="A plain conditioning.")], group=BLOCKS)
 
     @classmethod
     def execute(cls, conditioning):
@@ -136,7 +138,7 @@ class MixedSampler(io.ComfyNode):
                        io.Combo.Input("scheduler", options=schedulers(), default="normal", tooltip="As in the KSampler."),
                        io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="As in the KSampler."),
                        *attribute_inputs()],
-                      [io.Latent.Output("samples", tooltip="For VAE Decode.")], group="5 mix")
+                      [io.Latent.Output("samples", tooltip="For VAE Decode.")], group=BLOCKS)
 
     @classmethod
     def execute(cls, model, clip, prompt, negative, latent, seed, steps, cfg, sampler, scheduler, denoise, **attributes):

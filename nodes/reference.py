@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .schema import Encoder, Features, advanced, mask_input, model_inputs, schema, seed_input
+from .schema import BLOCKS, POCKET, Encoder, Features, advanced, mask_input, model_inputs, schema, seed_input
 
 
 def example_names() -> list[str]:
@@ -21,7 +21,7 @@ class LoadPocketModel(io.ComfyNode):
                       [], [io.Model.Output(tooltip="For any KSampler."), io.Clip.Output(tooltip="For any text node."),
                            io.Vae.Output(tooltip="For VAE Decode."),
                            Encoder.Output("encoder", tooltip="Its own reference encoder.")],
-                      aliases=["escdiff tiny model", "demo model"], group="1 reference")
+                      aliases=["escdiff tiny model", "demo model"], group=POCKET)
 
     @classmethod
     def execute(cls):
@@ -39,7 +39,7 @@ class ExampleReference(io.ComfyNode):
                       "A picture to learn from that comes with the pack: a shape or a pattern the pocket model has never seen.",
                       [io.Combo.Input("example", options=names, default=names[0], tooltip="What is new in the picture.")],
                       [io.Image.Output(tooltip="128 x 128 pixels."), io.Mask.Output(tooltip="1 = the object, exact.")],
-                      aliases=["sample picture", "demo reference"], group="1 reference")
+                      aliases=["sample picture", "demo reference"], group=POCKET)
 
     @classmethod
     def execute(cls, example: str):
@@ -67,7 +67,7 @@ class LoadReferenceEncoder(io.ComfyNode):
                       [io.Combo.Input("file", options=encoder_files(), tooltip="Weights in models/clip_vision "
                                       "(open_clip_model.safetensors of a ViT-B-32 release), or the pocket model's own encoder.")],
                       [Encoder.Output("encoder", tooltip="For ESCDiff Reference Features.")],
-                      aliases=["openclip", "vit-b-32"], group="1 reference")
+                      aliases=["openclip", "vit-b-32"], group=BLOCKS)
 
     @classmethod
     def execute(cls, file: str):
@@ -91,7 +91,7 @@ class ReferenceFeatures(io.ComfyNode):
                        advanced(seed_input())],
                       [Features.Output("features", tooltip="For the shape or the appearance filter."),
                        io.Image.Output("seen", tooltip="The reference with everything but the subject dimmed.")],
-                      aliases=["encode reference"], group="1 reference")
+                      aliases=["encode reference"], group=BLOCKS)
 
     @classmethod
     def execute(cls, model, clip, vae, image, encoder=None, mask=None, timestep=250, seed=0):

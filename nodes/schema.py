@@ -6,15 +6,28 @@ from collections.abc import Sequence
 from comfy_api.latest import io
 
 CATEGORY = "ESCDiff"
-Attribute = io.Custom("ESCDIFF_ATTRIBUTE")
+# Groups of nodes in the menu. What most people need stands in front of them, in none.
+BLOCKS, POCKET, JUDGE = "building blocks", "pocket model", "judge"
+
+# A wire that can only be a shape, or only a look, has a type of its own, so that the host refuses it in the other's place.
+Shape = io.Custom("ESCDIFF_SHAPE")
+Look = io.Custom("ESCDIFF_APPEARANCE")
+Attribute = io.Custom("ESCDIFF_ATTRIBUTE")      # of either kind: what comes from a file, or from a node that learns both
+ANY = [Shape, Look, Attribute]
+ShapeToken = io.Custom("ESCDIFF_SHAPE_TOKEN")
+LookToken = io.Custom("ESCDIFF_APPEARANCE_TOKEN")
 Features = io.Custom("ESCDIFF_FEATURES")
-Token = io.Custom("ESCDIFF_TOKEN")
 Encoder = io.Custom("ESCDIFF_ENCODER")
 
 
 def schema(node_id: str, title: str, description: str, inputs: Sequence, outputs: Sequence, *,
            aliases: Sequence[str] = (), group: str = "", output_node: bool = False) -> io.Schema:
-    """Build a node's schema; search aliases go only to hosts that have them."""
+    """Build a node's schema; search aliases go only to hosts that have them.
+
+    Every output shows its id, or its type if it has none: ComfyUI 0.3.64 shows ``ESCDIFF_SHAPE`` for ``shape`` by itself.
+    """
+    for output in outputs:
+        output.display_name = output.display_name or output.id or output.get_io_type()
     newer = {"search_aliases": list(aliases)} if "search_aliases" in inspect.signature(io.Schema).parameters else {}
     return io.Schema(node_id=node_id, display_name=title, description=description, inputs=list(inputs), outputs=list(outputs),
                      category=f"{CATEGORY}/{group}" if group else CATEGORY, is_output_node=output_node, **newer)

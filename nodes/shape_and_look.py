@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from ..escdiff_core.method.recipes import DEFAULTS, recipes_for
 from .learn import AUTO, learned
 from .mix import prompt_inputs, put_together
-from .schema import Attribute, Encoder, advanced, model_inputs, schema, seed_input
+from .schema import Encoder, Look, Shape, advanced, model_inputs, schema, seed_input
 
 WORDS = {"shape": "shape", "appearance": "look"}
 MASK = "1 = subject (optional). Without one the subject is looked for on a plain background."
@@ -50,9 +50,10 @@ class ShapeAndLook(io.ComfyNode):
                        io.Latent.Output("latent", tooltip="One empty picture of the model's own size, for the KSampler."),
                        io.Image.Output("learned", tooltip="What was learned, as a picture: the references with all but the subject "
                                                           "dimmed, and what each token draws on its own."),
-                       Attribute.Output("shape", tooltip="The shape alone, for ESCDiff Save Attribute or ESCDiff Mix."),
-                       Attribute.Output("look", tooltip="The look alone, for ESCDiff Save Attribute or ESCDiff Mix.")],
-                      aliases=["shape and appearance", "train shape", "style transfer", "reference image", "one box"])
+                       Shape.Output("shape", tooltip="The shape alone, for ESCDiff Save Attribute or ESCDiff Mix."),
+                       Look.Output("look", tooltip="The look alone, for ESCDiff Save Attribute or ESCDiff Mix.")],
+                      aliases=["shape and appearance", "train shape", "train style", "style transfer", "reference image",
+                               "ipadapter"])
 
     @classmethod
     def execute(cls, model, clip, vae, shape_picture, look_picture, prompt, negative, seed, class_word="", shape_mask=None,

@@ -74,6 +74,26 @@ def test_the_pocket_workflow_runs_in_the_browser(browser):
         browser.save_screenshot(PICTURE)
 
 
+WIRES = """
+const app = window.app, made = ['ESCDiffLearnShape', 'ESCDiffLearnLook', 'ESCDiffLearnAttribute', 'ESCDiffMix'].map(
+    type => app.graph.add(LiteGraph.createNode(type)) ?? app.graph._nodes.at(-1));
+const [shape, look, either, mix] = made, into = name => mix.inputs.findIndex(i => i.name === name);
+const fits = (node, name) => !!node.connect(0, mix, into(name));
+const wires = [fits(look, 'shape'), fits(shape, 'appearance'), fits(either, 'shape'), fits(shape, 'shape'),
+               fits(look, 'appearance')];
+const tables = [app.canvas.default_connection_color_byType, LGraphCanvas.link_type_colors];
+for (const table of tables) table.ESCDIFF_SHAPE = '';         // what a change of the palette does to types that it does not know
+return [wires, tables.map(t => [t.ESCDIFF_SHAPE, t.ESCDIFF_APPEARANCE, t.ESCDIFF_ATTRIBUTE, t.IMAGE])];
+"""
+
+
+def test_a_swapped_wire_does_not_hold_and_wires_have_colours(browser):
+    browser.execute_script("window.app.graph.clear()")
+    wires, tables = browser.execute_script(WIRES)
+    assert wires == [False, False, True, True, True]
+    assert tables[0] == tables[1] and all(tables[0]) and len(set(tables[0])) == 4, "and none of ours is a picture's"
+
+
 NOTE = """
 const node = window.app.graph._nodes.find(n => n.type === 'KSampler');
 return String(node.widgets.find(w => w.name === '$$node-text-preview')?.value ?? '');

@@ -45,6 +45,8 @@ class Reader:
                 return self.ports(body if self.value(test, names) else orelse, names)
             case ast.Name(name) if isinstance(names.get(name), ast.expr):
                 return self.ports(names[name], names)
+            case ast.Name(name) if isinstance(names.get(name), tuple):
+                return self.ports(*names[name])
             case ast.Call(ast.Name("advanced"), [inner]):
                 return self.ports(inner, names)
             case ast.Call(ast.Name(name)) if name in self.functions:
@@ -61,7 +63,8 @@ class Reader:
         parameters = [a.arg for a in function.args.args]
         defaults = dict(zip(reversed(parameters), reversed(function.args.defaults), strict=False))
         given = {**defaults, **dict(zip(parameters, call.args, strict=False)), **{k.arg: k.value for k in call.keywords}}
-        inside = {n: self.value(v, names) for n, v in given.items()}
+        # what is not known may be a list of ports, which is read where it was written
+        inside = {n: (v, names) if (known := self.value(v, names)) is UNKNOWN else known for n, v in given.items()}
         inside |= assigned(function)
         return self.ports(next(s.value for s in function.body if isinstance(s, ast.Return)), inside)
 
@@ -82,6 +85,8 @@ class Reader:
                 return value
             case ast.Name(name):
                 found = names.get(name, self.constants.get(name, UNKNOWN))
+                if isinstance(found, tuple):
+                    return self.value(*found)
                 return self.value(found, names) if isinstance(found, ast.expr) else found
             case ast.Attribute(ast.Name("cls"), name):
                 return names.get(name, UNKNOWN)
@@ -126,14 +131,15 @@ def sections(page: str) -> dict[str, str]:
 def table(text: str) -> list[list[str]]:
     """The rows of the table, without its head: the cells, backticks taken off."""
     rows = [line for line in text.splitlines() if line.startswith("| `")]
-    return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return [[name.strip("`"), *rest] for name, *rest in cells]
 
 
 def shown(default: Any) -> str:
-    """How a page writes a default."""
+    """How a page writes a default, at the end of what an input does; an empty text needs no words."""
     if isinstance(default, bool):
-        return "on" if default else "off"
-    return str(default) or "empty"
+        return f" Default: {'on' if default else 'off'}."
+    return "" if default in (UNKNOWN, "") else f" Default: `{default}`."
 
 
 SCHEMAS = read_nodes()
@@ -145,12 +151,15 @@ def page_of(node: str) -> str:
 
 
 def test_the_reader_sees_the_nodes_as_they_are():
-    assert len(SCHEMAS) == 21 and {"ESCDiffShapeFilter", "ESCDiffAppearanceFilter", "ESCDiffMix"} <= set(SCHEMAS)
+    assert len(SCHEMAS) == 23 and {"ESCDiffShapeFilter", "ESCDiffAppearanceFilter", "ESCDiffMix"} <= set(SCHEMAS)
     inputs, outputs = SCHEMAS["ESCDiffApply"]
     assert [p.name for p in inputs] == ["model", "shape", "appearance", "shape_strength", "appearance_strength", "middle",
                                         "shape_start", "shape_end", "appearance_start", "appearance_end", "overlap"]
     assert [p.name for p in outputs] == ["MODEL", "mixed"]
     assert Port("shape_strength", 1.0) in inputs
+    learn = ["model", "clip", "vae", "image", "class_word", "recipe"]
+    assert [p.name for p in SCHEMAS["ESCDiffLearnShape"][0]][:6] == learn
+    assert [p.name for p in SCHEMAS["ESCDiffLearnAttribute"][0]][:7] == [*learn[:4], "kind", *learn[4:]]
     assert [p.name for p in SCHEMAS["ESCDiffPrompt"][0]] == ["mixed", "clip", "prompt"]
     assert Port("seed", 0) in SCHEMAS["ESCDiffTune"][0] and Port("name", "filters") in SCHEMAS["ESCDiffTrainFilters"][0]
 
@@ -169,8 +178,8 @@ def test_a_page_tells_its_node_s_inputs_and_outputs(node):
     rows = table(parts["Inputs"])
     assert [r[0] for r in rows] == [p.name for p in inputs], "the inputs, in the node's order"
     assert [r[0] for r in table(parts["Outputs"])] == [p.name for p in outputs], "the outputs, in the node's order"
-    stale = {p.name: (r[2], shown(p.default)) for p, r in zip(inputs, rows, strict=True)
-             if p.default is not UNKNOWN and r[2] != shown(p.default)}
+    stale = {p.name: (r[1], shown(p.default)) for p, r in zip(inputs, rows, strict=True)
+             if not r[1].endswith(shown(p.default)) or (p.default == "" and "Default:" in r[1])}
     assert not stale, "defaults: (page, node)"
 
 

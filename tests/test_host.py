@@ -8,8 +8,8 @@ from host_server import prepare_base
 from hosts import ROOT, python_of, version
 
 NODES = ["AppearanceFilter", "Apply", "AttributeInfo", "Clear", "Compare", "ExampleReference", "Export", "LearnAttribute",
-         "LoadAttribute", "LoadPocketModel", "LoadReferenceEncoder", "Mix", "MixedSampler", "Prompt", "ReferenceFeatures",
-         "SaveAttribute", "Score", "ShapeAndLook", "ShapeFilter", "TrainFilters", "Tune"]
+         "LearnLook", "LearnShape", "LoadAttribute", "LoadPocketModel", "LoadReferenceEncoder", "Mix", "MixedSampler",
+         "Prompt", "ReferenceFeatures", "SaveAttribute", "Score", "ShapeAndLook", "ShapeFilter", "TrainFilters", "Tune"]
 
 
 @pytest.fixture(scope="module")

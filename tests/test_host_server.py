@@ -129,6 +129,17 @@ def test_a_graph_without_clip_is_refused_and_says_which_input(server):
     assert server.get("/system_stats")["system"]
 
 
+def test_a_look_in_the_place_of_a_shape_is_refused_before_anything_runs(server):
+    graph = workflow(**QUICK, mix__shape=["learn_appearance", 0])
+    for node, learns in (("learn_shape", "ESCDiffLearnShape"), ("learn_appearance", "ESCDiffLearnLook")):
+        graph[node]["class_type"] = learns
+        graph[node]["inputs"].pop("kind", None)
+    errors = server.run(graph)["refused"]["node_errors"]["mix"]["errors"]
+    assert [e["type"] for e in errors] == ["return_type_mismatch"] and "shape" in errors[0]["details"]
+    graph["mix"]["inputs"]["shape"] = ["learn_shape", 0]
+    assert server.run(graph)["status"]["status_str"] == "success"
+
+
 def test_an_attribute_of_another_model_is_one_sentence(server):
     server.run(sd15("sd15_learn_shape", save_shape__name="other"))
     graph = workflow(**QUICK, mix__shape=["other", 0])

@@ -25,9 +25,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "nodes": (
         "comfy_api.latest.ComfyExtension", f"{IO}.ComfyNode", f"{IO}.Custom(io_type)", f"{IO}.NodeOutput(ui)",
         f"{IO}.Schema(node_id, display_name, description, inputs, outputs, category, is_output_node)",
-        *(f"{IO}.{kind}.{end}" for end in ("Input(id, optional, tooltip)", "Output(id, tooltip)")
+        *(f"{IO}.{kind}.{end}" for end in ("Input(id, optional, tooltip)", "Output(id, display_name, tooltip)")
           for kind in ("Boolean", "Clip", "Combo", "Conditioning", "Float", "Image", "Int", "Latent", "Mask",
                        "Model", "String", "Vae")),
+        f"{IO}.MultiType.Input(id, types, optional, tooltip)",
         "comfy_api.latest.ui.PreviewImage(image)", "comfy_api.latest.ui.PreviewText(value)"),
     "model": (
         f"{PATCHER}.clone", f"{PATCHER}.add_patches(patches, strength_patch)",

@@ -1,0 +1,34 @@
+// Colours for the pack's own wires: a shape, a look and either of them are told apart at a glance.
+import { app } from "../../scripts/app.js";
+
+const SHAPE = "#22b8cf", LOOK = "#b8e04a", EITHER = "#e8dcc0";
+const COLOURS = {
+    ESCDIFF_SHAPE: SHAPE, ESCDIFF_SHAPE_TOKEN: SHAPE, ESCDIFF_APPEARANCE: LOOK, ESCDIFF_APPEARANCE_TOKEN: LOOK,
+    ESCDIFF_ATTRIBUTE: EITHER,
+    // inputs that take two types have the colour of what belongs there
+    "ESCDIFF_SHAPE,ESCDIFF_ATTRIBUTE": SHAPE, "ESCDIFF_APPEARANCE,ESCDIFF_ATTRIBUTE": LOOK,
+    "ESCDIFF_SHAPE,ESCDIFF_APPEARANCE,ESCDIFF_ATTRIBUTE": EITHER,
+    "ESCDIFF_SHAPE_TOKEN,ESCDIFF_APPEARANCE_TOKEN": EITHER,
+};
+
+// A change of the colour palette empties the colour of every type that the palette does not name: ours stays under it.
+function keep(table) {
+    for (const [type, colour] of Object.entries(COLOURS)) {
+        let chosen = table[type];
+        Object.defineProperty(table, type, {
+            get: () => chosen || colour, set: (value) => { chosen = value; }, enumerable: true, configurable: true,
+        });
+    }
+}
+
+app.registerExtension({
+    name: "ESCDiff.wires",
+    setup() {
+        for (const table of [app.canvas?.default_connection_color_byType, globalThis.LGraphCanvas?.link_type_colors])
+            if (table) keep(table);
+        // nodes that are drawn as HTML take their colours from variables
+        const rules = Object.entries(COLOURS).filter(([type]) => !type.includes(","))
+            .map(([type, colour]) => `--color-datatype-${type}: ${colour};`);
+        document.head.append(Object.assign(document.createElement("style"), { textContent: `:root { ${rules.join(" ")} }` }));
+    },
+});
