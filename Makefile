@@ -22,7 +22,7 @@ $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "ESCDiff needs Python 3.10 or newer; set PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip uv
-	$(PY) -m uv pip install --quiet --python $(PY) -r requirements.txt -r pyproject.toml --extra headless --extra dev
+	$(PY) -m uv pip install --quiet --python $(PY) -r requirements.txt -r pyproject.toml --extra judge --extra headless --extra dev
 	touch $@
 
 clean:

@@ -47,6 +47,9 @@ class Score(io.ComfyNode):
     @classmethod
     def execute(cls, images, shape_reference=None, shape_mask=None, appearance_reference=None, appearance_mask=None):
         from ..escdiff_core.errors import ESCDiffError
+        from ..escdiff_core.extras import need
+
+        need("ESCDiff Score", "ot")
         from ..escdiff_core.metrics.scores import harmonic_mean
         from .pictures import judge_of, judged
 

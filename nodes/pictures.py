@@ -34,21 +34,9 @@ def overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 def loss_plot(losses: Sequence[float], title: str) -> torch.Tensor:
     """The losses over the steps, raw and smoothed, as the host's IMAGE."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from ..escdiff_core.plot import plot_losses
 
-    figure = Figure(figsize=(6, 3.5), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    steps = np.arange(1, len(losses) + 1)
-    axes.plot(steps, losses, color="#bbbbbb", linewidth=1)
-    window = max(1, len(losses) // 10)
-    if len(losses) >= window:
-        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-        axes.plot(steps[window - 1:], smooth, color="#1f6fb2", linewidth=2)
-    axes.set(xlabel="step", ylabel="loss", title=title)
-    canvas.draw()
-    return to_host([np.asarray(canvas.buffer_rgba(), np.float32)[..., :3] / 255])
+    return from_pil(plot_losses(losses, title))
 
 
 def judge_of(image: torch.Tensor, mask: torch.Tensor | None, what: str):

@@ -45,7 +45,7 @@ class ExampleReference(io.ComfyNode):
     def execute(cls, example: str):
         import torch
 
-        from ..escdiff_core.bench.protocol import appearance_references, shape_references
+        from ..escdiff_core.bench.references import appearance_references, shape_references
         from ..escdiff_core.errors import lookup
         from ..escdiff_core.pocket.world import render
         from .pictures import to_host

@@ -1,8 +1,10 @@
 """More of what host_probe.py looks for: schedules, ControlNet, LoRAs, cancel, wrong inputs, and what sampling costs."""
 
 import statistics
+import sys
 import time
 from dataclasses import replace
+from unittest import mock
 
 from host_probe_base import core, draw, found, hash_of, largest, node, stock, torch
 
@@ -186,6 +188,12 @@ def said(node_id: str, **inputs) -> str:
     return "no error"
 
 
+def without(module: str, call):
+    """What ``call`` returns where ``module`` is not installed."""
+    with mock.patch.dict(sys.modules, {module: None}):
+        return call()
+
+
 def fingerprints(model) -> dict[str, str]:
     """What an attribute of merged models would be said to belong to."""
     from comfy_extras.nodes_model_merging import ModelMergeSimple
@@ -258,6 +266,7 @@ def wrong_inputs(model, clip, vae, made):
         "no clip": said("ESCDiffMix", **{**mixing, "clip": None}, shape=made["shape"]),
         "no clip, learn": said("ESCDiffLearnAttribute", **{**learn, "clip": None}),
         "no vae": said("ESCDiffLearnAttribute", **{**learn, "vae": None}),
+        "no judge": without("ot", lambda: said("ESCDiffScore", images=torch.rand(1, 64, 64, 3))),
         "video": said("ESCDiffLearnAttribute", **{**learn, "image": torch.rand(40, 128, 128, 3)}),
         "mask size": said("ESCDiffLearnAttribute", **learn, mask=torch.ones(1, 64, 96)),
         "other size": said("ESCDiffMix", **mixing, shape=replace(made["shape"], delta={

@@ -17,7 +17,7 @@ WORKFLOWS = ROOT / "workflows" / "api"
 
 def prepare_base(base: Path, models: Path) -> None:
     """A base directory with the pack in it, the generated SD 1.5 files, and a picture to load."""
-    from escdiff_core.bench.protocol import shape_references
+    from escdiff_core.bench.references import shape_references
     from escdiff_core.pocket.world import render
 
     (base / "custom_nodes").mkdir()

@@ -9,9 +9,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venv-hosts"
-TOOLS = ENVIRONMENTS / "comfy-cli"      # others' command line for ComfyUI, which must be able to run our workflows
+TOOLS = ENVIRONMENTS / "comfy-cli"      # others' commands for ComfyUI
 # What ComfyUI's own list leaves out or leaves open: 0.8.0 imports requests, and torch must be the one torchaudio was built for.
 MORE = ["requests", "websocket-client"]
+# comfy-cli, and a check that no name of a ComfyUI's that the pack uses is missing there or takes other arguments
+COMMANDS = {"comfy-cli": "comfy", "comfy-import-guard": "comfy-import-guard"}
+
+
+def extra(name: str) -> list[str]:
+    """The packages of one of the pack's extras."""
+    listed = re.search(rf"^{name} = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall('"(.+?)"', listed[1])
 
 
 def find_hosts() -> list[Path]:
@@ -39,7 +47,8 @@ def python_of(host: Path) -> Path:
 def prepare(host: Path) -> None:
     """Make the host's environment, or leave it as it is when its requirements are unchanged."""
     lists = [host / "requirements.txt", ROOT / "requirements.txt"]
-    wanted = hashlib.sha256(b"".join(p.read_bytes() for p in lists) + " ".join(MORE).encode()).hexdigest()
+    more = [*MORE, *extra("judge")]
+    wanted = hashlib.sha256(b"".join(p.read_bytes() for p in lists) + " ".join(more).encode()).hexdigest()
     folder = ENVIRONMENTS / version(host)
     stamp = folder / ".installed"
     if stamp.exists() and stamp.read_text() == wanted:
@@ -51,18 +60,23 @@ def prepare(host: Path) -> None:
     subprocess.run([*install, "torchaudio"], check=True)
     ask = "import importlib.metadata as m; print(m.version('torchaudio').split('+')[0])"
     number = subprocess.run([str(python_of(host)), "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
-    subprocess.run([*install, f"torch=={number}", f"torchaudio=={number}", *MORE, *(a for p in lists for a in ("-r", str(p)))],
+    subprocess.run([*install, f"torch=={number}", f"torchaudio=={number}", *more, *(a for p in lists for a in ("-r", str(p)))],
                    check=True)
     stamp.write_text(wanted)
 
 
+def tool(package: str) -> Path:
+    """The command of one of COMMANDS, which may not be there."""
+    return TOOLS / "bin" / COMMANDS[package]
+
+
 def prepare_tools() -> None:
-    """Make the environment of comfy-cli, which would not fit into a host's."""
-    if (TOOLS / "bin" / "comfy").exists():
+    """Make the environment of COMMANDS, which would not fit into a host's."""
+    if all(tool(package).exists() for package in COMMANDS):
         return
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(TOOLS)], check=True)
-    subprocess.run([*uv, "pip", "install", "--quiet", "--python", str(TOOLS / "bin" / "python"), "comfy-cli"], check=True)
+    subprocess.run([*uv, "pip", "install", "--quiet", "--python", str(TOOLS / "bin" / "python"), *COMMANDS], check=True)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def test_cancel_ends_learning_within_a_step(found):
 @pytest.mark.parametrize("case, sentence", {
     "SDXL learn": "this MODEL is of the family SDXL", "SDXL mix": "this MODEL is of the family SDXL",
     "Flux mix": "this MODEL is of the family Flux", "no clip": "the CLIP is missing", "no clip, learn": "the CLIP is missing",
+    "no judge": "ESCDiff Score needs the Python package POT, which",
     "no vae": "the VAE is missing", "video": "40 pictures were given", "mask size": "mask",
     "after a schedule": "give both attributes to one node",
     "token twice": "the model carries an attribute already that answers to *m",

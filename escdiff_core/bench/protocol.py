@@ -7,7 +7,7 @@ four at random would stand above or below it, whoever draws them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,38 +21,17 @@ from ..metrics.comparison import other_shapes
 from ..metrics.scores import Judge, attribute_scores, harmonic_mean, mix_scores, prompt_share
 from ..model.load import DiffusionModel
 from ..pictures import to_bytes
-from ..pocket import colours, patterns, shapes
+from ..pocket import colours, shapes
 from ..pocket.captions import appearance_phrase
 from ..pocket.config import GUIDANCE
 from ..pocket.world import SIZE, Spec, draw_spec, render
 from ..reference import Reference, load_reference
 from ..words import with_articles
+from .references import appearance_references, shape_references  # noqa: F401  (part of the protocol)
 
 PICTURES = 4      # per attribute or mix and seed
 TRIES = 200       # choices of shapes to take the best balanced of
 VERSION = 4       # of all that follows, of the judge and of the views: figures of another one are not compared
-
-
-def shape_references(count: int = len(shapes.HELD_OUT)) -> list[Spec]:
-    """The first ``count`` held-out shapes, each in a known look, always the same."""
-    looks = [p for p in patterns.KNOWN if p != "solid"]
-    return [_centred(draw_spec(np.random.default_rng((101, i)), shape=name, pattern=looks[i % len(looks)]))
-            for i, name in enumerate(list(shapes.HELD_OUT)[:count])]
-
-
-def appearance_references(count: int = len(patterns.HELD_OUT)) -> list[Spec]:
-    """``count`` pictures with the held-out patterns in turn, each on a known roomy shape, always the same.
-
-    There are but four patterns: the fifth picture has the first one's, in other colours on another shape.
-    """
-    carriers = ("circle", "heart", "square", "hexagon", "house", "oval")
-    names = list(patterns.HELD_OUT)
-    return [_centred(draw_spec(np.random.default_rng((202, i)), shape=carriers[i % len(carriers)], pattern=names[i % len(names)]))
-            for i in range(count)]
-
-
-def _centred(spec: Spec) -> Spec:
-    return replace(spec, radius=48.0, centre=(64.0, 64.0))
 
 
 def as_reference(spec: Spec, size: int = SIZE) -> Reference:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import ESCDiffError
+from ..extras import need
 from .common import add_model, output_folder, progress_bar
 
 STANDARD, QUICK = (15.0, 30.0, 60.0, 120.0), (20.0,)
@@ -38,6 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    need("bench", "ot", "matplotlib")
     from ..bench.contenders import TABLES
     from ..bench.plan import CELLS, Plan, Store
     from ..bench.run import Bench, run

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..extras import need
 from ..pictures import draw_sheet, save_picture, save_report
 from .common import output_folder
 from .drawings import duck, giraffe
@@ -53,6 +54,7 @@ class WholeBar:
 
 
 def run(options: argparse.Namespace) -> None:
+    need("demo", "ot")
     from ..bench.protocol import DRAW, Subject, draw_mix
     from ..method.encoders import choose_encoder, choose_filter
     from ..method.plan import Use
