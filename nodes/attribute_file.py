@@ -18,7 +18,7 @@ def attribute_input() -> io.MultiType.Input:
     return io.MultiType.Input("attribute", ANY, tooltip="A shape or a look, from a Learn node, ESCDiff Tune or a file.")
 
 
-class SaveAttribute(io.ComfyNode):
+class ESCDiffSaveAttribute(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffSaveAttribute", "ESCDiff Save Attribute",
@@ -46,7 +46,7 @@ class SaveAttribute(io.ComfyNode):
         return io.NodeOutput(attribute, str(path), ui=ui.PreviewText(str(path)))
 
 
-class LoadAttribute(io.ComfyNode):
+class ESCDiffLoadAttribute(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffLoadAttribute", "ESCDiff Load Attribute",
@@ -68,7 +68,7 @@ class LoadAttribute(io.ComfyNode):
         return io.NodeOutput(File.load(find_attribute(file)))
 
 
-class AttributeInfo(io.ComfyNode):
+class ESCDiffAttributeInfo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffAttributeInfo", "ESCDiff Attribute Info", "What was learned, from what, how, and on which model.",
@@ -90,7 +90,7 @@ class AttributeInfo(io.ComfyNode):
         return io.NodeOutput(text, from_pil(shown), ui=ui.PreviewText(text))
 
 
-class Export(io.ComfyNode):
+class ESCDiffExport(io.ComfyNode):
     FORMS = ("lora", "embedding", "full")
 
     @classmethod
@@ -114,4 +114,4 @@ class Export(io.ComfyNode):
         return io.NodeOutput(path, ui=ui.PreviewText(note))
 
 
-NODES = [SaveAttribute, LoadAttribute, AttributeInfo, Export]
+NODES = [ESCDiffSaveAttribute, ESCDiffLoadAttribute, ESCDiffAttributeInfo, ESCDiffExport]

@@ -6,7 +6,8 @@ from . import attribute_file, judge, learn, mix, reference, shape_and_look
 from .host.notes import speaking
 
 # Search and menu keep this order where nothing else decides: what most people need comes first.
-FIRST = [shape_and_look.ShapeAndLook, learn.LearnShape, learn.LearnLook, attribute_file.LoadAttribute, mix.Mix]
+FIRST = [shape_and_look.ESCDiffShapeAndLook, learn.ESCDiffLearnShape, learn.ESCDiffLearnLook,
+         attribute_file.ESCDiffLoadAttribute, mix.ESCDiffMix]
 ALL = [*shape_and_look.NODES, *learn.NODES, *attribute_file.NODES, *mix.NODES, *reference.NODES, *judge.NODES]
 NODES = [*FIRST, *(node for node in ALL if node not in FIRST)]
 

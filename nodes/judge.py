@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from .schema import JUDGE, schema
 
 
-class Compare(io.ComfyNode):
+class ESCDiffCompare(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffCompare", "ESCDiff Compare", "A grid of pictures with a line below each.",
@@ -28,7 +28,7 @@ class Compare(io.ComfyNode):
         return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
 
 
-class Score(io.ComfyNode):
+class ESCDiffScore(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffScore", "ESCDiff Score",
@@ -67,4 +67,4 @@ class Score(io.ComfyNode):
         return io.NodeOutput(means.get("S", 0.0), means.get("A", 0.0), h, report, ui=ui.PreviewText(report))
 
 
-NODES = [Compare, Score]
+NODES = [ESCDiffCompare, ESCDiffScore]

@@ -33,23 +33,18 @@ def filter_files() -> list[str]:
     return [AUTO, *attribute_files(filters=True)]
 
 
-class _Filter(io.ComfyNode):
-    """What both filters share; ``KIND`` and the type of the token make the difference."""
+def filter_inputs() -> list:
+    return [Features.Input("features", tooltip="From ESCDiff Reference Features."),
+            io.String.Input("class_word", default="", tooltip=CLASS_WORD),
+            advanced(io.Combo.Input("filter", options=filter_files(), default=AUTO, optional=True,
+                                    tooltip="A pre-trained filter file from models/escdiff; otherwise the filter is trained along "
+                                            "with the token."))]
+
+
+class _Filter:
+    """What both filters share; ``KIND`` makes the difference. No node itself: others list nodes by reading."""
 
     KIND = ""
-    TOKEN: type = ShapeToken
-
-    @classmethod
-    def define_schema(cls):
-        kind = cls.KIND
-        return schema(f"ESCDiff{kind.capitalize()}Filter", f"ESCDiff {kind.capitalize()} Filter",
-                      f"Keeps what belongs to the {kind} and starts a token from it.",
-                      [Features.Input("features", tooltip="From ESCDiff Reference Features."),
-                       io.String.Input("class_word", default="", tooltip=CLASS_WORD),
-                       advanced(io.Combo.Input("filter", options=filter_files(), default=AUTO, optional=True,
-                                               tooltip="A pre-trained filter file from models/escdiff; otherwise the filter is "
-                                                       "trained along with the token."))],
-                      [cls.TOKEN.Output("token", tooltip="For ESCDiff Tune.")], group=BLOCKS)
 
     @classmethod
     def fingerprint_inputs(cls, features=None, class_word="", filter=AUTO):
@@ -68,13 +63,23 @@ class _Filter(io.ComfyNode):
         return io.NodeOutput(Start(cls.KIND, features, class_word.strip(), path))
 
 
-class ShapeFilter(_Filter):
+class ESCDiffShapeFilter(_Filter, io.ComfyNode):
     KIND = "shape"
 
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffShapeFilter", "ESCDiff Shape Filter", "Keeps what belongs to the shape and starts a token from it.",
+                      filter_inputs(), [ShapeToken.Output("token", tooltip="For ESCDiff Tune.")], group=BLOCKS)
 
-class AppearanceFilter(_Filter):
+
+class ESCDiffAppearanceFilter(_Filter, io.ComfyNode):
     KIND = "appearance"
-    TOKEN = LookToken
+
+    @classmethod
+    def define_schema(cls):
+        return schema("ESCDiffAppearanceFilter", "ESCDiff Appearance Filter",
+                      "Keeps what belongs to the appearance and starts a token from it.",
+                      filter_inputs(), [LookToken.Output("token", tooltip="For ESCDiff Tune.")], group=BLOCKS)
 
 
 def tuning_inputs(recipes: list[str], default: str) -> list:
@@ -126,7 +131,7 @@ def loss_output() -> io.Image.Output:
     return io.Image.Output("loss", tooltip="The loss over the steps.")
 
 
-class Tune(io.ComfyNode):
+class ESCDiffTune(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffTune", "ESCDiff Tune",
@@ -153,7 +158,7 @@ def learn_inputs(recipes: list[str], kind: list) -> list:
             Encoder.Input("encoder", optional=True, tooltip="Optional reference encoder.")]
 
 
-class _Learn(io.ComfyNode):
+class _Learn:
     """What the boxes that learn share; ``KIND`` is what they learn, empty where an input says so."""
 
     KIND = ""
@@ -171,7 +176,7 @@ class _Learn(io.ComfyNode):
         return io.NodeOutput(made, plot)
 
 
-class LearnShape(_Learn):
+class ESCDiffLearnShape(_Learn, io.ComfyNode):
     KIND = "shape"
 
     @classmethod
@@ -184,7 +189,7 @@ class LearnShape(_Learn):
                                "dreambooth"])
 
 
-class LearnLook(_Learn):
+class ESCDiffLearnLook(_Learn, io.ComfyNode):
     KIND = "appearance"
 
     @classmethod
@@ -197,7 +202,7 @@ class LearnLook(_Learn):
                                "lora train", "train lora"])
 
 
-class LearnAttribute(_Learn):
+class ESCDiffLearnAttribute(_Learn, io.ComfyNode):
     @classmethod
     def define_schema(cls):
         kind = io.Combo.Input("kind", options=list(DEFAULTS), default="shape", tooltip="What to learn from the picture.")
@@ -209,7 +214,7 @@ class LearnAttribute(_Learn):
                       group=BLOCKS)
 
 
-class TrainFilters(io.ComfyNode):
+class ESCDiffTrainFilters(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffTrainFilters", "ESCDiff Train Filters",
@@ -238,4 +243,5 @@ class TrainFilters(io.ComfyNode):
         return io.NodeOutput(path, ui=ui.PreviewText(path))
 
 
-NODES = [LearnShape, LearnLook, LearnAttribute, ShapeFilter, AppearanceFilter, Tune, TrainFilters]
+NODES = [ESCDiffLearnShape, ESCDiffLearnLook, ESCDiffLearnAttribute, ESCDiffShapeFilter, ESCDiffAppearanceFilter, ESCDiffTune,
+         ESCDiffTrainFilters]

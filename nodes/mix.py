@@ -49,7 +49,7 @@ def put_together(model, shape=None, appearance=None, shape_strength=1.0, appeara
     return mix(model, *uses, middle, overlap)
 
 
-class Mix(io.ComfyNode):
+class ESCDiffMix(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffMix", "ESCDiff Mix",
@@ -73,7 +73,7 @@ class Mix(io.ComfyNode):
         return io.NodeOutput(mixed.model, *prompts, clip_of(mixed, clip))
 
 
-class Apply(io.ComfyNode):
+class ESCDiffApply(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffApply", "ESCDiff Apply",
@@ -88,7 +88,7 @@ class Apply(io.ComfyNode):
         return io.NodeOutput(mixed.model, mixed)
 
 
-class Prompt(io.ComfyNode):
+class ESCDiffPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffPrompt", "ESCDiff Prompt",
@@ -107,7 +107,7 @@ class Prompt(io.ComfyNode):
         return io.NodeOutput(conditioning(mixed, clip, prompt))
 
 
-class Clear(io.ComfyNode):
+class ESCDiffClear(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffClear", "ESCDiff Clear",
@@ -123,7 +123,7 @@ class Clear(io.ComfyNode):
         return io.NodeOutput(cleared(conditioning))
 
 
-class MixedSampler(io.ComfyNode):
+class ESCDiffMixedSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         from .host.sampling import samplers, schedulers
@@ -153,4 +153,4 @@ class MixedSampler(io.ComfyNode):
                                     conditioning(mixed, clip, negative), latent, denoise))
 
 
-NODES = [Mix, Apply, Prompt, Clear, MixedSampler]
+NODES = [ESCDiffMix, ESCDiffApply, ESCDiffPrompt, ESCDiffClear, ESCDiffMixedSampler]

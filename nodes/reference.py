@@ -12,7 +12,7 @@ def example_names() -> list[str]:
     return [f"shape: {n}" for n in shapes.HELD_OUT] + [f"appearance: {n}" for n in patterns.HELD_OUT]
 
 
-class LoadPocketModel(io.ComfyNode):
+class ESCDiffLoadPocketModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffLoadPocketModel", "ESCDiff Load Pocket Model",
@@ -31,7 +31,7 @@ class LoadPocketModel(io.ComfyNode):
         return io.NodeOutput(*load_pocket(), load_encoder("pocket"))
 
 
-class ExampleReference(io.ComfyNode):
+class ESCDiffExampleReference(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         names = example_names()
@@ -55,7 +55,7 @@ class ExampleReference(io.ComfyNode):
         return io.NodeOutput(to_host([drawn.image]), torch.from_numpy(drawn.mask)[None])
 
 
-class LoadReferenceEncoder(io.ComfyNode):
+class ESCDiffLoadReferenceEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         from .host.folders import encoder_files
@@ -76,7 +76,7 @@ class LoadReferenceEncoder(io.ComfyNode):
         return io.NodeOutput(load_encoder(file))
 
 
-class ReferenceFeatures(io.ComfyNode):
+class ESCDiffReferenceFeatures(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema("ESCDiffReferenceFeatures", "ESCDiff Reference Features",
@@ -103,4 +103,4 @@ class ReferenceFeatures(io.ComfyNode):
         return io.NodeOutput(features, seen, ui=ui.PreviewImage(seen, cls=cls))
 
 
-NODES = [LoadPocketModel, ExampleReference, LoadReferenceEncoder, ReferenceFeatures]
+NODES = [ESCDiffLoadPocketModel, ESCDiffExampleReference, ESCDiffLoadReferenceEncoder, ESCDiffReferenceFeatures]

@@ -11,7 +11,7 @@ WORDS = {"shape": "shape", "appearance": "look"}
 MASK = "1 = subject (optional). Without one the subject is looked for on a plain background."
 
 
-class ShapeAndLook(io.ComfyNode):
+class ESCDiffShapeAndLook(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         strength = {"default": 1.0, "min": -4.0, "max": 4.0, "step": 0.05}
@@ -84,4 +84,4 @@ class ShapeAndLook(io.ComfyNode):
                              ui=ui.PreviewImage(picture, cls=cls))
 
 
-NODES = [ShapeAndLook]
+NODES = [ESCDiffShapeAndLook]

@@ -122,6 +122,14 @@ def read_nodes() -> dict[str, tuple[list[Port], list[Port]]]:
     return found
 
 
+def scanned() -> set[str]:
+    """The node ids as ComfyUI-Manager lists them, which reads all files and runs none: where the id is not the argument
+    ``node_id`` of a call of Schema, it is the name of a class right below ComfyNode."""
+    trees = [ast.parse(p.read_text(encoding="utf-8")) for p in (ROOT / "nodes").rglob("*.py")]
+    return {c.name for tree in trees for c in ast.walk(tree) if isinstance(c, ast.ClassDef)
+            and "ComfyNode" in (getattr(base, "attr", getattr(base, "id", "")) for base in c.bases)}
+
+
 def sections(page: str) -> dict[str, str]:
     """The text below each second-level heading."""
     parts = re.split(r"^## (.+)\n", page, flags=re.MULTILINE)
@@ -162,6 +170,10 @@ def test_the_reader_sees_the_nodes_as_they_are():
     assert [p.name for p in SCHEMAS["ESCDiffLearnAttribute"][0]][:7] == [*learn[:4], "kind", *learn[4:]]
     assert [p.name for p in SCHEMAS["ESCDiffPrompt"][0]] == ["mixed", "clip", "prompt"]
     assert Port("seed", 0) in SCHEMAS["ESCDiffTune"][0] and Port("name", "filters") in SCHEMAS["ESCDiffTrainFilters"][0]
+
+
+def test_those_who_read_the_files_find_every_node_and_nothing_else():
+    assert scanned() == set(SCHEMAS)
 
 
 def test_every_node_has_a_page_and_every_page_a_node():
