@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..words import with_articles
-from . import colours, patterns, shapes
+from . import colours, icons, patterns, shapes
 from .world import Spec
 
 # {app}: appearance as an adjective phrase, {shape}: the noun, {bg}: the background's colour
@@ -28,6 +28,7 @@ PARTIAL = (
     "an object on a {bg} background",
     "a {bg} background",
 )
+SHADOW = " with a shadow"
 FULL_SHARE = 0.6
 
 
@@ -38,14 +39,24 @@ def appearance_phrase(spec: Spec, drop: str = "") -> str:
     return " ".join(filter(None, (" and ".join(names), pattern)))
 
 
+def background_phrase(spec: Spec) -> str:
+    """``green``, or ``textured green``."""
+    return f"textured {spec.background}" if spec.rough else spec.background
+
+
+def _filled(form: str, spec: Spec, drop: str = "") -> str:
+    text = form.format(app=appearance_phrase(spec, drop), shape=spec.shape, bg=background_phrase(spec))
+    return with_articles(text + SHADOW if spec.shadow else text)
+
+
 def full_caption(spec: Spec) -> str:
     """The caption that names everything, the form used for checks."""
-    return with_articles(FULL[0].format(app=appearance_phrase(spec), shape=spec.shape, bg=spec.background))
+    return _filled(FULL[0], spec)
 
 
 def short_caption(spec: Spec) -> str:
     """The caption that names the object's parts and leaves out the background."""
-    return with_articles(PARTIAL[0].format(app=appearance_phrase(spec), shape=spec.shape))
+    return _filled(PARTIAL[0], spec)
 
 
 def caption(spec: Spec, rng: np.random.Generator, full_share: float = FULL_SHARE) -> str:
@@ -55,11 +66,11 @@ def caption(spec: Spec, rng: np.random.Generator, full_share: float = FULL_SHARE
     drop = "colours" if chance < 0.05 else "second" if chance < 0.10 else "pattern" if chance < 0.20 else ""
     if spec.pattern == "solid":
         drop = "pattern" if rng.random() < 0.5 else ""
-    text = form.format(app=appearance_phrase(spec, drop), shape=spec.shape, bg=spec.background)
-    return with_articles(text)
+    return _filled(form, spec, drop)
 
 
 def vocabulary() -> list[str]:
     """Every word a caption can hold, held-out names excluded."""
-    words = {w for form in FULL + PARTIAL for w in form.split() if "{" not in w}
-    return sorted(words | {"an", "and"} | set(colours.NAMES) | set(patterns.KNOWN) | set(shapes.KNOWN))
+    words = {w for form in (*FULL, *PARTIAL, SHADOW) for w in form.split() if "{" not in w}
+    return sorted(words | {"an", "and", "textured", patterns.UNNAMED} | set(colours.NAMES) | set(patterns.KNOWN)
+                  | set(shapes.KNOWN) | set(icons.names()))
