@@ -31,13 +31,13 @@ VAE = {
     "out_channels": 3,
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [32, 32, 64, 96],
+    "block_out_channels": [32, 64, 128, 128],
     "layers_per_block": 1,
     "latent_channels": 4,
     "norm_num_groups": 32,
     "sample_size": NATIVE_SIZE,
 }
-VOCABULARY_SIZE = 1024
+VOCABULARY_SIZE = 1280
 TEXT_ENCODER = {
     "vocab_size": VOCABULARY_SIZE,
     "hidden_size": CONTEXT_DIM,

@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .muon import Muon
+
+SYNCHRONISE = 8       # steps
 LONGEST_STEP = 120.0   # seconds that one step may count; the first ones compile
 
 
@@ -36,7 +39,7 @@ class MasterWeights:
         others = [m for m, k in zip(self.masters, self.matrix, strict=True) if not k]
         # beta2 0.98 forgets early gradients fast enough for runs of a few thousand steps
         self.optimizers = [
-            torch.optim.Muon(matrices, lr=self.MUON_RATE * lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            Muon(matrices, lr=self.MUON_RATE * lr, weight_decay=weight_decay),
             torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)]
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
 
@@ -134,15 +137,17 @@ class Loop:
             self.weights.step(self.rate)
             self.steps += 1
             count += 1
+            if self.steps % SYNCHRONISE == 0 and torch.cuda.is_available():
+                torch.cuda.synchronize()      # a GPU runs behind: time must not run out with steps still waiting
             now = time.monotonic()
             # a process that was paused (SIGSTOP, a sleeping laptop) does not lose its training time
             self.seconds, last_time = self.seconds + min(now - last_time, LONGEST_STEP), now
-            for name, value in figures.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            for name, value in figures.items():      # no float() here: a GPU need not wait for every step
+                sums[name] = sums.get(name, 0.0) + value.detach().float()
             if self.steps % log_every == 0 or self.progress >= 1:
                 row = {"step": self.steps, "minutes": round(self.seconds / 60, 2),
                        "samples_per_second": round(count * self.batch_size / (self.seconds - since + 1e-9), 1),
-                       **{k: round(v / count, 5) for k, v in sums.items()}}
+                       **{k: round(float(v) / count, 5) for k, v in sums.items()}}
                 self.log.append(row)
                 print(f"[{self.name}]", " ".join(f"{k}={v}" for k, v in row.items()), flush=True)
                 sums, since, count = {}, self.seconds, 0

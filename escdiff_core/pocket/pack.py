@@ -8,6 +8,7 @@ from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ..metrics import surface_net
 from . import config, train_unet, train_vae
 from .tokenizer import build_vocabulary
 
@@ -23,6 +24,7 @@ def unpack(directory: Path) -> None:
         state = {k: v.half().contiguous() for k, v in module.state_dict().items()}
         save_file(state, directory / f"{name}.safetensors", {"scaling_factor": str(model.vae.config.scaling_factor)})
     shutil.copyfile(config.VISION_CHECKPOINT, directory / "vision.safetensors")
+    shutil.copyfile(surface_net.FILE, directory / "surface_net.safetensors")
 
 
 def pack(directory: Path) -> None:
@@ -45,4 +47,7 @@ def pack(directory: Path) -> None:
                      train_unet.load_text(directory, cpu, torch.float32), configuration)
     shutil.copyfile(directory / "vision.safetensors", config.VISION_CHECKPOINT)
     config.VISION_CHECKPOINT.chmod(config.CHECKPOINT.stat().st_mode)   # safetensors makes private files
-    print(json.dumps({p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in (config.CHECKPOINT, config.VISION_CHECKPOINT)}))
+    shutil.copyfile(directory / "surface_net.safetensors", surface_net.FILE)
+    surface_net.FILE.chmod(config.CHECKPOINT.stat().st_mode)
+    made = (config.CHECKPOINT, config.VISION_CHECKPOINT, surface_net.FILE)
+    print(json.dumps({p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in made}))

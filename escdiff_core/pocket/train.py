@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from . import pack, train_clip, train_unet, train_vae
+from . import pack, train_clip, train_reader, train_unet, train_vae
 
-SHARES = {"clip": 0.07, "vae": 0.16, "unet": 0.66, "decoder": 0.11}   # of ``--minutes`` with ``--stage all``
-STAGES = {"clip": train_clip.train, "vae": train_vae.train, "unet": train_unet.train,
-          "decoder": train_vae.train_decoder}
+SHARES = {"vae": 0.25, "clip": 0.08, "unet": 0.55, "decoder": 0.08, "reader": 0.04}   # of ``--minutes`` with ``--stage all``
+STAGES = {"vae": train_vae.train, "clip": train_clip.train, "unet": train_unet.train, "decoder": train_vae.train_decoder,
+          "reader": train_reader.train}
 
 
 def main() -> None:

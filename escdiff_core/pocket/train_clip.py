@@ -1,5 +1,6 @@
 """Stage 1: text and vision towers learn the world contrastively (CLIP, Radford et al. 2021), then stay frozen."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,15 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from . import config, patterns, shapes
-from .captions import caption, short_caption
-from .data import picture_file, specs, to_tensor
+from . import config
+from .data import FULL, SHORT, Pictures, pattern_names, picture_file, shape_names, to_tensor
 from .loop import Loop, MasterWeights
 from .tokenizer import build_vocabulary
-from .world import Spec
 
-BATCH = 192            # = STRANGERS + families + siblings
-STRANGERS = 72         # of a batch: drawn at random
+BATCH = 216            # the families, the siblings, and for the rest strangers: pictures drawn at random
 FAMILIES = (6, 12)     # groups of a batch, and pictures in each: same colours and background, captions of the full forms
 SIBLINGS = (8, 6)      # groups, and pictures in each: same colours and shape, another pattern each, background not named
+TIMES = {"cpu": 1, "cuda": 4}      # how many such batches are one step
 LOGIT_SCALE = 10.0     # of the contrast; see Towers
 NAMING = 0.5           # weight of the loss for naming shape and pattern
 
@@ -50,18 +49,18 @@ class Towers(nn.Module):
         super().__init__()
         self.text = CLIPTextModel(CLIPTextConfig(**config.TEXT_ENCODER))
         self.vision = build_vision()
-        self.heads = nn.Linear(config.CONTEXT_DIM, len(shapes.KNOWN) + len(patterns.KNOWN))
-        self.see = torch.compile(self.vision.forward)
+        self.sizes = [len(shape_names()), len(pattern_names())]
+        self.heads = nn.Linear(config.CONTEXT_DIM, sum(self.sizes))
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor, named: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the losses and the shares that are right; ``named`` (b, 2) holds the indices of shape and pattern."""
-        seen = self.see(pixels)                                                            # (b, 192)
+        seen = self.vision(pixels)                                                           # (b, 192)
         image = F.normalize(seen.float(), dim=-1)
         text = F.normalize(self.text(input_ids=ids).pooler_output.float(), dim=-1)
         logits = LOGIT_SCALE * image @ text.T                                              # (b, b)
         target = torch.arange(len(ids), device=ids.device)
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        shape, pattern = self.heads(seen).float().split([len(shapes.KNOWN), len(patterns.KNOWN)], dim=1)
+        shape, pattern = self.heads(seen).float().split(self.sizes, dim=1)
         naming = F.cross_entropy(shape, named[:, 0]) + F.cross_entropy(pattern, named[:, 1])
         return {"loss": contrast + NAMING * naming, "contrast": contrast,
                 "top1": (logits.argmax(1) == target).float().mean(),
@@ -69,56 +68,63 @@ class Towers(nn.Module):
                 "pattern": (pattern.argmax(1) == named[:, 1]).float().mean()}
 
 
-def families(known: list[Spec]) -> list[np.ndarray]:
-    """Indices of the pictures that share background and colours: only shape and pattern tell them apart."""
+def families(named: np.ndarray) -> list[np.ndarray]:
+    """Places of the pictures that share background and colours: only shape and pattern tell them apart.
+
+    ``named`` as in Pictures.
+    """
     groups: dict[tuple, list[int]] = {}
-    for index, spec in enumerate(known):
-        groups.setdefault((spec.background, *spec.colours), []).append(index)
+    for place, row in enumerate(named.tolist()):
+        groups.setdefault(tuple(row[2:]), []).append(place)
     return [np.array(group) for group in groups.values() if len(group) >= FAMILIES[1]]
 
 
-def siblings(known: list[Spec]) -> list[np.ndarray]:
-    """Indices of the pictures that share shape and colours, one for each pattern: only the pattern tells them apart."""
-    groups: dict[tuple, dict[str, int]] = {}
-    for index, spec in enumerate(known):
-        groups.setdefault((spec.shape, *spec.colours), {}).setdefault(spec.pattern, index)
+def siblings(named: np.ndarray) -> list[np.ndarray]:
+    """Places of the pictures of one shape in the same two colours, one for each pattern: only the pattern tells them apart."""
+    groups: dict[tuple, dict[int, int]] = {}
+    for place, (shape, pattern, *names, _background) in enumerate(named.tolist()):
+        if names[1] >= 0 > names[2]:
+            groups.setdefault((shape, *names), {}).setdefault(pattern, place)
     return [np.array(list(group.values())) for group in groups.values() if len(group) >= SIBLINGS[1]]
 
 
 def _draw_groups(groups: list[np.ndarray], count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """``size`` different members of each of ``count`` different groups."""
-    return np.concatenate([rng.choice(groups[g], size, replace=False) for g in rng.choice(len(groups), count, replace=False)])
+    """``size`` different members of each of ``count`` different groups, or of all where there are fewer."""
+    drawn = rng.choice(len(groups), min(count, len(groups)), replace=False) if groups else []
+    return np.concatenate([np.empty(0, np.int64), *(rng.choice(groups[g], size, replace=False) for g in drawn)])
 
 
 def train(directory: Path, minutes: float, device: torch.device, pictures: int, seed: int) -> None:
     """Train both towers for ``minutes`` and write ``clip.safetensors`` and ``vision.safetensors`` to ``directory``."""
     torch.manual_seed(seed)
-    data, known = picture_file(directory, pictures, seed), specs(pictures, seed)
-    tokenizer, towers = build_tokenizer(), Towers().to(device)
-    same_colours, same_shape = families(known), siblings(known)
-    shape_names, pattern_names = list(shapes.KNOWN), list(patterns.KNOWN)
+    drawn: Pictures = picture_file(directory, pictures, seed)
+    named, towers = np.asarray(drawn.named), Towers().to(device)
+    same_colours, same_shape = families(named), siblings(named)
     for part in ("text", "vision"):   # of an earlier run whose state is gone, or unpacked from the shipped weights
         if (directory / f"{part}.safetensors").exists():
             saved = load_file(directory / f"{part}.safetensors")
             getattr(towers, part).load_state_dict({k: v.float() for k, v in saved.items()})
     dtype = torch.bfloat16
     towers.to(dtype)
-    loop = Loop("clip", directory, minutes, BATCH, MasterWeights(towers, lr=1e-3, weight_decay=0.05))
+    times = TIMES[device.type]
+    loop = Loop("clip", directory, minutes, times * BATCH, MasterWeights(towers, lr=1e-3, weight_decay=0.05))
     loop.resume()
 
     def step(index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((seed, 1, index))
-        strangers = rng.integers(0, pictures, STRANGERS)
-        related, alike = _draw_groups(same_colours, *FAMILIES, rng), _draw_groups(same_shape, *SIBLINGS, rng)
-        chosen = np.concatenate([strangers, related, alike])
-        texts = ([caption(known[i], rng) for i in strangers] + [caption(known[i], rng, full_share=1.0) for i in related] +
-                 [short_caption(known[i]) for i in alike])
-        named = torch.tensor([[shape_names.index(known[i].shape), pattern_names.index(known[i].pattern)] for i in chosen])
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        # Positions after the end are never looked at (the tower is causal), so the contrast needs only the longest caption.
-        ids = ids[:, : int((ids == config.TEXT_ENCODER["eos_token_id"]).int().argmax(1).max()) + 1].to(device)
-        with sdpa_kernel(SDPBackend.MATH):   # its backward is twice as fast on a CPU at these sizes
-            figures = towers(to_tensor(data[chosen], device, dtype), ids, named.to(device))
+        chosen, forms = [], []
+        for _ in range(times):
+            related, alike = _draw_groups(same_colours, *FAMILIES, rng), _draw_groups(same_shape, *SIBLINGS, rng)
+            strangers = rng.integers(0, pictures, BATCH - len(related) - len(alike))
+            chosen += [strangers, related, alike]
+            forms += [rng.integers(SHORT + 1, drawn.tokens.shape[1], len(strangers)), np.full(len(related), FULL),
+                      np.full(len(alike), SHORT)]
+        chosen, forms = np.concatenate(chosen), np.concatenate(forms)
+        ids = torch.from_numpy(drawn.tokens[chosen, forms].astype(np.int64)).to(device)
+        kinds = torch.from_numpy(named[chosen, :2].astype(np.int64)).to(device)
+        # its backward is twice as fast on a CPU at these sizes
+        with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
+            figures = towers(to_tensor(drawn.images[chosen], device, dtype), ids, kinds)
             figures["loss"].backward()
         return figures
 
