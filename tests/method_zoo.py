@@ -16,6 +16,7 @@ from escdiff_core.method.recipes import Recipe, find_recipe
 from escdiff_core.model.checkpoint import write_checkpoint
 from escdiff_core.model.load import DiffusionModel, load_model
 from escdiff_core.model.names import unet_map
+from escdiff_core.pocket.config import TEXT_ENCODER, VOCABULARY_SIZE
 from escdiff_core.pocket.tokenizer import build_vocabulary
 from escdiff_core.reference import Reference
 
@@ -26,9 +27,9 @@ TINY = {
     "unet": {**POCKET["unet"], "block_out_channels": [WIDTH] * 4, "norm_num_groups": 8,
              "cross_attention_dim": WIDTH, "attention_head_dim": 1},
     "vae": {**POCKET["vae"], "block_out_channels": [WIDTH] * 4},
-    "text_encoder": {**POCKET["text_encoder"], "vocab_size": 1024, "hidden_size": WIDTH, "intermediate_size": WIDTH,
-                     "num_hidden_layers": 1, "num_attention_heads": 1, "bos_token_id": 1022, "eos_token_id": 1023,
-                     "pad_token_id": 1023},
+    "text_encoder": {**POCKET["text_encoder"], "hidden_size": WIDTH, "intermediate_size": WIDTH,
+                     "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": VOCABULARY_SIZE,
+                     **{f"{kind}_token_id": TEXT_ENCODER[f"{kind}_token_id"] for kind in ("bos", "eos", "pad")}},
 }
 
 

@@ -83,6 +83,12 @@ def test_base_model_is_checked():
         make().check_base("e" * 64)
 
 
+def test_an_attribute_of_the_first_pocket_model_says_so():
+    first = "9304afb3afe2c39fdd8f0fb50898832818989c6db4ed8abcf32cd1df8fbd0600"
+    with pytest.raises(ESCDiffError, match=r"learned on the pocket model of ESCDiff 0\.4\.0, which is no longer shipped"):
+        replace(make(), base_fingerprint=first).check_base("e" * 64)
+
+
 @pytest.mark.parametrize("form", DELTAS)
 def test_describe_is_json_without_tensors(form):
     told = make(form).describe()

@@ -5,9 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.pocket import captions, colours, patterns, shapes
+from escdiff_core.pocket import captions, colours, icons, patterns, shapes
+from escdiff_core.pocket.grain import Grain
+from escdiff_core.pocket.group_norm import FastGroupNorm
+from escdiff_core.pocket.muon import Muon
 from escdiff_core.pocket.tokenizer import build_vocabulary
 from escdiff_core.pocket.world import Spec, draw_spec, is_reserved, render, reserved_spec, silhouette, training_spec
 
@@ -15,8 +19,8 @@ HELD_OUT = set(shapes.HELD_OUT) | set(patterns.HELD_OUT)
 
 
 def test_the_world_is_as_large_as_promised():
-    assert len(shapes.KNOWN) >= 24 and len(patterns.KNOWN) >= 8 and len(colours.NAMES) >= 12
-    assert len(shapes.HELD_OUT) >= 8 and len(patterns.HELD_OUT) >= 4
+    assert len(shapes.KNOWN) >= 24 and len(patterns.KNOWN) >= 24 and len(icons.names()) >= 150 and len(colours.NAMES) >= 12
+    assert len(shapes.HELD_OUT) >= 15 and len(patterns.HELD_OUT) >= 10
     assert not set(shapes.KNOWN) & set(shapes.HELD_OUT) and not set(patterns.KNOWN) & set(patterns.HELD_OUT)
 
 
@@ -28,7 +32,7 @@ def test_a_seed_decides_the_picture():
 
 @pytest.mark.parametrize("index", range(12))
 def test_the_mask_is_exactly_where_the_picture_differs_from_its_background(index):
-    spec = training_spec(1, index)
+    spec = replace(training_spec(1, index), shadow=0.0)
     picture = render(spec)
     bare = render(replace(spec, centre=(-500.0, -500.0))).image
     changed = np.abs(picture.image - bare).max(-1) > 1e-4
@@ -93,10 +97,83 @@ def test_colours_of_object_and_background_can_be_told_apart():
 
 def test_every_word_is_one_token():
     vocabulary = build_vocabulary()
-    assert len(vocabulary["vocab"]) == 1024 and sorted(vocabulary["vocab"].values()) == list(range(1024))
+    assert len(vocabulary["vocab"]) == 1280 and sorted(vocabulary["vocab"].values()) == list(range(1280))
     assert all(word + "</w>" in vocabulary["vocab"] for word in captions.vocabulary() if word != "a")
 
 
 def test_an_unknown_shape_lists_the_known():
     with pytest.raises(ESCDiffError, match=r"unknown shape 'blob'; known: .*anchor.*star"):
         render(Spec("blob", "solid", ("red",), "white"))
+
+
+def test_icons_are_names_only_and_hold_nothing_out():
+    assert not set(icons.names()) & HELD_OUT and not set(icons.names()) & set(shapes.KNOWN)
+    assert len(set(icons.NAMES)) == len(icons.NAMES)
+
+
+@pytest.mark.parametrize("name", colours.NAMES)
+def test_a_name_is_a_region_of_colour(name):
+    drawn = np.stack([colours.paint(name, tint) for tint in range(1, 200)])
+    middles = colours.to_lab(np.stack([colours.rgb(n) for n in colours.NAMES]))
+    nearest = np.linalg.norm(colours.to_lab(drawn)[:, None] - middles, axis=-1).argmin(1)
+    assert (nearest == colours.NAMES.index(name)).mean() > 0.97
+    assert np.abs(drawn - drawn.mean(0)).max() > 0.1, "any colour of the region occurs"
+    assert np.array_equal(colours.paint(name), colours.rgb(name)), "tint 0 is the middle"
+
+
+@pytest.mark.parametrize("name", patterns.ALL)
+def test_a_surface_is_the_same_at_any_size_and_of_both_colours(name):
+    spec = Spec("square", name, ("red", "white", "blue")[:3 if name in patterns.THREE_COLOURED else 2], "gray", radius=62,
+                period=20.0, grain=7)
+    large, small = (render(spec, size).image for size in (256, 128))
+    halved = large.reshape(128, 2, 128, 2, 3).mean((1, 3))
+    assert np.abs(halved - small).mean() < 0.035
+    spread = small[30:98, 30:98].std((0, 1)).max()
+    assert (spread < 1e-3) if name == "solid" else (spread > 0.08)
+
+
+def test_chance_in_a_surface_is_decided_by_its_grain():
+    spec = Spec("square", "spotted", ("red", "white"), "gray", grain=3)
+    assert np.array_equal(render(spec).image, render(spec).image)
+    assert np.abs(render(spec).image - render(replace(spec, grain=4)).image).mean() > 0.05
+    assert Grain(0).vary(2, 4) == 3 and 2 <= Grain(5).vary(2, 4) <= 4 and Grain(5).vary(2, 4) != Grain(6).vary(2, 4)
+
+
+def test_shadow_and_texture_are_named_where_they_are_drawn():
+    spec = Spec("star", "dotted", ("green", "white"), "blue", shadow=0.5, rough=0.2)
+    assert captions.full_caption(spec) == "a photo of a green and white dotted star on a textured blue background with a shadow"
+    plain = render(replace(spec, shadow=0.0, rough=0.0))
+    outside = plain.mask == 0
+    assert np.abs(render(spec).image - plain.image)[outside].mean() > 0.02
+
+
+def test_muon_in_batches_takes_torch_s_own_steps():
+    torch.manual_seed(0)
+    sizes = ((8, 20), (8, 20), (30, 4), (5, 5))
+    drawn = [torch.randn(s) for s in sizes]
+    ours, theirs = ([torch.nn.Parameter(m.clone()) for m in drawn] for _ in range(2))
+    a = Muon(ours, lr=0.01, weight_decay=0.05)
+    b = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for x, y in zip(ours, theirs, strict=True):
+            x.grad = torch.randn_like(x)
+            y.grad = x.grad.clone()
+        a.step()
+        b.step()
+    for x, y in zip(ours, theirs, strict=True):
+        assert torch.allclose(x, y, atol=2e-4)
+
+
+def test_the_fast_group_norm_is_torch_s_own():
+    torch.manual_seed(0)
+    norm = torch.nn.GroupNorm(8, 32)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(3, 32, 6, 5).mul(2).add(0.5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    seen = []
+    for kind in (torch.nn.GroupNorm, FastGroupNorm):
+        norm.__class__, x.grad, norm.weight.grad, norm.bias.grad = kind, None, None, None
+        y = norm(x)
+        y.sin().sum().backward()
+        seen.append([y.detach(), x.grad.clone(), norm.weight.grad.clone(), norm.bias.grad.clone()])
+    for a, b in zip(*seen, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -27,6 +27,8 @@ DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16"}
 LARGEST_THUMBNAIL = 512 << 10  # bytes
 PNG = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 200             # letters of token, word, recipe and the like
+# Models that attributes may still be of although nobody can get them any more, by fingerprint
+GONE = {"9304afb3afe2c39fdd8f0fb50898832818989c6db4ed8abcf32cd1df8fbd0600": "the pocket model of ESCDiff 0.4.0"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +119,15 @@ class Attribute:
 
     def check_base(self, fingerprint: str) -> None:
         """Raise ESCDiffError unless the attribute was learned on the base model with this fingerprint."""
-        if self.base_fingerprint != fingerprint:
-            raise ESCDiffError(
-                f"the {self.kind} attribute {self.token!r} was learned on another base model (fingerprint "
-                f"{self.base_fingerprint[:12]}, the loaded model has {fingerprint[:12]}); load the model it was "
-                "learned on, or learn it again on this one"
-            )
+        if self.base_fingerprint == fingerprint:
+            return
+        what = f"the {self.kind} attribute {self.token!r} was learned on"
+        if self.base_fingerprint in GONE:
+            raise ESCDiffError(f"{what} {GONE[self.base_fingerprint]}, which is no longer shipped; learn it again")
+        raise ESCDiffError(
+            f"{what} another base model (fingerprint {self.base_fingerprint[:12]}, the loaded model has "
+            f"{fingerprint[:12]}); load the model it was learned on, or learn it again on this one"
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return what ``info`` shows, as JSON data: all fields but tensors and picture; of those, sizes and norms."""

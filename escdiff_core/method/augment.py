@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.transform import AffineTransform, warp
 
 from ..pocket import captions, colours, patterns
-from ..pocket.world import Spec, silhouette, surface
+from ..pocket.world import PERIODS, Spec, draw_names, draw_tint, silhouette, surface
 
 # Words any Stable Diffusion knows, with outlines to cut an appearance into
 CUTS = ("circle", "square", "triangle", "star", "heart", "diamond", "hexagon", "cross", "oval", "flower", "drop", "semicircle")
@@ -57,12 +57,12 @@ def _moved(mask: np.ndarray, image: np.ndarray, rng: np.random.Generator, scales
     return (warp(mask, inverse, order=1, mode="constant"), warp(image, inverse, order=1, mode="edge"))
 
 
-def _background(rng: np.random.Generator, shape: tuple[int, int], avoid: tuple[str, ...]) -> tuple[str, np.ndarray]:
+def _background(rng: np.random.Generator, shape: tuple[int, int], avoid: tuple[str, ...], tint: int) -> tuple[str, np.ndarray]:
     name = str(rng.choice(colours.distinct_from(avoid) or colours.NAMES))
     h, w = shape
     slope = rng.uniform(-0.1, 0.1, 2) * (rng.random() < 0.5)
     ramp = 1 + slope[0] * np.linspace(-1, 1, w)[None, :] + slope[1] * np.linspace(-1, 1, h)[:, None]
-    return name, colours.rgb(name) * ramp[..., None].astype(np.float32)
+    return name, colours.paint(name, tint, 9) * ramp[..., None].astype(np.float32)
 
 
 def _composite(front: np.ndarray, back: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -85,16 +85,14 @@ def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> V
     moved, _ = _moved(mask, image, rng, (0.9, 1.1), 5, 0.3)
     h, w = mask.shape
     pattern = str(rng.choice(LOOKS))
-    names = [str(rng.choice(colours.NAMES))]
-    if pattern != "solid":
-        names.append(str(rng.choice(colours.distinct_from(tuple(names)))))
-    background, back = _background(rng, (h, w), tuple(names))
+    names, tint = draw_names(rng, pattern), draw_tint(rng)
+    background, back = _background(rng, (h, w), names, tint)
     side = max(h, w)
     rows, columns = np.nonzero(moved > 0.5 * moved.max())
-    spec = Spec(shape="circle", pattern=pattern, colours=tuple(names), background=background,
+    spec = Spec(shape="circle", pattern=pattern, colours=names, background=background,
                 centre=(float(columns.mean()) * 128 / side, float(rows.mean()) * 128 / side),
-                period=float(rng.uniform(20, 28)), pattern_angle=float(rng.uniform(0, 180)),
-                phase=tuple(rng.uniform(-4, 4, 2)))
+                period=float(np.exp(rng.uniform(*np.log(PERIODS)))), pattern_angle=float(rng.uniform(0, 180)),
+                phase=tuple(rng.uniform(-4, 4, 2)), tint=tint, grain=int(rng.integers(1, 2**31)))
     front = surface(spec, side)[:h, :w]
     slope = rng.uniform(-0.14, 0.14, 2)
     front = front * (1 + slope[0] * np.linspace(-1, 1, w)[None, :, None] + slope[1] * np.linspace(-1, 1, h)[:, None, None])
@@ -120,7 +118,7 @@ def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Vi
     surface = _mirrored_outwards(image, mask)
     rows, columns = (np.clip(np.arange(length) + middle - length // 2, 0, length - 1) for middle, length in ((y, h), (x, w)))
     moved, moved_image = _moved(cut, surface[rows][:, columns], rng, (0.9, 1.1), 10, 0.8)
-    background, back = _background(rng, (h, w), nearest_names(image, mask))
+    background, back = _background(rng, (h, w), nearest_names(image, mask), draw_tint(rng))
     return View(_composite(moved_image, back, moved), moved.astype(np.float32), word, f"on a {background} background")
 
 

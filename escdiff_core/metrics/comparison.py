@@ -13,7 +13,7 @@ from .reading import Reading, read
 
 SEED = 20_240         # of every comparison picture, so that a judge is the same each time it is built
 AGAIN = 10            # pictures a ceiling is measured on
-OTHERS = 5            # pictures per pattern that a floor of appearance is measured on
+OTHERS = 3            # pictures per pattern that a floor of appearance is measured on
 PERIODS = (6.0, 30.0) # pixels, evenly by their logarithm: a reference of fine pattern has others as fine beside it
 BEND = 1.5            # pixels of the smooth random bending of a reference that has no specification; half for its surface
 ALIKE = (0.95, 1.06)  # scales at which a surface is still the same
@@ -46,7 +46,7 @@ def appearance_again(spec: Spec, count: int = AGAIN, seed: int = SEED) -> list[S
     rng = np.random.default_rng((seed, 3))
     others = [name for name in shapes.KNOWN if name != spec.shape]
     return [replace(draw_spec(rng, shape=str(rng.choice(others)), pattern=spec.pattern), colours=spec.colours,
-                    period=spec.period, background=str(rng.choice(colours.distinct_from(spec.colours))))
+                    period=spec.period, tint=spec.tint, background=str(rng.choice(colours.distinct_from(spec.colours))))
             for _ in range(count)]
 
 

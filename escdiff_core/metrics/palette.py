@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 from scipy import ndimage
-from skimage.color import rgb2lab
+from skimage.color import lab2rgb, rgb2lab
 
 from ..pocket import colours
 from .surface import inside
@@ -14,8 +15,10 @@ BRIGHTNESS = (0.8, 0.87, 0.94, 1.0, 1.07, 1.14, 1.2)   # the world's soft shadin
 SHADE_COST = 40.0     # CIELAB units per unit of shading: the unshaded reading of a colour wins when both fit
 FLAT = 7.0            # CIELAB change per pixel above which a pixel lies on an edge between two colours
 MIXED = 13.0          # CIELAB distance to the line between the two named colours that still counts as their mixture
-LEAST = 0.06          # share of the subject a named colour must cover to be there at all
+LEAST = 0.06          # share of the flat pixels a named colour must cover to be there at all
+LEAST_OF_ALL = 0.025  # or of all pixels: thin lines and small dots are never flat
 STRANGE = 0.15        # share of the subject that may be in colours nobody named
+STRANGE_OF_ALL = 0.25  # the same among all pixels, edges included
 SPREAD = 0.3          # share of the way from one colour to the other a gradient must at least show
 
 
@@ -39,11 +42,20 @@ def colour_names(lab: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours away from edges: ``shares`` of the 12 names, CIELAB pixels ``flat`` (n, 3), ``names`` (n,)."""
+    """The colours away from edges: ``shares`` of the 12 names, CIELAB pixels ``flat`` (n, 3), ``names`` (n,).
+
+    ``every``: the shares among all pixels of the subject.
+    """
 
     shares: dict[str, float]
+    every: dict[str, float]
     flat: np.ndarray
     names: np.ndarray
+
+    def middle(self, name: str) -> np.ndarray:
+        """The colour that the subject shows for ``name``, CIELAB (3,): the median of its pixels, else the region's middle."""
+        own = self.flat[self.names == colours.NAMES.index(name)]
+        return np.median(own, 0) if len(own) >= LEAST * len(self.names) else colours.to_lab(colours.rgb(name))
 
 
 def palette(image: np.ndarray, mask: np.ndarray) -> Palette:
@@ -55,18 +67,23 @@ def palette(image: np.ndarray, mask: np.ndarray) -> Palette:
     if flat.sum() < 0.1 * inner.sum():
         flat = inner
     names = colour_names(lab[flat])
-    counts = np.bincount(names, minlength=len(colours.NAMES)) / max(1, len(names))
-    return Palette(dict(zip(colours.NAMES, counts.tolist(), strict=True)), lab[flat], names)
+
+    def shares(found: np.ndarray) -> dict[str, float]:
+        counts = np.bincount(found, minlength=len(colours.NAMES)) / max(1, len(found))
+        return dict(zip(colours.NAMES, counts.tolist(), strict=True))
+
+    return Palette(shares(names), shares(colour_names(lab[inner])), lab[flat], names)
 
 
 def _along(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Position 0 to 1 of CIELAB pixels (n, 3) on the line between two colours mixed in sRGB, and distance from it."""
-    share = np.linspace(0, 1, 21, dtype=np.float32)
-    line = rgb2lab((first * (1 - share[:, None]) + second * share[:, None])[None])[0].astype(np.float32)
+    share = np.linspace(0, 1, 21, dtype=np.float32)[:, None]
+    ends = lab2rgb(np.stack([first, second])[None])[0]
+    line = rgb2lab((ends[:1] * (1 - share) + ends[1:] * share)[None])[0].astype(np.float32)
     # Shading moves lightness most; a mixture may be somewhat lighter or darker than the line says.
     weight = np.array([0.6, 1, 1], dtype=np.float32)
     distance = np.linalg.norm((pixels[:, None] - line[None]) * weight, axis=-1)
-    return share[distance.argmin(1)], distance.min(1)
+    return share[distance.argmin(1), 0], distance.min(1)
 
 
 def colours_right(found: Palette, names: tuple[str, ...], gradient: bool = False) -> bool:
@@ -75,12 +92,13 @@ def colours_right(found: Palette, names: tuple[str, ...], gradient: bool = False
     ``gradient``: the two colours flow into each other, so that mixtures count and the ends may lie outside the subject.
     """
     if len(set(names)) == 1:
-        return found.shares[names[0]] >= 1 - STRANGE
-    first, second = colours.rgb(names[0]), colours.rgb(names[1])
+        return found.shares[names[0]] >= 1 - STRANGE and found.every[names[0]] >= 1 - STRANGE_OF_ALL
     wanted = np.isin(found.names, [colours.NAMES.index(name) for name in names])
-    position, distance = _along(found.flat, first, second)
+    pairs = [_along(found.flat, found.middle(a), found.middle(b)) for a, b in combinations(names, 2)]
+    position, distance = pairs[0][0], np.min([d for _, d in pairs], 0)
     strange = float((~wanted & (distance > MIXED)).mean())
     if gradient:
         low, high = np.percentile(position, (4, 96))
         return strange <= STRANGE and high - low >= SPREAD and low < 0.5 < high
-    return strange <= STRANGE and min(found.shares[name] for name in names) >= LEAST
+    there = all(found.shares[n] >= LEAST or found.every[n] >= LEAST_OF_ALL for n in names)
+    return strange <= STRANGE and there

@@ -13,8 +13,8 @@ from ..pocket import colours, patterns, shapes
 from ..pocket.world import Spec, silhouette
 from .mask import Subject, as_working, find_subject
 from .palette import colour_names, colours_right, palette
-from .pattern_fit import best_pattern
 from .shape import Matcher, Silhouette, silhouette_of
+from .surface_net import best_surface
 
 PARTS = ("background", "colours", "shape", "pattern")
 FINALISTS = 3         # shapes that the quick comparison leaves for the exact one
@@ -72,7 +72,7 @@ def _shape(image: np.ndarray, subject: Subject, spec: Spec) -> bool:
 
 
 def _pattern(image: np.ndarray, subject: Subject, spec: Spec) -> bool:
-    return best_pattern(image, subject.mask, _plus(patterns.KNOWN, spec.pattern)) == spec.pattern
+    return best_surface(image, subject.mask, _plus(patterns.KNOWN, spec.pattern)) == spec.pattern
 
 
 CHECKS = dict(zip(PARTS, (_background, _colours, _shape, _pattern), strict=True))
