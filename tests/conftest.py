@@ -3,6 +3,7 @@
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:        # workers share the cores; before torch is imported, and servers inherit it
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 import json

@@ -61,11 +61,13 @@ def cached(model, clip, vae, encoder, image, mask, count, page):
              "kind": "appearance", **LEARN}
     first = node("ESCDiffLearnAttribute", **given)[0]
     found["first"] = [count.since_last(), page.shown.get("7", " ")]
-    torch.set_num_threads(torch.get_num_threads() % 2 + 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads % 2 + 1)
     parts = node("ESCDiffReferenceFeatures", **{n: given[n] for n in ("model", "clip", "vae", "encoder", "image", "mask")})[0]
     token = node("ESCDiffAppearanceFilter", features=parts)[0]
     again = node("ESCDiffTune", model=model, clip=clip, vae=vae, token=token, **LEARN)[0]
     found["again"] = [count.since_last(), page.shown["7"], same(first, again)]
+    torch.set_num_threads(threads)      # more than its share of the cores makes everything else many times slower
     return given, first
 
 

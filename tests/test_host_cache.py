@@ -11,7 +11,7 @@ INPUTS = ["model", "LoRA", "LoRA strength", "schedule", "clip", "LoRA on clip", 
           "two pictures", "mask", "no mask", "encoder", "no encoder", "timestep", "seed of looking", "kind",
           "class word", "filter", "seed", "describe", "token name", "steps", "preset", "batch size"]
 NO_TOKEN = "The prompt does not contain *a, so the appearance attribute will hardly show; write *a where the appearance belongs"
-WHOLE = "Connect a mask if only a part of the picture is meant; no plain background: "
+WHOLE = "Give a mask if only a part of the picture is meant; no plain background: "
 SIZE = "Set the latent to 128×128 pixels: this model draws pictures of about that size, and 512×512 were asked for"
 
 
