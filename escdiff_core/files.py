@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from .errors import ESCDiffError
 
 FILTERS_KEY = "escdiff.filters"          # metadata of a file of filters
+LONGEST_NAME = 200                       # bytes; disks take 255, and a temporary name beside it needs some
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.I)     # Windows opens these, whatever folder they are in
 
 # What to tell the user for the error numbers that are theirs to mend.
 ADVICE = {
@@ -60,6 +62,28 @@ def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, met
     finally:
         with suppress(OSError):  # the same broken disk must not hide the sentence above
             temporary.unlink(missing_ok=True)
+
+
+def file_below(root: str | Path, name: str, ending: str = ".safetensors") -> Path:
+    """Where the file that a person calls ``name`` shall lie below ``root``, links not followed.
+
+    Slashes of both kinds part folders, so that a workflow made on another system means the same file. Raises ESCDiffError
+    for a name that leads out of ``root`` or that some system could not hold, list or delete again.
+    """
+    root, plain = Path(root).absolute(), name.strip().replace("\\", "/").removesuffix(ending)
+    path = Path(os.path.normpath(root / (plain + ending)))
+    if not plain or root not in path.parents:
+        raise ESCDiffError(f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most")
+    for part in path.relative_to(root).parts:
+        bare = part.removesuffix(ending)
+        why = "begins with a dot and would be hidden" if part.startswith(".") else \
+            "ends with a dot or a blank, which Windows drops" if bare.endswith((".", " ")) else \
+            "is a device of Windows" if DEVICES.fullmatch(part) else \
+            "has letters that cannot be seen" if not part.isprintable() else \
+            f"is longer than {LONGEST_NAME} bytes" if len(part.encode("utf-8", "replace")) > LONGEST_NAME else ""
+        if why:
+            raise ESCDiffError(f"the name {name[:80]!r} will not do: {bare[:80]!r} {why}; give a name such as vase or animals/cat")
+    return path
 
 
 def same_file(one: Path, other: Path) -> bool:

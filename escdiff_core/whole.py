@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -14,4 +14,5 @@ def unfinished(path: Path) -> Iterator[Path]:
         yield beside
         os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):         # it must not hide what went wrong
+            beside.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from contextlib import suppress
 
 from comfy_api.latest import io, ui
 
@@ -30,6 +31,13 @@ class ESCDiffSaveAttribute(io.ComfyNode):
                       output_node=True)
 
     @classmethod
+    def validate_inputs(cls, name=None):
+        """A name that will not do is told before anything is learned for it."""
+        from .host.folders import attribute_path, fault_of
+
+        return fault_of(attribute_path, name)
+
+    @classmethod
     def execute(cls, attribute, name, overwrite=False):
         from ..escdiff_core.files import move, same_file
         from .host.folders import attribute_path, free_path
@@ -42,7 +50,8 @@ class ESCDiffSaveAttribute(io.ComfyNode):
             path = free_path(name, lambda there: overwrite or same_file(written, there))
             move(written, path)
         finally:
-            written.unlink(missing_ok=True)
+            with suppress(OSError):         # the same broken disk must not hide the sentence
+                written.unlink(missing_ok=True)
         return io.NodeOutput(attribute, str(path), ui=ui.PreviewText(str(path)))
 
 
@@ -53,6 +62,13 @@ class ESCDiffLoadAttribute(io.ComfyNode):
                       "Reads an attribute from models/escdiff. Press R for new files.",
                       [io.Combo.Input("file", options=files(), tooltip="A file that ESCDiff Save Attribute wrote.")],
                       [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")])
+
+    @classmethod
+    def validate_inputs(cls, file=None):
+        """In place of the host's look at its list, which does not know the slashes of another system."""
+        from .host.folders import fault_of, find_attribute
+
+        return fault_of(find_attribute, file)
 
     @classmethod
     def fingerprint_inputs(cls, file=None):
@@ -105,6 +121,12 @@ class ESCDiffExport(io.ComfyNode):
                        io.Int.Input("rank", default=32, min=1, max=256, optional=True,
                                     tooltip="Of the LoRA, when full weights were learned.")],
                       [io.String.Output("file", tooltip="Where it is.")], output_node=True)
+
+    @classmethod
+    def validate_inputs(cls, name=None):
+        from .host.folders import attribute_path, fault_of
+
+        return fault_of(attribute_path, name)
 
     @classmethod
     def execute(cls, attribute, form, name, rank=32):

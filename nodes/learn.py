@@ -47,6 +47,12 @@ class _Filter:
     KIND = ""
 
     @classmethod
+    def validate_inputs(cls, filter=AUTO):
+        from .host.folders import fault_of, find_attribute
+
+        return filter == AUTO or fault_of(find_attribute, filter)
+
+    @classmethod
     def fingerprint_inputs(cls, features=None, class_word="", filter=AUTO):
         from .host.folders import version_of_attribute
 
@@ -54,12 +60,10 @@ class _Filter:
 
     @classmethod
     def execute(cls, features, class_word="", filter=AUTO):
-        import folder_paths
-
-        from .host.folders import ATTRIBUTES
+        from .host.folders import find_attribute
         from .host.learning import Token as Start
 
-        path = "" if filter == AUTO else folder_paths.get_full_path_or_raise(ATTRIBUTES, filter)
+        path = "" if filter == AUTO else str(find_attribute(filter))
         return io.NodeOutput(Start(cls.KIND, features, class_word.strip(), path))
 
 
@@ -234,6 +238,12 @@ class ESCDiffTrainFilters(io.ComfyNode):
         from .host.folders import version_of
 
         return version_of(folder)
+
+    @classmethod
+    def validate_inputs(cls, name=None):
+        from .host.folders import attribute_path, fault_of
+
+        return fault_of(attribute_path, name)
 
     @classmethod
     def execute(cls, model, clip, vae, folder, name, steps, seed, encoder=None):

@@ -70,6 +70,12 @@ class ESCDiffLoadReferenceEncoder(io.ComfyNode):
                       aliases=["openclip", "vit-b-32"], group=BLOCKS)
 
     @classmethod
+    def validate_inputs(cls, file=None):
+        from .host.folders import POCKET, fault_of, find_encoder
+
+        return file == POCKET or fault_of(find_encoder, file)
+
+    @classmethod
     def execute(cls, file: str):
         from .host.learning import load_encoder
 

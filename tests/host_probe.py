@@ -186,6 +186,15 @@ def exports(model, clip, made):
     (BASE / "models" / "escdiff" / "linked").symlink_to(BASE / "elsewhere")
     node("ESCDiffSaveAttribute", attribute=shape, name="linked/shape")
     found["linked"] = [p.name for p in (BASE / "elsewhere").iterdir()]
+    found["other_slashes"] = [
+        Path(node("ESCDiffSaveAttribute", attribute=shape, name="probe\\win")[1]).relative_to(BASE).as_posix(),
+        node("ESCDiffLoadAttribute", file="probe\\win.safetensors")[0].kind,
+        *(host_nodes.NODE_CLASS_MAPPINGS["ESCDiffLoadAttribute"].validate_inputs(file=f) for f in (
+            "probe\\win.safetensors", "probe/win.safetensors", None, "nowhere.safetensors"))]
+    given = {"ESCDiffSaveAttribute": {"attribute": shape}, "ESCDiffExport": {"attribute": shape, "form": "lora"}}
+    found["names"] = {f"{node_id}: {name[:9]}": [
+        host_nodes.NODE_CLASS_MAPPINGS[node_id].validate_inputs(name=name), more.said(node_id, name=name, **inputs)]
+        for node_id, inputs in given.items() for name in ("n" * 240, "nul\0", "sub/", "..", ".hidden", "con", "dot.", "")}
     found["leads_out"] = more.said("ESCDiffSaveAttribute", attribute=shape, name="../shape")
     over = node("ESCDiffSaveAttribute", attribute=made["appearance"], name="probe/shape_02", overwrite=True)[1]
     found["overwritten"] = Path(over).name

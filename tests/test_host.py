@@ -86,7 +86,7 @@ def test_attributes_are_files_that_load_again(found):
     assert found["info"] == "shape"
     assert found["free_names"] == ["mine_02.safetensors", "mine.safetensors"] and found["overwritten"] == "shape_02.safetensors"
     assert found["versions"] == [0, 0, 2, 2, 4, 4], "what was trained on a folder is trained again when the folder has changed"
-    attributes = [f"{n}.safetensors" for n in ("linked/shape", "probe/coffee_filter", "probe/shape", "probe/shape_02")]
+    attributes = [f"{n}.safetensors" for n in ("linked/shape", "probe/coffee_filter", "probe/shape", "probe/shape_02", "probe/win")]
     assert found["listed"] == [attributes, ["probe/mine.safetensors"]], "a file is offered where its content fits"
 
 
@@ -131,6 +131,18 @@ def test_loras_before_and_behind_a_mix_are_alike(found):
 def test_pictures_beyond_white_are_cut_off(found):
     beyond, least, most = found["beyond_white"]
     assert beyond and least == 0 and most == 1
+
+
+def test_names_with_the_slashes_of_another_system_are_the_same_names(found):
+    saved, kind, *valid, unknown = found["other_slashes"]
+    assert saved == "models/escdiff/probe/win.safetensors" and kind == "shape"
+    assert valid == [True, True, True] and unknown.startswith("no attribute 'nowhere.safetensors' in ")
+
+
+def test_a_name_that_no_disk_could_hold_or_list_is_refused_before_the_work(found):
+    assert len(found["names"]) == 16
+    for case, (fault, error) in found["names"].items():
+        assert fault.startswith("the name ") and error.startswith(f"ESCDiffError: {fault[:60]}"), case
 
 
 def test_names_stay_in_the_host_s_folder_and_follow_its_links(found):

@@ -42,9 +42,9 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
 
 def output_file(path: Path) -> Path:
     """Make the folder of a .safetensors file to be. Raises ESCDiffError before the work if it could not be written afterwards."""
-    if path.suffix != ".safetensors" or path.is_dir():
-        raise ESCDiffError(f"--out {path} must end in .safetensors and be no folder")
     try:
+        if path.suffix != ".safetensors" or path.is_dir():
+            raise ESCDiffError(f"--out {path} must end in .safetensors and be no folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -56,7 +56,10 @@ def output_file(path: Path) -> Path:
 
 def output_folder(path: Path) -> Path:
     """Make the folder. Raises ESCDiffError if something else stands there."""
-    if path.exists() and not path.is_dir():
-        raise ESCDiffError(f"--out {path} is a file; give a folder")
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.exists() and not path.is_dir():
+            raise ESCDiffError(f"--out {path} is a file; give a folder")
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ESCDiffError(f"--out {path} cannot be made ({error.strerror or error}); give a folder of your own") from error
     return path

@@ -35,7 +35,8 @@ def alone_in(folder: Path) -> Iterator[Path]:
         owner.write_text(json.dumps(told))
         yield folder
     finally:
-        owner.unlink(missing_ok=True)
+        with suppress(OSError):         # it must not hide what went wrong
+            owner.unlink(missing_ok=True)
         lock.release()
 
 

@@ -86,7 +86,6 @@ NAMES: dict[str, tuple[str, ...]] = {
         "folder_paths.folder_names_and_paths",
         "folder_paths.get_filename_list(folder_name)", "folder_paths.get_folder_paths(folder_name)",
         "folder_paths.get_full_path(folder_name, filename)",
-        "folder_paths.get_full_path_or_raise(folder_name, filename)",
         "folder_paths.get_user_directory", "folder_paths.models_dir"),
 }
 # What older hosts lack, and what the pack does without it.

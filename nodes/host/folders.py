@@ -10,7 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ...escdiff_core.errors import ESCDiffError
-from ...escdiff_core.files import FILTERS_KEY, metadata_of
+from ...escdiff_core.files import FILTERS_KEY, file_below, metadata_of
 
 ATTRIBUTES = "escdiff"          # the host's model folder for attributes and filters
 POCKET = "pocket"               # the encoder that comes with the pack
@@ -41,11 +41,35 @@ def encoder_files() -> list[str]:
 
 def find_attribute(name: str) -> Path:
     """The file ``name`` in any of the host's folders for attributes. Raises ESCDiffError when it is in none."""
-    found = folder_paths.get_full_path(ATTRIBUTES, name)
+    return _find(ATTRIBUTES, name, "attribute")
+
+
+def find_encoder(name: str) -> Path:
+    """The file ``name`` in any of the host's folders for vision towers. Raises ESCDiffError when it is in none."""
+    return _find("clip_vision", name, "encoder file")
+
+
+def _find(folder: str, name: str, what: str) -> Path:
+    found = _existing(folder, name)
     if found is None:
-        looked = ", ".join(folder_paths.get_folder_paths(ATTRIBUTES))
-        raise ESCDiffError(f"no attribute {name!r} in {looked}; press R to see the files that are there")
+        looked = ", ".join(folder_paths.get_folder_paths(folder))
+        raise ESCDiffError(f"no {what} {name!r} in {looked}; press R to see the files that are there, or put it there")
     return Path(found)
+
+
+def _existing(folder: str, name: str) -> str | None:
+    """Where it is, also if it was named with another system's slashes."""
+    if not name or "\0" in name:
+        return None
+    return folder_paths.get_full_path(folder, name) or folder_paths.get_full_path(folder, name.replace("\\", "/"))
+
+
+def fault_of(find: Callable[[str], Path], name: str | None) -> bool | str:
+    """For validate_inputs: True where ``find`` finds the file, or it comes over a wire (None); else what is wrong."""
+    try:
+        return name is None or bool(find(name))
+    except ESCDiffError as error:
+        return str(error)
 
 
 @lru_cache(maxsize=4096)
@@ -65,7 +89,7 @@ def version_of(*paths: str | Path | None) -> str:
 
 def version_of_attribute(name: str | None) -> str:
     """The same for a file in the host's folders for attributes; ``None`` is none, as where the name comes over a wire."""
-    return version_of(folder_paths.get_full_path(ATTRIBUTES, name) if name else None)
+    return version_of(_existing(ATTRIBUTES, name) if name else None)
 
 
 def free_path(name: str, may_replace: Callable[[Path], bool]) -> Path:
@@ -78,14 +102,5 @@ def free_path(name: str, may_replace: Callable[[Path], bool]) -> Path:
 
 
 def attribute_path(name: str) -> Path:
-    """Where the file ``name`` lies or shall lie in the host's folder for attributes. Raises ESCDiffError if a name leads out."""
-    return path_in(folder_paths.get_folder_paths(ATTRIBUTES)[0], name)
-
-
-def path_in(root: str, name: str) -> Path:
-    """Where the file ``name`` shall lie below ``root``, links followed or not. Raises ESCDiffError if a name leads out."""
-    root = Path(root).absolute()
-    path = Path(os.path.normpath(root / f"{name.strip().removesuffix('.safetensors')}.safetensors"))
-    if not name.strip() or root not in path.parents:
-        raise ESCDiffError(f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most")
-    return path
+    """Where the file ``name`` shall lie in the host's folder for attributes. Raises ESCDiffError as file_below does."""
+    return file_below(folder_paths.get_folder_paths(ATTRIBUTES)[0], name)

@@ -29,7 +29,7 @@ from ...escdiff_core.reference import Reference
 from ..pictures import references
 from .digests import file_digest, picture_digest, source_digests
 from .export import checkpoint_fingerprint, config_of, private_model
-from .folders import POCKET, attribute_path, free_path
+from .folders import POCKET, attribute_path, find_encoder, free_path
 from .notes import tell
 from .progress import make_room, reporter
 
@@ -77,10 +77,7 @@ class Token:
 
 def load_encoder(name: str) -> ReferenceEncoder:
     """The pocket's tower, or ViT-B/32 from the host's clip_vision folder."""
-    source = POCKET if name == POCKET else folder_paths.get_full_path("clip_vision", name)
-    if source is None:
-        looked = ", ".join(folder_paths.get_folder_paths("clip_vision"))
-        raise ESCDiffError(f"no encoder file {name!r} in {looked}; put OpenCLIP's ViT-B-32 weights there and press R")
+    source = POCKET if name == POCKET else find_encoder(name)
     with torch.inference_mode(False):
         return load_tower(source, comfy.model_management.get_torch_device())
 
