@@ -28,7 +28,7 @@ class ESCDiffSaveAttribute(io.ComfyNode):
                        io.String.Input("name", default="attribute", tooltip="Of the file; folders below models/escdiff are made."),
                        io.Boolean.Input("overwrite", default=False, optional=True, tooltip="Write over a file of that name.")],
                       [Attribute.Output("saved", tooltip="The same attribute."), io.String.Output("file", tooltip="Where it is.")],
-                      output_node=True)
+                      aliases=["save shape", "save look"], output_node=True)
 
     @classmethod
     def validate_inputs(cls, name=None):
@@ -61,7 +61,7 @@ class ESCDiffLoadAttribute(io.ComfyNode):
         return schema("ESCDiffLoadAttribute", "ESCDiff Load Attribute",
                       "Reads an attribute from models/escdiff. Press R for new files.",
                       [io.Combo.Input("file", options=files(), tooltip="A file that ESCDiff Save Attribute wrote.")],
-                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")])
+                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")], aliases=["load shape", "load look"])
 
     @classmethod
     def validate_inputs(cls, file=None):
@@ -89,8 +89,9 @@ class ESCDiffAttributeInfo(io.ComfyNode):
     def define_schema(cls):
         return schema("ESCDiffAttributeInfo", "ESCDiff Attribute Info", "What was learned, from what, how, and on which model.",
                       [attribute_input()],
-                      [io.String.Output("text", tooltip="All of it, readable."), io.Image.Output("picture",
-                                                                                                 tooltip="The reference, small.")],
+                      [io.String.Output("text", tooltip="All of it, readable."),
+                       io.Image.Output("picture", tooltip="The reference, small."),
+                       io.String.Output("json", tooltip="The same and more, for programs.")],
                       output_node=True)
 
     @classmethod
@@ -99,11 +100,15 @@ class ESCDiffAttributeInfo(io.ComfyNode):
 
         from PIL import Image
 
+        from ..escdiff_core.attribute.told import in_words
         from .pictures import from_pil
 
-        text = json.dumps(attribute.describe(), indent=1)
-        shown = Image.open(bytes_io.BytesIO(attribute.thumbnail)) if attribute.thumbnail else Image.new("RGB", (64, 64))
-        return io.NodeOutput(text, from_pil(shown), ui=ui.PreviewText(text))
+        text, everything = "\n".join(in_words(attribute)), json.dumps(attribute.describe(), indent=1)
+        if not attribute.thumbnail:
+            return io.NodeOutput(text, from_pil(Image.new("RGB", (64, 64))), everything, ui=ui.PreviewText(text))
+        picture = from_pil(Image.open(bytes_io.BytesIO(attribute.thumbnail)))
+        shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
+        return io.NodeOutput(text, picture, everything, ui=shown)
 
 
 class ESCDiffExport(io.ComfyNode):
@@ -120,7 +125,8 @@ class ESCDiffExport(io.ComfyNode):
                        io.String.Input("name", default="escdiff", tooltip="Of the file."),
                        io.Int.Input("rank", default=32, min=1, max=256, optional=True,
                                     tooltip="Of the LoRA, when full weights were learned.")],
-                      [io.String.Output("file", tooltip="Where it is.")], output_node=True)
+                      [io.String.Output("file", tooltip="Where it is.")], aliases=["save lora", "export lora", "save embedding"],
+                      output_node=True)
 
     @classmethod
     def validate_inputs(cls, name=None):

@@ -5,7 +5,7 @@ from comfy_api.latest import ComfyExtension
 from . import attribute_file, judge, learn, mix, reference, shape_and_look
 from .host.notes import speaking
 
-# Search and menu keep this order where nothing else decides: what most people need comes first.
+# The menu keeps this order, and the search where names are equally near: what most people need comes first.
 FIRST = [shape_and_look.ESCDiffShapeAndLook, learn.ESCDiffLearnShape, learn.ESCDiffLearnLook,
          attribute_file.ESCDiffLoadAttribute, mix.ESCDiffMix]
 ALL = [*shape_and_look.NODES, *learn.NODES, *attribute_file.NODES, *mix.NODES, *reference.NODES, *judge.NODES]

@@ -6,6 +6,8 @@ from comfy_api.latest import io, ui
 
 from .schema import JUDGE, schema
 
+WORDS = {"S": "shape", "A": "look", "H": "both in one"}
+
 
 class ESCDiffCompare(io.ComfyNode):
     @classmethod
@@ -64,7 +66,8 @@ class ESCDiffScore(io.ComfyNode):
         h = harmonic_mean(*means.values())
         report = json.dumps({**{n: {"mean": means[n], "pictures": [float(v) for v in s.values]} for n, s in figures.items()},
                              "H": h}, indent=1)
-        return io.NodeOutput(means.get("S", 0.0), means.get("A", 0.0), h, report, ui=ui.PreviewText(report))
+        told = "\n".join(f"{name} {figure:.2f} ({WORDS[name]})" for name, figure in {**means, "H": h}.items())
+        return io.NodeOutput(means.get("S", 0.0), means.get("A", 0.0), h, report, ui=ui.PreviewText(told))
 
 
 NODES = [ESCDiffCompare, ESCDiffScore]

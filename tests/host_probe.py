@@ -214,8 +214,8 @@ def exports(model, clip, made):
     found["score_of_itself"] = node("ESCDiffScore", images=image, shape_reference=image, shape_mask=mask,
                                     appearance_reference=image, appearance_mask=mask)[:3]
     found["sheet"] = list(node("ESCDiffCompare", images=image, labels="one")[0].shape)
-    text = node("ESCDiffAttributeInfo", attribute=shape)[0]
-    found["info"] = json.loads(text)["kind"]
+    text, picture, everything = node("ESCDiffAttributeInfo", attribute=shape)
+    found["info"] = [text.split("\n")[0], list(picture.shape), json.loads(everything)["kind"]]
 
 
 def sd15():

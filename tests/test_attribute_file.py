@@ -12,6 +12,7 @@ from attribute_zoo import ATTENTION, CONV, DELTAS, PIXEL, make, noise
 from escdiff_core.attribute import Attribute
 from escdiff_core.attribute import header as header_module
 from escdiff_core.attribute.tensors import differences
+from escdiff_core.attribute.told import in_words
 from escdiff_core.errors import ESCDiffError
 
 
@@ -95,6 +96,18 @@ def test_describe_is_json_without_tensors(form):
     assert json.loads(json.dumps(told)) == told
     assert told["form"] == form and told["token_vectors"] == {"clip_l": [2, 16]} and told["kind"] == "shape"
     assert (told["delta_norm"] > 0) == (form != "none") and told["ranks"] == ([2] if form == "lora" else [])
+
+
+@pytest.mark.parametrize("form", DELTAS)
+def test_an_attribute_in_words_is_short_lines_with_what_matters(form):
+    made = make(form)
+    lines = in_words(made)
+    trained = {"full": "whole weights", "lora": "LoRA, rank 2", "none": "the token alone"}[form]
+    assert lines[0] == "Shape: write *m in prompts" and any(line.startswith(f"Trained: {trained}") for line in lines)
+    text = "\n".join(lines)
+    assert made.recipe in text and f"{made.steps} steps, seed {made.seed}" in text and "token of 2 vectors" in text
+    assert made.base_fingerprint[:12] in lines[-1] and max(map(len, lines)) <= 60 and len(lines) <= 7
+    assert in_words(replace(made, kind="appearance"))[0] == "Look: write *m in prompts"
 
 
 @pytest.mark.parametrize(("changes", "says"), [

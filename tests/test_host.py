@@ -83,7 +83,7 @@ def test_exports_work_in_the_stock_loaders(found):
 def test_attributes_are_files_that_load_again(found):
     assert found["saved_at"] == "models/escdiff/probe/shape.safetensors" and found["loaded_draws_the_same"]
     assert found["saved_twice"] == ["shape.safetensors", "shape_02.safetensors"], "the same again, and never over another's file"
-    assert found["info"] == "shape"
+    assert found["info"] == ["Shape: write *m in prompts", [1, 128, 128, 3], "shape"]
     assert found["free_names"] == ["mine_02.safetensors", "mine.safetensors"] and found["overwritten"] == "shape_02.safetensors"
     assert found["versions"] == [0, 0, 2, 2, 4, 4], "what was trained on a folder is trained again when the folder has changed"
     attributes = [f"{n}.safetensors" for n in ("linked/shape", "probe/coffee_filter", "probe/shape", "probe/shape_02", "probe/win")]

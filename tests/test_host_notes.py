@@ -6,6 +6,7 @@ import time
 import pytest
 import websocket
 from host_server import QUICK, error_of, workflow
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 TEXT = 3        # the host's number for a text below a node
@@ -44,6 +45,25 @@ def test_warnings_come_to_their_nodes(server, page):
     entry, shown = page(workflow(**QUICK, **FINDS))
     assert [shown[n].split(":")[0] for n in ("learn_shape", "learn_appearance")] == ["Found in the cache"] * 2
     assert shown["mix"] == shown["sampler"] == " " and "mix" not in entry["outputs"], "what no longer holds is taken back"
+
+
+def test_what_a_node_found_out_stands_below_it(server, page):
+    """A front end shows a text of the outputs only for nodes that it knows."""
+    graph = {name: node for name, node in workflow(**QUICK).items() if name in ("model", "shape_picture", "learn_shape")}
+    learned, picture = ["learn_shape", 0], {"images": ["shape_picture", 0], "shape_reference": ["shape_picture", 0]}
+    for name, inputs in {"AttributeInfo": {"attribute": learned}, "SaveAttribute": {"attribute": learned, "name": "told"},
+                         "Export": {"attribute": learned, "form": "embedding", "name": "told"}, "Score": picture}.items():
+        graph[name] = {"class_type": f"ESCDiff{name}", "inputs": inputs}
+    entry, shown = page(graph)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    for name in ("AttributeInfo", "SaveAttribute", "Export", "Score"):
+        assert shown[name] == "\n".join(entry["outputs"][name]["text"]), name
+    assert shown["AttributeInfo"].startswith("Shape: write *m in prompts\nRecipe: escdiff-shape, 2 steps")
+    assert shown["SaveAttribute"].endswith("told.safetensors") and "told" in shown["Export"]
+    assert [line.split()[0] for line in shown["Score"].split("\n")] == ["S", "H"]
+    image = entry["outputs"]["AttributeInfo"]["images"][0]
+    with Image.open(server.base / "temp" / image["filename"]) as thumbnail:
+        assert thumbnail.size == (128, 128) and len(thumbnail.convert("RGB").getcolors(1 << 20)) > 3, "the reference"
 
 
 def test_an_error_is_the_sentence(server, page):

@@ -115,8 +115,13 @@ def speaking(node: type) -> type:
 
 
 def with_text(output, sentences: list[str]):
-    """``output`` (io.NodeOutput) with the ``sentences`` in front of its UI text."""
+    """``output`` (io.NodeOutput) with the ``sentences`` in front of its UI text, which then shows below the node.
+
+    Front ends keep a UI text to themselves unless it comes from a node they know.
+    """
     own = output.ui.as_dict() if hasattr(output.ui, "as_dict") else dict(output.ui or {})
     if own or sentences:        # where a node runs for each item of a list, the host wants the same entries of every run
         output.ui = {**own, "text": (*sentences, *own.get("text", ()))}
+        if own.get("text"):
+            show("\n".join(output.ui["text"]))
     return output

@@ -1,4 +1,5 @@
-// Colours for the pack's own wires: a shape, a look and either of them are told apart at a glance.
+// What the front end cannot know of the pack by itself: colours for its wires, so that a shape, a look and either of them are told
+// apart at a glance, and how much room a text needs.
 import { app } from "../../scripts/app.js";
 
 const SHAPE = "#22b8cf", LOOK = "#b8e04a", EITHER = "#e8dcc0";
@@ -11,6 +12,9 @@ const COLOURS = {
     "ESCDIFF_SHAPE_TOKEN,ESCDIFF_APPEARANCE_TOKEN": EITHER,
 };
 
+// Width and height of a new node that shows a text and a picture after its run.
+const ROOM = { ESCDiffAttributeInfo: [380, 520] };
+
 // A change of the colour palette empties the colour of every type that the palette does not name: ours stays under it.
 function keep(table) {
     for (const [type, colour] of Object.entries(COLOURS)) {
@@ -22,7 +26,10 @@ function keep(table) {
 }
 
 app.registerExtension({
-    name: "ESCDiff.wires",
+    name: "ESCDiff",
+    nodeCreated(node) {
+        if (node.comfyClass in ROOM) node.setSize(ROOM[node.comfyClass]);       // a saved size comes later, and counts
+    },
     setup() {
         for (const table of [app.canvas?.default_connection_color_byType, globalThis.LGraphCanvas?.link_type_colors])
             if (table) keep(table);
