@@ -18,11 +18,24 @@ def sections(page: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def cells(text: str) -> list[list[str]]:
+    """The cells of the table, row by row, its head first."""
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
 def table(text: str) -> list[list[str]]:
-    """The rows of the table, without its head: the cells, backticks taken off."""
-    rows = [line for line in text.splitlines() if line.startswith("| `")]
-    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    return [[name.strip("`"), *rest] for name, *rest in cells]
+    """The rows of the table without its head; a name may be broken behind an underscore."""
+    return [[name.replace("<wbr>", ""), *rest] for name, *rest in cells(text)[1:]]
+
+
+def width(cell: str) -> float:
+    """About how many pixels of a panel a cell takes at least: its longest word, code wider than the rest, and the room around."""
+    def longest(text: str) -> int:
+        return max(map(len, re.split(r"\s|-|<wbr>", text)))
+
+    words = re.split("`([^`]*)`", cell)
+    return 16 + max([*(7.5 * longest(text) for text in words[::2]), *(8.5 * longest(code) + 12 for code in words[1::2])])
 
 
 def shown(default: Any) -> str:
@@ -75,6 +88,16 @@ def test_a_page_tells_its_node_s_inputs_and_outputs(node):
     stale = {p.name: (r[1], shown(p.default)) for p, r in zip(inputs, rows, strict=True)
              if not r[1].endswith(shown(p.default)) or (p.default == "" and "Default:" in r[1])}
     assert not stale, "defaults: (page, node)"
+
+
+@pytest.mark.parametrize("node", sorted(SCHEMAS))
+def test_tables_fit_the_panel_beside_the_canvas(node):
+    for part in ("Inputs", "Outputs"):
+        rows = cells(sections(page_of(node))[part])
+        assert {len(row) for row in rows} <= {2}, "a third column is out of sight"
+        needed = sum(max(map(width, column)) for column in zip(*rows, strict=True))
+        assert needed <= 270 - 32, f"{part}: about {needed:.0f} pixels at least; the panel has 270 and a border"
+        assert [row for row in rows if len(row[1].split(" Default:")[0]) > 120] == [], "say the rest below the tables"
 
 
 @pytest.mark.parametrize("node", sorted(SCHEMAS))
