@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:        # workers share the cores; before
 import json
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,18 @@ NONE = "NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or 
 
 
 def pytest_collection_modifyitems(items):
-    """The tests of ComfyUIs, the longest, begin first."""
-    items.sort(key=lambda item: "host" not in item.fixturenames)
+    """The longest begin first: what the servers are asked, then the probes, so that the workers come to their ends together."""
+    items.sort(key=lambda item: ("server" not in item.fixturenames, "host" not in item.fixturenames))
+
+
+def probe_of(file: Path) -> Path:
+    """Where the probe of a file of tests is, if it has one."""
+    return file.with_name("host_probe" + file.name.removeprefix("test_host"))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The tests of one ComfyUI stay together, so that its server starts once; others stay with their file.
+    """The tests of one ComfyUI's server stay together, so that it starts once; so do a probe's, and others of a file.
 
     A scheduler of our own, because the groups of pytest-xdist 3.8 do not reach pytest 9.2.
     """
@@ -36,8 +42,11 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByHost(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
             parameters = nodeid.partition("[")[2].rstrip("]").split("-")
-            return next((version(h) for h in HOSTS if version(h) in parameters), nodeid.partition("::")[0])
+            host = next((version(h) for h in HOSTS if version(h) in parameters), "")
+            alone = not host or probe_of(config.rootpath / file).is_file()
+            return f"{file} {host}" if alone else host
 
     return ByHost(config, log)
 
@@ -89,6 +98,22 @@ def host(request) -> Path:
 def sd15_models(tmp_path_factory) -> Path:
     """Random SD 1.5 files in ComfyUI's folders, made once."""
     return write_host_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def found(request, host, sd15_models, tmp_path_factory) -> dict:
+    """What the probe of these tests saw inside the host: host_probe_x.py of test_host_x.py, in a process of its own."""
+    from host_server import prepare_base
+
+    probe = probe_of(request.path)
+    base = tmp_path_factory.mktemp(f"{probe.stem}-{version(host)}")
+    prepare_base(base, sd15_models)
+    command = [python_of(host), probe, host, base, base / "custom_nodes" / "escdiff"]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=900)
+    said, _, answer = done.stdout.partition("FOUND ")
+    print(said[-4000:])
+    assert answer, done.stderr[-6000:]
+    return json.loads(answer.partition("\n")[0])
 
 
 @pytest.fixture(scope="session")

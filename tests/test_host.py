@@ -1,27 +1,11 @@
 """The pack inside real ComfyUIs, each in a process and an environment of its own; skips loudly where there is none."""
 
-import json
-import subprocess
 
 import pytest
-from host_server import prepare_base
-from hosts import ROOT, python_of, version
 
 NODES = ["AppearanceFilter", "Apply", "AttributeInfo", "Clear", "Compare", "ExampleReference", "Export", "LearnAttribute",
          "LearnLook", "LearnShape", "LoadAttribute", "LoadPocketModel", "LoadReferenceEncoder", "Mix", "MixedSampler",
          "Prompt", "ReferenceFeatures", "SaveAttribute", "Score", "ShapeAndLook", "ShapeFilter", "TrainFilters", "Tune"]
-
-
-@pytest.fixture(scope="module")
-def found(host, sd15_models, tmp_path_factory) -> dict:
-    """What host_probe.py saw inside the host."""
-    base = tmp_path_factory.mktemp(f"comfy-{version(host)}")
-    prepare_base(base, sd15_models)
-    command = [python_of(host), ROOT / "tests" / "host_probe.py", host, base, base / "custom_nodes" / "escdiff"]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=900)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-6000:]
-    return json.loads(lines[0].removeprefix("FOUND "))
 
 
 def test_every_section_of_the_probe_came_to_its_end(found):

@@ -1,11 +1,7 @@
 """Inside real ComfyUIs: what nodes say on themselves, what is found in the cache, and how a stopped run goes on."""
 
-import json
-import subprocess
 
 import pytest
-from host_server import prepare_base
-from hosts import ROOT, python_of, version
 
 INPUTS = ["model", "LoRA", "LoRA strength", "schedule", "clip", "LoRA on clip", "clip skip", "vae", "picture",
           "two pictures", "mask", "no mask", "encoder", "no encoder", "timestep", "seed of looking", "kind",
@@ -13,18 +9,6 @@ INPUTS = ["model", "LoRA", "LoRA strength", "schedule", "clip", "LoRA on clip", 
 NO_TOKEN = "The prompt does not contain *a, so the appearance attribute will hardly show; write *a where the appearance belongs"
 WHOLE = "Give a mask if only a part of the picture is meant; no plain background: "
 SIZE = "Set the latent to 128×128 pixels: this model draws pictures of about that size, and 512×512 were asked for"
-
-
-@pytest.fixture(scope="module")
-def found(host, sd15_models, tmp_path_factory) -> dict:
-    """What host_probe_cache.py saw inside the host."""
-    base = tmp_path_factory.mktemp(f"cache-{version(host)}")
-    prepare_base(base, sd15_models)
-    command = [python_of(host), ROOT / "tests" / "host_probe_cache.py", host, base, base / "custom_nodes" / "escdiff"]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-6000:]
-    return json.loads(lines[0].removeprefix("FOUND "))
 
 
 def test_the_same_again_costs_no_step_no_copy_and_no_look(found):

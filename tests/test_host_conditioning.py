@@ -1,28 +1,12 @@
 """Inside real ComfyUIs: a CONDITIONING of ours is changed as a whole by stock nodes, or its sampler says what it cannot do."""
 
-import json
-import subprocess
 
 import pytest
-from host_server import prepare_base
-from hosts import ROOT, python_of, version
 
 FOLLOW = ["as it is", "Average 0", "Average 0.3", "Average with a stock prompt", "a stock prompt averaged", "Concat",
           "Concat of a stock prompt", "Concat to a stock prompt", "ZeroOut", "times 0", "times 1.5", "range 0 to 1",
           "ranges", "SetArea", "SetMask", "Combine", "Clear"]
 LOST = "no prompt of this sampler brings the weights of the schedule that its MODEL has from ESCDiff"
-
-
-@pytest.fixture(scope="module")
-def found(host, sd15_models, tmp_path_factory) -> dict:
-    """What host_probe_conditioning.py saw inside the host."""
-    base = tmp_path_factory.mktemp(f"conditioning-{version(host)}")
-    prepare_base(base, sd15_models)
-    command = [python_of(host), ROOT / "tests" / "host_probe_conditioning.py", host, base, base / "custom_nodes" / "escdiff"]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-6000:]
-    return json.loads(lines[0].removeprefix("FOUND "))
 
 
 def test_every_section_of_the_probe_came_to_its_end(found):

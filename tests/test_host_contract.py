@@ -1,28 +1,12 @@
 """What the pack asks of real ComfyUIs, and what it says on one that has changed."""
 
 import ast
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
-from host_server import prepare_base
-from hosts import ROOT, find_hosts, python_of, version
+from hosts import ROOT, find_hosts, version
 
 HOST = ("comfy", "comfy_api", "folder_paths", "latent_preview")
-
-
-@pytest.fixture(scope="module")
-def found(host, sd15_models, tmp_path_factory) -> dict:
-    """What host_probe_contract.py saw inside the host."""
-    base = tmp_path_factory.mktemp(f"contract-{version(host)}")
-    prepare_base(base, sd15_models)
-    command = [python_of(host), ROOT / "tests" / "host_probe_contract.py", host, base,
-               base / "custom_nodes" / "escdiff"]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-6000:]
-    return json.loads(lines[0].removeprefix("FOUND "))
 
 
 def used_by(path: Path) -> set[str]:

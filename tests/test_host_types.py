@@ -1,26 +1,10 @@
 """Wires between our nodes in real ComfyUIs: a shape where a look belongs is refused before anything runs; what nodes are called."""
 
-import json
-import subprocess
 
 import pytest
-from host_server import prepare_base
-from hosts import ROOT, python_of, version
 
 OF = {"shape": "shape", "look": "appearance", "box's shape": "shape", "box's look": "appearance"}
 EITHER = {"either", "file", "saved"}        # nodes that give one or the other: their wire fits both
-
-
-@pytest.fixture(scope="module")
-def found(host, sd15_models, tmp_path_factory) -> dict:
-    """What host_probe_types.py saw inside the host."""
-    base = tmp_path_factory.mktemp(f"types-{version(host)}")
-    prepare_base(base, sd15_models)
-    command = [python_of(host), ROOT / "tests" / "host_probe_types.py", host, base, base / "custom_nodes" / "escdiff"]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-6000:]
-    return json.loads(lines[0].removeprefix("FOUND "))
 
 
 def test_a_swapped_wire_is_refused_and_every_other_fits(found):
