@@ -94,6 +94,13 @@ def test_a_swapped_wire_does_not_hold_and_wires_have_colours(browser):
     assert tables[0] == tables[1] and all(tables[0]) and len(set(tables[0])) == 4, "and none of ours is a picture's"
 
 
+def test_a_node_that_shows_text_and_a_picture_has_room_for_both(browser):
+    browser.execute_script("window.app.graph.clear(); window.app.graph.add(LiteGraph.createNode('ESCDiffAttributeInfo'))")
+    time.sleep(0.5)
+    width, height = browser.execute_script("return Array.from(window.app.graph._nodes[0].size)")
+    assert width >= 360 and height >= 500, "seven lines and a thumbnail"
+
+
 NOTE = """
 const node = window.app.graph._nodes.find(n => n.type === 'KSampler');
 return String(node.widgets.find(w => w.name === '$$node-text-preview')?.value ?? '');
