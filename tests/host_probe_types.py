@@ -7,7 +7,8 @@
 import asyncio
 import json
 
-from host_probe_base import HOST, PACK, core, found, host_nodes
+from host_probe_base import BASE, HOST, PACK, core, found, host_nodes, torch
+from safetensors.torch import save_file
 
 SAVED = PACK / "tests" / "saved" / "graphs_0.4.json"
 MODEL = {"model": ["model", 0], "clip": ["model", 1]}
@@ -66,7 +67,8 @@ def main() -> None:
     asyncio.run(host_nodes.load_custom_node(str(PACK)))
     for extra in ("nodes_preview_any", "nodes_canny"):
         asyncio.run(host_nodes.load_custom_node(str(HOST / "comfy_extras" / f"{extra}.py"), module_parent="comfy_extras"))
-    core("nodes.attribute_file").files = lambda: ["a.safetensors"]
+    (BASE / "models" / "escdiff").mkdir(exist_ok=True)
+    save_file({"delta": torch.zeros(1)}, BASE / "models" / "escdiff" / "a.safetensors")
     found["wires"] = {one: {other: what_is_wrong(wired(source, sink)) for other, sink in SINKS.items()}
                       for one, source in SOURCES.items()}
     seen = {"features": {"class_type": "ESCDiffReferenceFeatures", "inputs": PICTURE | {"seed": 0}}}
