@@ -222,6 +222,7 @@ def test_a_gpu_gets_all_references_and_more_seeds(device, arguments, wanted, tmp
     model, found = SimpleNamespace(device=SimpleNamespace(type=device), native_size=256), []
     monkeypatch.setattr("escdiff_core.model.load.load_model", lambda *_: model)
     monkeypatch.setattr(bench_run, "Bench", lambda model, plan, store: found.append(plan))
+    monkeypatch.setattr(bench_run.protocol, "Judge", SimpleNamespace(of_spec=lambda spec: None))    # a second for each subject
 
     def stop(*_):
         raise ESCDiffError("far enough")
