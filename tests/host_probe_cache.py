@@ -261,6 +261,8 @@ def main() -> None:
 
     found["base"] = str(BASE)
     with torch.inference_mode():
+        recipes = core("escdiff_core.method.recipes").RECIPES         # a dozen learnings: most of each would be its 64 views
+        recipes[LEARN["recipe"]] = replace(recipes[LEARN["recipe"]], views=4)
         user_s = node("ESCDiffLoadPocketModel")
         names, page, count = core("nodes.reference").example_names(), Page(), Counter()
         sys.modules["server"] = SimpleNamespace(PromptServer=SimpleNamespace(instance=page))
