@@ -42,7 +42,7 @@ def main() -> None:
             time.sleep(1)
             picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
             picture.crop((int(left) - MARGIN, int(top) - TITLE - MARGIN, int(left + width) + MARGIN, int(top + height) + MARGIN)) \
-                .quantize(64).save(target / f"{name}.png", optimize=True)
+                .quantize(256, Image.Quantize.MAXCOVERAGE).save(target / f"{name}.png", optimize=True)
             print(name)
         driver.quit()
 
