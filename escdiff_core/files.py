@@ -5,7 +5,7 @@ import filecmp
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from .errors import ESCDiffError
 
 FILTERS_KEY = "escdiff.filters"          # metadata of a file of filters
 LONGEST_NAME = 200                       # bytes; disks take 255, and a temporary name beside it needs some
+LONGEST_PATH = 1000                      # bytes below the folder; the whole path must fit into 4096
+FORBIDDEN = frozenset('<>:"|?*')         # in names on Windows, where a colon would even hide the file behind another
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.I)     # Windows opens these, whatever folder they are in
 
 # What to tell the user for the error numbers that are theirs to mend.
@@ -72,6 +74,10 @@ def file_below(root: str | Path, name: str, ending: str = ".safetensors") -> Pat
     """
     root, plain = Path(root).absolute(), name.strip().replace("\\", "/").removesuffix(ending)
     path = Path(os.path.normpath(root / (plain + ending)))
+    if plain.endswith("/"):
+        raise ESCDiffError(f"the name {name[:80]!r} ends with a folder; give a name such as vase or animals/cat")
+    if len(plain.encode("utf-8", "replace")) > LONGEST_PATH:
+        raise ESCDiffError(f"the name {name[:80]!r}… is longer than {LONGEST_PATH} bytes; give a name such as vase or animals/cat")
     if not plain or root not in path.parents:
         raise ESCDiffError(f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most")
     for part in path.relative_to(root).parts:
@@ -79,11 +85,21 @@ def file_below(root: str | Path, name: str, ending: str = ".safetensors") -> Pat
         why = "begins with a dot and would be hidden" if part.startswith(".") else \
             "ends with a dot or a blank, which Windows drops" if bare.endswith((".", " ")) else \
             "is a device of Windows" if DEVICES.fullmatch(part) else \
+            "has one of the signs " + " ".join(sorted(FORBIDDEN)) if FORBIDDEN & set(part) else \
             "has letters that cannot be seen" if not part.isprintable() else \
             f"is longer than {LONGEST_NAME} bytes" if len(part.encode("utf-8", "replace")) > LONGEST_NAME else ""
         if why:
             raise ESCDiffError(f"the name {name[:80]!r} will not do: {bare[:80]!r} {why}; give a name such as vase or animals/cat")
     return path
+
+
+def next_free(path: Path, may_replace: Callable[[Path], bool] = lambda _: False) -> Path:
+    """``path``, or with a number behind its name if a file is there that it may not replace."""
+    found, number = path, 1
+    while found.exists() and not (found.is_file() and may_replace(found)):
+        number += 1
+        found = path.with_name(f"{path.stem}_{number:02d}{path.suffix}")
+    return found
 
 
 def same_file(one: Path, other: Path) -> bool:

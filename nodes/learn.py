@@ -235,9 +235,10 @@ class ESCDiffTrainFilters(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder="", **_):
+        from ..escdiff_core.method.train_filters import folder_of
         from .host.folders import version_of
 
-        return version_of(folder)
+        return version_of(folder_of(folder) if folder else None)
 
     @classmethod
     def validate_inputs(cls, name=None):

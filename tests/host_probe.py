@@ -194,7 +194,7 @@ def exports(model, clip, made):
     given = {"ESCDiffSaveAttribute": {"attribute": shape}, "ESCDiffExport": {"attribute": shape, "form": "lora"}}
     found["names"] = {f"{node_id}: {name[:9]}": [
         host_nodes.NODE_CLASS_MAPPINGS[node_id].validate_inputs(name=name), more.said(node_id, name=name, **inputs)]
-        for node_id, inputs in given.items() for name in ("n" * 240, "nul\0", "sub/", "..", ".hidden", "con", "dot.", "")}
+        for node_id, inputs in given.items() for name in ("n" * 240, "nul\0", "sub/", "..", ".hidden", "con", "dot.", "a:b", "")}
     found["leads_out"] = more.said("ESCDiffSaveAttribute", attribute=shape, name="../shape")
     over = node("ESCDiffSaveAttribute", attribute=made["appearance"], name="probe/shape_02", overwrite=True)[1]
     found["overwritten"] = Path(over).name
@@ -203,7 +203,9 @@ def exports(model, clip, made):
         pictures.mkdir(exist_ok=True)
         if name:
             (pictures / name).write_text(name)
-        versions += [folders.version_of(pictures), folders.version_of(pictures)]
+        trained = host_nodes.NODE_CLASS_MAPPINGS["ESCDiffTrainFilters"].fingerprint_inputs
+        versions += [trained(folder=str(pictures)), trained(folder=f'"{pictures}"\n')]
+    found["version_of_no_folder"] = [type(trained(folder=f)).__name__ for f in ("", "a\0b", "n" * 300)]
     found["versions"] = [versions.index(v) for v in versions]
     found["listed"] = [sorted(folders.attribute_files(filters=f)) for f in (False, True)]
     boxed = node("ESCDiffMixedSampler", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="",

@@ -70,6 +70,7 @@ def test_attributes_are_files_that_load_again(found):
     assert found["info"] == ["Shape: write *m in prompts", [1, 128, 128, 3], "shape"]
     assert found["free_names"] == ["mine_02.safetensors", "mine.safetensors"] and found["overwritten"] == "shape_02.safetensors"
     assert found["versions"] == [0, 0, 2, 2, 4, 4], "what was trained on a folder is trained again when the folder has changed"
+    assert found["version_of_no_folder"] == ["str"] * 3, "the node says what is wrong with it, not the host's log"
     attributes = [f"{n}.safetensors" for n in ("linked/shape", "probe/coffee_filter", "probe/shape", "probe/shape_02", "probe/win")]
     assert found["listed"] == [attributes, ["probe/mine.safetensors"]], "a file is offered where its content fits"
 
@@ -124,7 +125,7 @@ def test_names_with_the_slashes_of_another_system_are_the_same_names(found):
 
 
 def test_a_name_that_no_disk_could_hold_or_list_is_refused_before_the_work(found):
-    assert len(found["names"]) == 16
+    assert len(found["names"]) == 18
     for case, (fault, error) in found["names"].items():
         assert fault.startswith("the name ") and error.startswith(f"ESCDiffError: {fault[:60]}"), case
 

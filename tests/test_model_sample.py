@@ -48,6 +48,11 @@ def test_a_picture_depends_on_its_own_seed_not_on_its_batch(model):
     assert not np.allclose(sample(model, ["a photo"], steps=3, seed=8, size=32)[0], together[2], atol=1e-3)
 
 
+def test_behind_the_largest_seed_comes_the_first(model):
+    drawn = sample(model, ["a photo", "a photo"], steps=1, seed=2**64 - 1, size=32)
+    np.testing.assert_allclose(drawn[1], sample(model, ["a photo"], steps=1, seed=0, size=32)[0], atol=1e-4)
+
+
 def test_it_is_what_diffusers_pipeline_draws(model):
     pipeline = StableDiffusionPipeline(
         vae=model.vae, unet=model.unet, text_encoder=model.text_encoder, tokenizer=model.tokenizer,

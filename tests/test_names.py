@@ -4,7 +4,7 @@ import pytest
 
 from escdiff_core.cli import main
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.files import file_below
+from escdiff_core.files import file_below, next_free
 from escdiff_core.method.train_filters import examples_from_folder
 
 
@@ -21,8 +21,9 @@ def test_a_name_becomes_a_path_below_the_folder(name, path, tmp_path):
 
 @pytest.mark.parametrize("name, words", [
     ("", "does not lie"), ("..", "hidden"), ("../a", "does not lie"), ("a/../../b", "does not lie"), ("..\\a", "does not lie"),
-    ("/etc/a", "does not lie"), (".hidden", "hidden"), ("sub/", "hidden"), (".git/a", "hidden"), ("a/.b", "hidden"),
-    ("dot.", "ends with"),
+    ("/etc/a", "does not lie"), (".hidden", "hidden"), ("sub/", "ends with a folder"), ("sub\\", "ends with a folder"),
+    (".git/a", "hidden"), ("a/.b", "hidden"),
+    ("dot.", "ends with"), ("a:b", "one of the signs"), ("what?", "one of the signs"), ("a/" * 600 + "b", "longer than 1000"),
     ("sub /a", "ends with"), ("CON", "device"), ("nul.safetensors", "device"), ("com1.v2", "device"), ("a/lpt9", "device"),
     ("a\0b", "cannot be seen"), ("a\nb", "cannot be seen"), ("n" * 240, "longer than 200 bytes"), ("猫" * 90, "longer than 200"),
 ])
@@ -30,6 +31,17 @@ def test_a_name_that_would_be_lost_is_one_sentence(name, words, tmp_path):
     with pytest.raises(ESCDiffError, match=words) as error:
         file_below(tmp_path, name)
     assert "\n" not in str(error.value) and "\0" not in str(error.value) and len(str(error.value)) < 400 + len(str(tmp_path))
+
+
+def test_a_number_goes_behind_the_longest_name_too(tmp_path):
+    """A file of that name is there: what was learned must not be lost over the number."""
+    first = file_below(tmp_path, "n" * 188)
+    assert next_free(first) == first
+    first.write_text("somebody's")
+    second = next_free(first)
+    second.write_text("it can be held")
+    assert second.name == "n" * 188 + "_02.safetensors" and next_free(first).name.endswith("_03.safetensors")
+    assert next_free(first, lambda there: there == second) == second
 
 
 @pytest.mark.parametrize("out", ["n" * 300 + ".safetensors", "n" * 300 + "/a.safetensors"])
@@ -57,3 +69,20 @@ def test_a_folder_s_path_may_come_with_what_was_pasted_along(tmp_path):
     (tmp_path / "._a.png").write_bytes(b"macOS keeps its own here")
     for text in (f"{tmp_path}\n", f'"{tmp_path}"', f"“{tmp_path}”\r\n", f" '{tmp_path}' "):
         assert len(examples_from_folder(text, 64)) == 2, text
+
+
+@pytest.mark.parametrize("folder", ["n" * 300, "a\0b", "absent", "picture.png"])
+def test_a_folder_that_cannot_be_is_one_sentence(folder, tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"")
+    with pytest.raises(ESCDiffError, match="does not exist or is no folder") as error:
+        examples_from_folder(tmp_path / folder, 64)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
+    def forbidden(_self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", forbidden)
+    with pytest.raises(ESCDiffError, match=r"cannot be read \(Permission denied\); give a folder of your own"):
+        examples_from_folder(tmp_path, 64)

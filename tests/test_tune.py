@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from method_zoo import disc, hash_of, quick, saved, tiny_model
+from method_zoo import QUICK, disc, hash_of, quick, saved, tiny_model
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
@@ -13,7 +13,7 @@ from escdiff_core.method import precision
 from escdiff_core.method.blocks import PRESETS, block_of
 from escdiff_core.method.draws import pool_rows
 from escdiff_core.method.private import encode, tensors_of
-from escdiff_core.method.recipes import RECIPES
+from escdiff_core.method.recipes import RECIPES, find_recipe
 from escdiff_core.method.tune import Tuner
 from escdiff_core.method.views import prepare_views
 
@@ -77,6 +77,14 @@ def test_every_recipe_learns_an_attribute_of_its_kind(name, model, tmp_path):
 def test_a_seed_decides_the_file(name, model, tmp_path):
     files = [saved(Tuner(model, [disc()], quick(name), seed=seed).run(), tmp_path) for seed in (5, 5, 6)]
     assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-shape-lora", "ostaf"])       # one for each form that draws numbers
+def test_the_largest_seed_of_the_host_learns_and_is_kept(name, model, tmp_path):
+    recipe = find_recipe(name, "shape", **QUICK)
+    made = Tuner(model, [disc()], recipe, seed=2**64 - 1, preparing=lambda *_: None).run()
+    made.save(tmp_path / "a.safetensors")
+    assert Attribute.load(tmp_path / "a.safetensors").seed == 2**64 - 1
 
 
 def test_progress_offers_what_has_been_learned_so_far(model):

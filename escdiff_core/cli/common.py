@@ -19,10 +19,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda")
 
 
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="0 to 2**64 - 1")
+
+
 def within(name: str, value: float, low: float, high: float) -> None:
     """Raise ESCDiffError unless ``value``, given as ``name``, lies from ``low`` to ``high``."""
     if not low <= value <= high:
         raise ESCDiffError(f"{name} is {value}; allowed: {low} to {high}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ESCDiffError for a seed that no random generator takes, before the work."""
+    within("--seed", seed, 0, LARGEST_SEED)
 
 
 def progress_bar(label: str) -> Callable[[int, int], None]:

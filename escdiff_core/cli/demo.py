@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..extras import need
 from ..pictures import draw_sheet, save_picture, save_report
-from .common import output_folder
+from .common import add_seed, check_seed, output_folder
 from .drawings import duck, giraffe
 
 PROMPTS = (
@@ -32,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda")
     parser.add_argument("--steps", type=int, metavar="N", help="of learning; default: the recipes' own")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    add_seed(parser)
 
 
 class WholeBar:
@@ -55,6 +55,7 @@ class WholeBar:
 
 def run(options: argparse.Namespace) -> None:
     need("demo", "ot")
+    check_seed(options.seed)
     from ..bench.protocol import DRAW, Subject, draw_mix
     from ..method.encoders import choose_encoder, choose_filter
     from ..method.plan import Use

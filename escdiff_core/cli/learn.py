@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from ..errors import ESCDiffError
-from .common import add_model, output_file, progress_bar
+from .common import add_model, add_seed, check_seed, output_file, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--describe", default="", metavar="TEXT",
                         help="the rest of the picture: 'on a yellow table'; for recipes that learn from the picture as it is")
     parser.add_argument("--steps", type=int, metavar="N", help="default: the recipe's own")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    add_seed(parser)
     parser.add_argument("--encoder", default="auto", metavar="auto|none|PATH",
                         help="OpenCLIP ViT-B-32 weights; auto: the pocket's own tower with the pocket model, else none")
     parser.add_argument("--filter", type=Path, metavar="FILE", help="a filter from train-filters")
@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
     from ..model.load import load_model
     from ..reference import load_reference
 
+    check_seed(options.seed)
     snapshots = options.out.with_suffix(".snapshots")
     if was_cut_short(snapshots) and not options.resume:
         raise ESCDiffError(f"{snapshots} holds a run that was cut short; add --resume to go on with it, delete the folder, or give "

@@ -9,7 +9,7 @@ from ..choices import MIDDLES, OVERLAPS, USUAL_GUIDANCE
 from ..errors import ESCDiffError
 from ..pictures import save_picture, save_report
 from ..pocket.config import GUIDANCE
-from .common import LARGEST_SEED, add_model, output_folder, progress_bar, within
+from .common import add_model, add_seed, check_seed, output_folder, progress_bar, within
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="where both changed the same weights: divide them between the two (default), or add both changes")
     add_model(parser)
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures; default 4")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    add_seed(parser)
     parser.add_argument("--sampling-steps", type=int, default=30, metavar="N", help="default 30")
     parser.add_argument("--guidance", type=float, metavar="G",
                         help=f"default: {GUIDANCE:g} with the pocket model, {USUAL_GUIDANCE:g} with others")
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
     within("--count", options.count, 1, 10_000)
     within("--guidance", options.guidance or 0, 0, 100)
-    within("--seed", options.seed, 0, LARGEST_SEED)
+    check_seed(options.seed)
     uses = {}
     for kind in ("shape", "appearance"):
         path = getattr(options, kind)

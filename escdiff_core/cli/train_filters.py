@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .common import LARGEST_SEED, add_model, output_file, progress_bar, within
+from .common import add_model, add_seed, check_seed, output_file, progress_bar, within
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, metavar="S", help="stop each filter after so long")
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="pictures of the world")
     parser.add_argument("--encoder", default="auto", metavar="auto|none|PATH")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    add_seed(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
 
     within("--steps", options.steps, 1, 10**9)
     within("--count", options.count, 1, 10**6)
-    within("--seed", options.seed, 0, LARGEST_SEED)
+    check_seed(options.seed)
     output_file(options.out)
     model = load_model(options.model, options.device)
     encoder = choose_encoder(options.encoder, model)

@@ -5,6 +5,7 @@ square of the filter's offset. What the words of an example explain (``rest``, `
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,10 +52,15 @@ def folder_of(text: str) -> Path:
 def examples_from_folder(directory: Path, native_size: int) -> list[Example]:
     """Every picture of a folder, without words. Raises ESCDiffError when there are fewer than two."""
     directory = folder_of(str(directory))
-    if not directory.is_dir():
-        raise ESCDiffError(f"‹the pictures› {directory} does not exist or is no folder; give a folder of pictures")
-    paths = sorted(p for p in directory.iterdir()
-                   if p.suffix.lower() in PICTURE_TYPES and not p.name.startswith("."))     # ._a.png is no picture, but macOS's
+    if not os.path.isdir(directory):        # Path's own raises for a name that is too long
+        raise ESCDiffError(f"‹the pictures› {str(directory)[:300]} does not exist or is no folder; give a folder of pictures")
+    try:
+        inside = sorted(directory.iterdir())
+    except OSError as error:
+        raise ESCDiffError(f"‹the pictures› {directory} cannot be read ({error.strerror or error}); give a folder of your "
+                           "own") from error
+    # ._a.png is no picture, but macOS's
+    paths = [p for p in inside if p.suffix.lower() in PICTURE_TYPES and not p.name.startswith(".")]
     if len(paths) < 2:
         raise ESCDiffError(f"{directory} holds {len(paths)} pictures ({', '.join(PICTURE_TYPES)}); needed: at least 2, "
                            "better hundreds")

@@ -5,18 +5,14 @@ import folder_paths
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.export import export_embedding, export_full, export_lora
 from ...escdiff_core.errors import lookup
-from ...escdiff_core.files import file_below
+from ...escdiff_core.files import file_below, next_free
 
 FOLDERS = {"lora": "loras", "full": "loras", "embedding": "embeddings"}
 
 
 def export(attribute: Attribute, form: str, name: str, rank: int) -> tuple[str, str]:
     """Write the file where the host's loaders look; returns its path and a line about it."""
-    path = file_below(folder_paths.get_folder_paths(lookup(FOLDERS, form, "form"))[0], name)
-    first, number = path, 1
-    while path.exists():        # somebody's file
-        number += 1
-        path = first.with_name(f"{first.stem}_{number:02d}.safetensors")
+    path = next_free(file_below(folder_paths.get_folder_paths(lookup(FOLDERS, form, "form"))[0], name))
     if form == "lora":
         report = export_lora(attribute, path, rank=rank)
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ...escdiff_core.errors import ESCDiffError
-from ...escdiff_core.files import FILTERS_KEY, file_below, metadata_of
+from ...escdiff_core.files import FILTERS_KEY, file_below, metadata_of, next_free
 
 ATTRIBUTES = "escdiff"          # the host's model folder for attributes and filters
 POCKET = "pocket"               # the encoder that comes with the pack
@@ -81,9 +81,10 @@ def version_of(*paths: str | Path | None) -> str:
     """A text that changes when one of the files, or what lies in one of the folders, is written anew; for fingerprint_inputs."""
     digest = hashlib.sha256()
     for path in (Path(p) for p in paths if p):
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            with suppress(OSError):                 # gone, or a link that leads nowhere
-                digest.update(f"{file} {file.stat().st_mtime_ns}".encode())
+        with suppress(OSError, ValueError):         # not to be read, or no path at all; who uses it says so
+            for file in sorted(path.iterdir()) if os.path.isdir(path) else [path]:
+                with suppress(OSError):             # gone, or a link that leads nowhere
+                    digest.update(f"{file} {file.stat().st_mtime_ns}".encode())
     return digest.hexdigest()
 
 
@@ -94,11 +95,7 @@ def version_of_attribute(name: str | None) -> str:
 
 def free_path(name: str, may_replace: Callable[[Path], bool]) -> Path:
     """Where the file ``name`` shall lie; with a number behind the name if a file is there that it may not replace."""
-    path, number, plain = attribute_path(name), 1, name.strip().removesuffix(".safetensors")
-    while path.exists() and not (path.is_file() and may_replace(path)):
-        number += 1
-        path = attribute_path(f"{plain}_{number:02d}")
-    return path
+    return next_free(attribute_path(name), may_replace)
 
 
 def attribute_path(name: str) -> Path:
