@@ -6,13 +6,25 @@ from contextlib import suppress
 
 from comfy_api.latest import io, ui
 
+from ..escdiff_core.errors import ESCDiffError
 from .schema import ANY, Attribute, schema
+
+CHOOSE = "choose a file"        # stands first, so that a graph opens without errors where nothing has been saved yet
 
 
 def files() -> list[str]:
     from .host.folders import attribute_files
 
-    return attribute_files()
+    return [CHOOSE, *attribute_files()]
+
+
+def chosen(name: str | None):
+    """The file ``name``. Raises ESCDiffError where none was chosen, or there is none of that name."""
+    from .host.folders import find_attribute
+
+    if name == CHOOSE:
+        raise ESCDiffError("no file was chosen; learn an attribute, save it with ESCDiff Save Attribute, press R and choose it")
+    return find_attribute(name)
 
 
 def attribute_input() -> io.MultiType.Input:
@@ -66,9 +78,9 @@ class ESCDiffLoadAttribute(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, file=None):
         """In place of the host's look at its list, which does not know the slashes of another system."""
-        from .host.folders import fault_of, find_attribute
+        from .host.folders import fault_of
 
-        return fault_of(find_attribute, file)
+        return fault_of(chosen, file)
 
     @classmethod
     def fingerprint_inputs(cls, file=None):
@@ -79,9 +91,8 @@ class ESCDiffLoadAttribute(io.ComfyNode):
     @classmethod
     def execute(cls, file):
         from ..escdiff_core.attribute import Attribute as File
-        from .host.folders import find_attribute
 
-        return io.NodeOutput(File.load(find_attribute(file)))
+        return io.NodeOutput(File.load(chosen(file)))
 
 
 class ESCDiffAttributeInfo(io.ComfyNode):

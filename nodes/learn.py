@@ -94,7 +94,7 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
                                "the rest are other methods to compare with."),
         io.Int.Input("steps", default=0, min=0, max=20000, tooltip="0 takes the recipe's own number."),
         seed_input(),
-        io.String.Input("describe", default="", multiline=True, tooltip="The rest of the picture in words: 'on a yellow table'. "
+        io.String.Input("describe", default="", tooltip="The rest of the picture in words: 'on a yellow table'. "
                         "Used by recipes that learn from the picture as it is; escdiff ones draw and name their own."),
         advanced(io.Combo.Input("preset", options=[AUTO, *PRESETS], default=AUTO, optional=True,
                                 tooltip="Which UNet blocks train.")),

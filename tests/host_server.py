@@ -12,7 +12,7 @@ from pathlib import Path
 from hosts import ROOT, python_of
 from PIL import Image
 
-WORKFLOWS = ROOT / "workflows" / "api"
+WORKFLOWS = ROOT / "example_workflows" / "api"
 
 
 def prepare_base(base: Path, models: Path) -> None:
@@ -64,6 +64,14 @@ class Server:
         request = urllib.request.Request(self.url + path, json.dumps(content).encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.loads(answer.read() or b"{}")
+
+    def offers(self, path: str) -> bool:
+        """Whether this version of the server answers a GET there."""
+        try:
+            self.get(path)
+        except (urllib.error.HTTPError, json.JSONDecodeError):
+            return False
+        return True
 
     def takes(self, path: str) -> bool:
         """Whether this version of the server has the route."""

@@ -68,7 +68,7 @@ def test_the_archive_is_small_and_has_nothing_of_the_makers(archive):
     wanted = {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "CHANGELOG.md", "docs/comfyui.md"}
     assert wanted <= set(sizes)
     folders = {name.partition("/")[0] for name in sizes if "/" in name}
-    assert {"escdiff_core", "nodes", "web", "workflows"} <= folders
+    assert {"escdiff_core", "nodes", "web", "example_workflows"} <= folders
     assert {n for n in sizes if n.endswith(".safetensors")} == {
         str(p.relative_to(ROOT)) for p in (ROOT / "escdiff_core" / "weights").glob("*.safetensors")}
 

@@ -72,7 +72,7 @@ def test_a_spreadsheets_table_is_read_too(room):
 
 
 def test_the_workflow_that_ships_can_be_queued(room):
-    graph = load_workflow(ROOT / "workflows" / "api" / "pocket_quickstart.json")
+    graph = load_workflow(ROOT / "example_workflows" / "api" / "pocket_quickstart.json")
     (job,) = read_table(table(room, "KSampler.seed,Mix.prompt,shape_picture.example", "3,a *m,shape: star"), graph)
     assert job.graph["sampler"]["inputs"]["seed"] == 3 and job.graph["shape_picture"]["inputs"]["example"] == "shape: star"
 

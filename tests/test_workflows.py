@@ -4,10 +4,11 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
+WORKFLOWS = Path(__file__).resolve().parent.parent / "example_workflows"
 
 
 def _load_builder():
@@ -21,12 +22,13 @@ builder = _load_builder()
 DEFINITIONS = json.loads(builder.DEFINITIONS.read_text("utf-8"))
 GRAPHS = builder.graphs()
 NAMES = sorted(GRAPHS)
-SHIPPED = ["batch", "pocket_quickstart", "sd15_learn_appearance", "sd15_learn_shape", "sd15_mix", "sd15_mix_controlnet"]
+SHIPPED = ["batch", "pocket_quickstart", "sd15_learn_appearance", "sd15_learn_shape", "sd15_mix", "sd15_mix_controlnet",
+           "sd15_photographs", "shape_and_look", "shape_and_look_app"]
 PYTHON_TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 
 
 def ui_file(name: str) -> dict:
-    return json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
+    return json.loads((WORKFLOWS / f"{builder.TITLES[name]}.json").read_text("utf-8"))
 
 
 def every_node():
@@ -41,7 +43,10 @@ def fits(given: str, taken: str) -> bool:
 
 def test_all_workflows_are_there():
     assert NAMES == SHIPPED
-    assert sorted(p.stem for p in WORKFLOWS.glob("*.json")) == SHIPPED, "every file here shows up among ComfyUI's templates"
+    titles = [builder.TITLES[n] for n in SHIPPED]
+    assert sorted(p.stem for p in WORKFLOWS.glob("*.json")) == sorted(titles), "every file here is among ComfyUI's templates"
+    assert min(titles) == builder.TITLES["pocket_quickstart"], "it comes first"
+    assert len({t[0] for t in titles}) == len(titles) and max(map(len, titles)) <= 45 and set(builder.NOTES) == set(SHIPPED)
 
 
 @pytest.mark.parametrize("name, key, node", every_node())
@@ -83,7 +88,8 @@ def test_saved_definitions_are_those_in_use_and_of_no_machine():
 
 def test_ui_files_are_what_the_builder_makes():
     for name, ui in builder.build(DEFINITIONS).items():
-        assert (WORKFLOWS / f"{name}.json").read_text("utf-8") == builder.to_text(ui), f"{name}: run python workflows/build.py"
+        assert (WORKFLOWS / f"{builder.TITLES[name]}.json").read_text("utf-8") == builder.to_text(ui), \
+            f"{name}: run python example_workflows/build.py"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -122,7 +128,7 @@ def test_a_ui_file_says_the_same_as_its_api_graph(name):
         assert not list(values)
         wanted = graph[key_of[node["id"]]]
         assert node["type"] == wanted["class_type"] and node["title"] == wanted["_meta"]["title"]
-        assert {k: read[k] for k in wanted["inputs"]} == wanted["inputs"]
+        assert {k: read[k] for k in wanted["inputs"]} == wanted["inputs"] | builder.UNCHOSEN.get(node["type"], {})
         assert None not in read.values()
 
 
@@ -136,10 +142,57 @@ def test_nodes_do_not_overlap(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_ui_file_has_a_thumbnail(name):
-    with Image.open(WORKFLOWS / f"{name}.jpg") as picture:
-        assert picture.format == "JPEG" and picture.size == builder.THUMBNAIL
-        assert len(picture.convert("L").getcolors()) > 50, "the picture is empty"
+def test_a_thumbnail_shows_what_went_in_and_what_came_out(name):
+    with Image.open(WORKFLOWS / f"{builder.TITLES[name]}.jpg") as picture:
+        assert picture.format == "JPEG" and picture.size == builder.thumbnails.SIZE
+        made = np.asarray(builder.thumbnails.thumbnail(name), np.float32)
+        assert np.abs(np.asarray(picture, np.float32) - made).mean() < 4, "run python example_workflows/build.py"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_models_that_are_not_everybody_s_are_offered_for_download(name):
+    own = ("example.png", "shape.safetensors", "appearance.safetensors")
+    files = {v for node in GRAPHS[name].values() for k, v in node["inputs"].items()
+             if k in builder.FILE_INPUTS and not builder.is_link(v) and v not in own}
+    offered = {m["name"]: m for n in ui_file(name)["nodes"] for m in n["properties"].get("models", ())}
+    assert set(offered) == files
+    assert all(m["url"].startswith("https://") and f"/{m['name']}" in m["url"] and m["directory"] for m in offered.values())
+
+
+def test_the_app_asks_for_two_pictures_and_a_prompt_and_shows_what_is_drawn():
+    ui = ui_file("shape_and_look_app")
+    nodes = {str(n["id"]): n for n in ui["nodes"]}
+    data = ui["extra"]["linearData"]
+    assert ui["extra"]["linearMode"] and [nodes[n]["type"] for n in data["outputs"]] == ["SaveImage"]
+    assert [nodes[n]["type"] for n, _ in data["inputs"]] == ["ESCDiffExampleReference"] * 2 + ["ESCDiffShapeAndLook", "KSampler"]
+    for number, widget in data["inputs"]:
+        assert widget in builder.inputs_of(DEFINITIONS[nodes[number]["type"]])
+    assert "linearMode" not in ui_file("shape_and_look")["extra"]
+
+
+def test_the_subgraph_is_what_the_builder_makes_and_whole():
+    made = builder.build_blueprint(DEFINITIONS)
+    path = builder.blueprint.FOLDER / f"{builder.blueprint.NAME}.json"
+    assert json.loads(path.read_text("utf-8")) == made, "run python example_workflows/build.py"
+    inner = made["definitions"]["subgraphs"][0]
+    nodes = {n["id"]: n for n in inner["nodes"]}
+    assert sorted(n["type"] for n in nodes.values()) == ["ESCDiffLearnLook", "ESCDiffLearnShape", "ESCDiffMix"]
+    ends = {e: [{link for link in end["linkIds"]} for end in inner[e]] for e in ("inputs", "outputs")}
+    for link in inner["links"]:
+        source, target = nodes.get(link["origin_id"]), nodes.get(link["target_id"])
+        if source:
+            assert link["id"] in source["outputs"][link["origin_slot"]]["links"]
+        else:
+            assert link["id"] in ends["inputs"][link["origin_slot"]]
+        if target:
+            socket = target["inputs"][link["target_slot"]]
+            assert socket["link"] == link["id"] and fits(link["type"], socket["type"])
+        else:
+            assert link["id"] in ends["outputs"][link["target_slot"]]
+    required = {(n["type"], name) for n in nodes.values() for name, (kind, _) in DEFINITIONS[n["type"]]["input"]["required"].items()
+                if kind not in builder.WIDGETS}
+    linked = {(n["type"], i["name"]) for n in nodes.values() for i in n["inputs"] if i["link"]}
+    assert required <= linked
 
 
 def test_a_circle_is_refused():

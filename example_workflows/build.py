@@ -1,21 +1,28 @@
 """The workflows people open, made from the API graphs in ``api/``: UI format and a thumbnail, the same every time.
 
-    python workflows/build.py                                   from the saved node definitions
-    python workflows/build.py --server http://127.0.0.1:8188    fetch the definitions again first (after a node has changed)
+    build.py                                   from the saved node definitions
+    build.py --server http://127.0.0.1:8188    fetch the definitions again first (after a node has changed)
+    build.py --draw                            learn and draw the thumbnails' pictures again first (minutes)
 """
 
 import argparse
 import json
+import sys
 import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import blueprint  # noqa: E402
+import thumbnails  # noqa: E402
+
 API = HERE / "api"
 DEFINITIONS = API / "definitions.json"      # what /object_info says of the nodes in use, without tooltips and file lists
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 SEEDS = ("seed", "noise_seed")              # the front end puts a control below an INT of these names
-FILE_INPUTS = {"ckpt_name", "control_net_name", "image", "file"}    # their options are the files of one machine
+FILE_INPUTS = {"ckpt_name", "control_net_name", "bg_removal_name", "image", "file"}    # their options are the files of one machine
 UNUSED = ("tooltip", "multiselect", "display_name")
 # A new seed draws a new picture, which is wanted; learning with a new seed would learn all over again, which is not.
 CONTROL = {"KSampler": "randomize"}
@@ -23,27 +30,61 @@ CONTROL = {"KSampler": "randomize"}
 SLOT, WIDGET, TITLE = 20, 28, 30            # heights in the front end, with a little room to spare
 GAP_X, GAP_Y = 80, 60
 WIDTH, WIDE = 320, 420
-EXTRA_HEIGHT = {"LoadImage": 300, "SaveImage": 360, "PreviewImage": 260, "ESCDiffLearnAttribute": 240, "ESCDiffSaveAttribute": 90}
-COLOURS = {"MODEL": "#b39ddb", "CLIP": "#ffd500", "VAE": "#ff6e6e", "IMAGE": "#64b5f6", "MASK": "#81c784", "LATENT": "#ff9cf9",
-           "CONDITIONING": "#ffa931", "CONTROL_NET": "#6ee7b7", "ESCDIFF_ATTRIBUTE": "#4dd0c8", "ESCDIFF_ENCODER": "#c5a37a"}
-THUMBNAIL = (480, 320)
+EXTRA_HEIGHT = {"LoadImage": 300, "SaveImage": 360, "PreviewImage": 260, "ESCDiffLearnAttribute": 240, "ESCDiffLearnShape": 240,
+                "ESCDiffLearnLook": 240, "ESCDiffShapeAndLook": 300, "ESCDiffSaveAttribute": 90}
 
-LEARN_NOTE = ("1. Choose a Stable Diffusion 1.5 checkpoint.\n2. Upload one picture; a subject on a plain background works best, "
-              "or connect a mask (white = subject).\n3. {}\n4. Queue. The file goes to models/escdiff.\n\nNext: the workflow "
-              "*sd15_mix*.")
-MIX_NOTE = ("1. Learn a shape and an appearance first (*sd15_learn_shape*, *sd15_learn_appearance*).\n2. Press **R**, then choose "
-            "both files, and the checkpoint they were learned on.\n3. In the prompt, `*m` is the shape and `*a` the appearance.")
+CHECKPOINT = ("1. Choose a Stable Diffusion 1.5 checkpoint. ComfyUI offers the download if you have none.\n")
+LEARN_NOTE = (CHECKPOINT + "2. Upload one picture. A subject on a plain background works best, or connect a mask "
+              "(white = subject).\n"
+              "3. {}\n4. **Run**. The file goes to models/escdiff. A GPU is needed for a model of this size.\n\n"
+              "Next: the template *{}*.")
+MIX_NOTE = ("1. Learn a shape and a look first (templates *{}* and *{}*).\n2. Press **R**, then choose both files, and the "
+            "checkpoint they were learned on.\n3. In the prompt, `*m` is the shape and `*a` the look.")
+BOX_NOTE = ("Press **Run**: nothing to download, a CPU will do.\n\n1. The box learns the shape of A and the look of B. This takes "
+            "about two minutes on two CPU cores, and is done once.\n2. Then it draws. Another prompt or seed takes seconds.\n\n"
+            "In the prompt, `*m` is the shape and `*a` the look.")
+TITLES = {      # of the files, which are what ComfyUI shows among its templates, in this order
+    "pocket_quickstart": "1 Quick start, nothing to download",
+    "shape_and_look": "2 Shape and Look in one box",
+    "shape_and_look_app": "3 Shape and Look as an app",
+    "sd15_learn_shape": "4 SD 1.5, learn a shape",
+    "sd15_learn_appearance": "5 SD 1.5, learn a look",
+    "sd15_mix": "6 SD 1.5, mix a shape and a look",
+    "sd15_mix_controlnet": "7 SD 1.5, mix with ControlNet",
+    "sd15_photographs": "8 SD 1.5, photographs (background removal)",
+    "batch": "9 SD 1.5, for scripts",
+}
 NOTES = {
     "pocket_quickstart": "Press **Run**: nothing to download, a CPU will do.\n\nThe tiny model that comes with the pack learns the "
-                         "shape of one picture and the appearance of another, and draws both in one. Once learned, both are found "
-                         "in the cache, and only the drawing is done again.",
-    "sd15_learn_shape": LEARN_NOTE.format("Say in **class_word** what the subject is, in one word: vase, cat."),
-    "sd15_learn_appearance": LEARN_NOTE.format("Leave **class_word** empty: the usual recipe for an appearance does not use it."),
-    "sd15_mix": MIX_NOTE,
-    "sd15_mix_controlnet": MIX_NOTE + "\n4. Choose a ControlNet for SD 1.5; this one follows the edges of the picture.",
-    "batch": "Learns both attributes and mixes them in one go.\n\nThe same graph in `workflows/api/batch.json` is for scripts: "
-             "they replace the two pictures, the words and the seeds by node name, such as `shape_picture.image` or `mix.prompt`.",
+                         "shape of A and the look of B, and draws both in one. This takes about two minutes on two CPU cores. Once "
+                         "learned, both are found in the cache, and only the drawing is done again.",
+    "shape_and_look": BOX_NOTE,
+    "shape_and_look_app": BOX_NOTE,
+    "sd15_learn_shape": LEARN_NOTE.format("Say in **class_word** what the subject is, in one word: vase, cat.",
+                                          TITLES["sd15_learn_appearance"]),
+    "sd15_learn_appearance": LEARN_NOTE.format("Leave **class_word** empty: the usual recipe for a look does not use it.",
+                                               TITLES["sd15_mix"]),
+    "sd15_mix": MIX_NOTE.format(TITLES["sd15_learn_shape"], TITLES["sd15_learn_appearance"]),
+    "sd15_mix_controlnet": MIX_NOTE.format(TITLES["sd15_learn_shape"], TITLES["sd15_learn_appearance"])
+    + "\n4. Choose a ControlNet for SD 1.5; this one follows the edges of the picture.",
+    "sd15_photographs": CHECKPOINT + "2. Choose the background removal model, or let ComfyUI download it. Its nodes came with "
+                        "ComfyUI 0.20; on an older one paint the masks by hand (right click, Open in MaskEditor).\n3. Upload both "
+                        "photographs.\n4. **Run**. The node shows what it took for the subject.",
+    "batch": "Learns both attributes and mixes them in one go.\n\nThe same graph in `example_workflows/api/batch.json` is for "
+             "scripts: they replace the two pictures, the words and the seeds by node name, such as `shape_picture.image` or "
+             "`mix.prompt`.",
 }
+HUB = "https://huggingface.co"
+MODELS = {      # what the front end offers to download
+    "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive/resolve/main"),
+    "control_v11p_sd15_canny_fp16.safetensors": ("controlnet", "comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main"),
+    "birefnet.safetensors": ("background_removal", "Comfy-Org/BiRefNet/resolve/main/background_removal"),
+}
+# A graph must open without errors where nothing has been saved yet
+UNCHOSEN = {"ESCDiffLoadAttribute": {"file": "choose a file"}}
+# App mode: what stands beside the picture, and whose picture it is
+APPS = {"shape_and_look_app": {"inputs": [("shape_picture", "example"), ("look_picture", "example"), ("box", "prompt"),
+                                          ("sampler", "seed")], "outputs": ["save"]}}
 
 
 def graphs() -> dict[str, dict]:
@@ -158,8 +199,14 @@ def lay_out(graph: dict, sizes: dict[str, list[int]], top: int) -> dict[str, lis
     return places
 
 
-def to_ui(graph: dict, definitions: dict, note: str = "") -> dict:
-    """The API ``graph`` in the front end's format, version 0.4."""
+def downloads(node: dict) -> dict:
+    """The models that a node loads, with where they can be had."""
+    return {} if not (names := [v for v in node["inputs"].values() if isinstance(v, str) and v in MODELS]) else {
+        "models": [{"name": n, "url": f"{HUB}/{MODELS[n][1]}/{n}?download=true", "directory": MODELS[n][0]} for n in names]}
+
+
+def to_ui(graph: dict, definitions: dict, note: str = "", app: dict | None = None) -> dict:
+    """The API ``graph`` in the front end's format, version 0.4; ``app`` is a row of APPS."""
     order = sources_first(graph)
     number = {key: i + 1 for i, key in enumerate(order)}
     sizes = {key: size_of(node, definitions[node["class_type"]]) for key, node in graph.items()}
@@ -185,8 +232,9 @@ def to_ui(graph: dict, definitions: dict, note: str = "") -> dict:
             "outputs": [{"name": n, "type": t, "slot_index": i, "links": []}
                         for i, (n, t) in enumerate(zip(definition["output_name"], definition["output"], strict=True))],
             "title": node.get("_meta", {}).get("title", definition["display_name"]),
-            "properties": {"Node name for S&R": node["class_type"], "cnr_id": "comfy-core" if definition["stock"] else "escdiff"},
-            "widgets_values": widget_values(node, definition)}
+            "properties": {"Node name for S&R": node["class_type"], "cnr_id": "comfy-core" if definition["stock"] else "escdiff",
+                           **downloads(node)},
+            "widgets_values": widget_values({**node, "inputs": node["inputs"] | UNCHOSEN.get(node["class_type"], {})}, definition)}
     by_number = {n["id"]: n for n in nodes.values()}
     for link in links:
         by_number[link[1]]["outputs"][link[2]]["links"].append(link[0])
@@ -196,7 +244,9 @@ def to_ui(graph: dict, definitions: dict, note: str = "") -> dict:
                      "order": len(made), "mode": 0, "inputs": [], "outputs": [], "title": "How to use this", "properties": {},
                      "widgets_values": [note], "color": "#432", "bgcolor": "#000"})
     return {"last_node_id": len(made), "last_link_id": len(links), "nodes": made, "links": links, "groups": [], "config": {},
-            "extra": {}, "version": 0.4}
+            "extra": {} if app is None else {"linearMode": True, "linearData": {
+                "inputs": [[str(number[key]), name] for key, name in app["inputs"]],
+                "outputs": [str(number[key]) for key in app["outputs"]]}}, "version": 0.4}
 
 
 def to_text(ui: dict) -> str:
@@ -209,94 +259,33 @@ def to_text(ui: dict) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def draw(ui: dict):
-    """A small picture of the graph: boxes with titles, and links in their types' colours. Returns a PIL image."""
-    from PIL import Image, ImageDraw
-
-    scale = 2       # drawn larger and made smaller, for smooth lines
-    width, height = (scale * side for side in THUMBNAIL)
-    picture = Image.new("RGB", (width, height), "#1f2024")
-    pen = ImageDraw.Draw(picture)
-    boxes = _boxes([n for n in ui["nodes"] if n["type"] != "MarkdownNote"], width, height)
-    for _, source, output, target, slot, kind in ui["links"]:
-        (_, top, right, _), (left, other_top, _, _) = boxes[source], boxes[target]
-        start, end = (right, top + 24 + 12 * output), (left, other_top + 24 + 12 * slot)
-        pen.line(_curve(start, end), fill=COLOURS.get(kind, "#9e9e9e"), width=3, joint="curve")
-    for node in ui["nodes"]:
-        if node["id"] in boxes:
-            _draw_box(pen, boxes[node["id"]], node)
-    return picture.resize(THUMBNAIL, Image.Resampling.LANCZOS)
-
-
-def _boxes(nodes: list[dict], width: int, height: int) -> dict[int, tuple[int, int, int, int]]:
-    """Left, top, right and bottom of each node in the picture: even columns, and even rows in each."""
-    columns = sorted({n["pos"][0] for n in nodes})
-    step, margin, boxes = (width - 40) / len(columns), 24, {}
-    for number, x in enumerate(columns):
-        stack = sorted((n for n in nodes if n["pos"][0] == x), key=lambda n: n["pos"][1])
-        box_height = min(150, (height - 2 * margin) / len(stack) - 28)
-        top = (height - len(stack) * (box_height + 28) + 28) / 2
-        for row, node in enumerate(stack):
-            left, y = 20 + number * step + step * 0.1, top + row * (box_height + 28)
-            boxes[node["id"]] = (round(left), round(y), round(left + step * 0.8), round(y + box_height))
-    return boxes
-
-
-def _curve(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[float, float]]:
-    """A link as the front end draws it: a Bezier curve that leaves and arrives level."""
-    (x0, y0), (x3, y3) = start, end
-    bend = max(30, (x3 - x0) / 2)
-    points = []
-    for i in range(33):
-        t = i / 32
-        a, b, c, d = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t ** 3
-        points.append((a * x0 + b * (x0 + bend) + c * (x3 - bend) + d * x3, (a + b) * y0 + (c + d) * y3))
-    return points
-
-
-def _draw_box(pen, box: tuple[int, int, int, int], node: dict) -> None:
-    from PIL import ImageFont
-
-    own = node["type"].startswith("ESCDiff")
-    pen.rounded_rectangle(box, 10, fill="#1d4f50" if own else "#37383f", outline="#4dd0c8" if own else "#6b6d78", width=3)
-    lines, size = [node["title"]], 24
-    while size > 12:
-        font = ImageFont.load_default(size)
-        lines = _wrapped(node["title"], font, box[2] - box[0] - 16)
-        if lines and len(lines) * size * 1.2 < box[3] - box[1] - 8:
-            break
-        size -= 1
-    for row, line in enumerate(lines or [node["title"]]):
-        middle = (box[1] + box[3]) / 2 + (row - (len(lines) - 1) / 2) * size * 1.2
-        pen.text(((box[0] + box[2]) / 2, middle), line, font=font, fill="#f2f2f2", anchor="mm")
-
-
-def _wrapped(text: str, font, width: int) -> list[str]:
-    """``text`` in lines of at most ``width`` pixels; empty when one word alone is wider."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(word) > width:
-            return []
-        lines = [*lines[:-1], longer] if font.getlength(longer) <= width else [*lines, word]
-    return lines
-
-
 def build(definitions: dict) -> dict[str, dict]:
     """All UI graphs by name."""
-    return {name: to_ui(graph, definitions, NOTES.get(name, "")) for name, graph in graphs().items()}
+    return {name: to_ui(graph, definitions, NOTES[name], APPS.get(name)) for name, graph in graphs().items()}
+
+
+def build_blueprint(definitions: dict) -> dict:
+    """The quick start's box as a subgraph."""
+    graph = graphs()["pocket_quickstart"]
+    return blueprint.blueprint(to_ui(graph, definitions), dict(enumerate(sources_first(graph), 1)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", help="a running ComfyUI with this pack, to fetch the node definitions from")
-    server = parser.parse_args().server
-    if server:
-        rows = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in fetch_definitions(server).items()]
+    parser.add_argument("--draw", action="store_true", help="learn and draw the thumbnails' pictures again")
+    options = parser.parse_args()
+    if options.server:
+        rows = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in fetch_definitions(options.server).items()]
         DEFINITIONS.write_text("{\n" + ",\n".join(rows) + "\n}\n", "utf-8")
-    for name, ui in build(json.loads(DEFINITIONS.read_text("utf-8"))).items():
-        (HERE / f"{name}.json").write_text(to_text(ui), "utf-8")
-        draw(ui).save(HERE / f"{name}.jpg", quality=88)
+    if options.draw:
+        thumbnails.draw_pictures()
+    definitions = json.loads(DEFINITIONS.read_text("utf-8"))
+    blueprint.FOLDER.mkdir(exist_ok=True)
+    (blueprint.FOLDER / f"{blueprint.NAME}.json").write_text(json.dumps(build_blueprint(definitions), indent=1) + "\n", "utf-8")
+    for name, ui in build(definitions).items():
+        (HERE / f"{TITLES[name]}.json").write_text(to_text(ui), "utf-8")
+        thumbnails.thumbnail(name).save(HERE / f"{TITLES[name]}.jpg", quality=90)
         print(f"{name}: {len(ui['nodes'])} nodes, {len(ui['links'])} links")
 
 
