@@ -28,10 +28,14 @@ UNUSED = ("tooltip", "multiselect", "display_name")
 CONTROL = {"KSampler": "randomize"}
 
 SLOT, WIDGET, TITLE = 20, 28, 30            # heights in the front end, with a little room to spare
-GAP_X, GAP_Y = 80, 60
-WIDTH, WIDE = 320, 420
-EXTRA_HEIGHT = {"LoadImage": 300, "SaveImage": 360, "PreviewImage": 260, "ESCDiffLearnAttribute": 240, "ESCDiffLearnShape": 240,
-                "ESCDiffLearnLook": 240, "ESCDiffShapeAndLook": 300, "ESCDiffSaveAttribute": 90}
+GAP_X, GAP_Y = 40, 40
+WIDTH, WIDE = 260, 360
+TALLEST = (800, 900, 1000, 1100)           # of a column: the one is taken that shows the graph largest
+PAGE = (1425, 643)                          # three quarters of a common screen, where the front end shows all of a new graph
+NOTE_SIZES = {"above": (800, 190), "left": (WIDE, 420)}
+EXTRA_HEIGHT = {"LoadImage": 300, "SaveImage": 360, "PreviewImage": 260, "ESCDiffExampleReference": 190,
+                "ESCDiffLearnAttribute": 240, "ESCDiffLearnShape": 240, "ESCDiffLearnLook": 240, "ESCDiffShapeAndLook": 280,
+                "ESCDiffSaveAttribute": 90}
 
 CHECKPOINT = ("1. Choose a Stable Diffusion 1.5 checkpoint. ComfyUI offers the download if you have none.\n")
 LEARN_NOTE = (CHECKPOINT + "2. Upload one picture. A subject on a plain background works best, or connect a mask "
@@ -186,16 +190,22 @@ def columns_of(graph: dict) -> dict[str, int]:
     return column
 
 
-def lay_out(graph: dict, sizes: dict[str, list[int]], top: int) -> dict[str, list[int]]:
-    """Positions left to right by column; within one, in the order of the API graph."""
-    column, places, x = columns_of(graph), {}, 0
+def zoom_of(places: dict[str, list[int]], sizes: dict[str, list[int]]) -> float:
+    """How large a new graph is shown, where all of it is to be seen; words go below 0.57."""
+    return min(PAGE[i] / max(places[key][i] + sizes[key][i] for key in places) for i in (0, 1))
+
+
+def lay_out(graph: dict, sizes: dict[str, list[int]], left: int, top: int, tallest: int) -> dict[str, list[int]]:
+    """Positions left to right by column; within one, in the order of the API graph. One that is too tall goes on beside itself."""
+    column, places, x = columns_of(graph), {}, left
     for number in range(max(column.values()) + 1):
-        keys = [k for k in graph if column[k] == number]
-        y = top
-        for key in keys:
+        y, width = top, 0
+        for key in (k for k in graph if column[k] == number):
+            if width and y + TITLE + sizes[key][1] > top + tallest:
+                y, x, width = top, x + width + GAP_X, 0
             places[key] = [x, y + TITLE]
-            y += TITLE + sizes[key][1] + GAP_Y
-        x += max(sizes[k][0] for k in keys) + GAP_X
+            y, width = y + TITLE + sizes[key][1] + GAP_Y, max(width, sizes[key][0])
+        x += width + GAP_X
     return places
 
 
@@ -210,8 +220,10 @@ def to_ui(graph: dict, definitions: dict, note: str = "", app: dict | None = Non
     order = sources_first(graph)
     number = {key: i + 1 for i, key in enumerate(order)}
     sizes = {key: size_of(node, definitions[node["class_type"]]) for key, node in graph.items()}
-    note_height = 220 if note else 0
-    places = lay_out(graph, sizes, note_height + TITLE + GAP_Y if note else 0)
+    above, beside = NOTE_SIZES["above"][1] + TITLE + GAP_Y, NOTE_SIZES["left"][0] + GAP_X
+    corners = {"above": (0, above), "left": (beside, 0)} if note else {"": (0, 0)}
+    ways = [(where, lay_out(graph, sizes, *corner, tallest)) for where, corner in corners.items() for tallest in TALLEST]
+    where, places = max(ways, key=lambda way: zoom_of(way[1], sizes))
     nodes, links = {}, []
     for key in order:
         node, definition = graph[key], definitions[graph[key]["class_type"]]
@@ -240,7 +252,7 @@ def to_ui(graph: dict, definitions: dict, note: str = "", app: dict | None = Non
         by_number[link[1]]["outputs"][link[2]]["links"].append(link[0])
     made = list(nodes.values())
     if note:
-        made.append({"id": len(made) + 1, "type": "MarkdownNote", "pos": [0, TITLE], "size": [WIDE + 200, note_height], "flags": {},
+        made.append({"id": len(made) + 1, "type": "MarkdownNote", "pos": [0, TITLE], "size": list(NOTE_SIZES[where]), "flags": {},
                      "order": len(made), "mode": 0, "inputs": [], "outputs": [], "title": "How to use this", "properties": {},
                      "widgets_values": [note], "color": "#432", "bgcolor": "#000"})
     return {"last_node_id": len(made), "last_link_id": len(links), "nodes": made, "links": links, "groups": [], "config": {},

@@ -52,7 +52,8 @@ class ESCDiffExampleReference(io.ComfyNode):
 
         specs = dict(zip(example_names(), [*shape_references(), *appearance_references()], strict=True))
         drawn = render(lookup(specs, example, "example"))
-        return io.NodeOutput(to_host([drawn.image]), torch.from_numpy(drawn.mask)[None])
+        picture = to_host([drawn.image])
+        return io.NodeOutput(picture, torch.from_numpy(drawn.mask)[None], ui=ui.PreviewImage(picture, cls=cls))
 
 
 class ESCDiffLoadReferenceEncoder(io.ComfyNode):

@@ -142,6 +142,13 @@ def test_nodes_do_not_overlap(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+def test_all_of_it_fits_a_page_with_words_large_enough(name):
+    """The front end opens a template so that all of it is seen, and leaves out words that would be too small."""
+    nodes = {n["id"]: n for n in ui_file(name)["nodes"]}
+    assert builder.zoom_of(*({i: n[part] for i, n in nodes.items()} for part in ("pos", "size"))) >= 0.57
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_thumbnail_shows_what_went_in_and_what_came_out(name):
     with Image.open(WORKFLOWS / f"{builder.TITLES[name]}.jpg") as picture:
         assert picture.format == "JPEG" and picture.size == builder.thumbnails.SIZE
