@@ -24,7 +24,7 @@ def model(tmp_path_factory):
 def test_two_loras_read_a_prompt_each_and_share_out_the_columns(model, monkeypatch):
     monkeypatch.setattr(unzip, "OPENINGS", (range(1), range(2, 3)))
     tuner = Tuner(model, [disc()], find_recipe("unziplora", "appearance", **{**QUICK, "steps": 4}), describe="on a red table",
-                  class_word="disc")
+                  class_word="disc", precision="fp32")
     layers = {n: m for n, m in tuner.unet.named_modules() if isinstance(m, unzip.TwoLoRA)}
     assert len(layers) == 16 * 8, "four linears of both attentions of all 16 layers"
     drawn = tuner.draws(np.random.default_rng(0), 1)
@@ -96,7 +96,7 @@ def test_the_score_of_a_column_is_the_sum_of_weight_times_gradient(monkeypatch):
 def test_of_two_loras_the_first_is_kept(model, monkeypatch):
     monkeypatch.setattr(unzip, "OPENINGS", (range(1),))
     with torch.enable_grad():
-        tuner = Tuner(model, [disc()], find_recipe("unziplora", "shape", **QUICK), describe="on a red table")
+        tuner = Tuner(model, [disc()], find_recipe("unziplora", "shape", **QUICK), describe="on a red table", precision="fp32")
         made = tuner.run()
     assert made.form == "lora"
     x, t, context = torch.ones(1, 4, 8, 8), torch.tensor([5]), encode_prompts(model, ["a star"])

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..reference import load_reference
 from .blocks import find_preset
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
+from .lean import for_training
 from .precision import autocast
 from .private import private_copy
 from .recipes import Recipe
@@ -112,8 +113,9 @@ def train_filter(model: DiffusionModel, seen: Seen, recipe: Recipe, steps: int, 
     network = make_filter(model, features[0], seed).train()
     word = starting_word(model, recipe.init_word)
     blocks = find_preset(recipe.preset).blocks(kind, model.unet.state_dict())
-    texts = TrainingTexts(model, blocks, recipe.word, recipe.plain_share)
     unet = private_copy(model.unet)
+    encoder, _ = for_training(unet, model.text_encoder, model.device)
+    texts = TrainingTexts(replace(model, text_encoder=encoder), blocks, recipe.word, recipe.plain_share)
     install(unet, texts.route, constant=(0,) if texts.hides and recipe.plain_share == 1 else ())
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     alphas, began = model.schedule.alphas_cumprod().to(model.device), time.monotonic()

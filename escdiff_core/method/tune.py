@@ -9,12 +9,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from ..attribute import Attribute
@@ -28,6 +27,7 @@ from .draws import Draws, pool_rows
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter, merge, starting_word
 from .forms import FORMS
+from .lean import for_training
 from .precision import autocast
 from .private import EncoderFeatures, decode, encode, tensors_of
 from .recipes import Recipe
@@ -147,10 +147,10 @@ class Tuner:
         names = tensors_of(model.unet, self.blocks, recipe.scope)
         self.trained = FORMS[recipe.form](model.unet, names, recipe.rank, self.seed)
         self.unet, self.weights = self.trained.unet, self.trained.parameters
-        self.texts = TrainingTexts(model, self.blocks, self.plain, recipe.plain_share, recipe.layout, self.trained.slots)
+        encoder, self.masters = for_training(self.unet, model.text_encoder, model.device, self.precision)
+        self.texts = TrainingTexts(replace(model, text_encoder=encoder), self.blocks, self.plain, recipe.plain_share, recipe.layout,
+                                   self.trained.slots)
         self.route = self.texts.route
-        if model.device.type == "cpu":
-            self.unet.set_attn_processor(AttnProcessor())      # plain bmm: its backward is faster there than the fused kernel's
         hidden = self.texts.hides and recipe.plain_share == 1          # slot 0 never sees the token
         install(self.unet, self.route, constant=(0,) if hidden else (), packed=self.blocks if self.trained.slots else ())
         if self.checkpointing:
@@ -163,7 +163,10 @@ class Tuner:
 
     def _build_optimizer(self) -> None:
         recipe = self.recipe
-        groups = [{"params": list(self.weights.values()), "lr": recipe.lr_weights}] if self.weights else []
+        weights = list(self.weights.values())
+        if self.masters is not None:
+            weights = [self.masters.flat, *(w for w in weights if w not in self.masters)]
+        groups = [{"params": weights, "lr": recipe.lr_weights}] if weights else []
         groups.append({"params": [self.offset], "lr": recipe.lr_token})
         if self.filter_trains:
             groups.append({"params": list(self.network.parameters()), "lr": recipe.lr_filter})
@@ -188,6 +191,8 @@ class Tuner:
         """
         live, trained = [p.clone() for p in self.trained_tensors()], self.trained_tensors()
         torch._foreach_copy_(trained, self.average)
+        if self.masters is not None:
+            self.masters.refresh()         # back with the next step
         try:
             yield
         finally:
@@ -226,6 +231,8 @@ class Tuner:
 
     def loss(self) -> torch.Tensor:
         """The loss of the next step, with its graph."""
+        if self.masters is not None:
+            self.masters.refresh()
         rng = np.random.default_rng((self.seed, 12, self.done))
         if self.recipe.cached and self.pool is None:
             with autocast(self.model.device, self.precision):
@@ -251,7 +258,9 @@ class Tuner:
         try:
             loss = self.loss()
             loss.backward()
-            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
+            if self.masters is not None:
+                self.masters.collect()
+            self._clip()
             self.optimizer.step()
             self.trained.after(self.done)
         except (RuntimeError, MemoryError) as error:
@@ -259,6 +268,8 @@ class Tuner:
                 raise self._out_of_memory() from error
             raise
         finally:
+            if self.masters is not None:
+                self.masters.forget()
             self.optimizer.zero_grad(set_to_none=True)    # a step that failed leaves nothing for the next one to add to
         self.done += 1
         torch._foreach_lerp_(self.average, self.trained_tensors(), 1 / (1 + recipe.average * (self.done - 1)))
@@ -267,6 +278,13 @@ class Tuner:
             raise ESCDiffError(f"the loss of step {self.done} is {self.report.losses[-1]}: the learning ran away; take fewer "
                                "steps or another recipe")
         return self.report.losses[-1]
+
+    def _clip(self, most: float = 1.0) -> None:
+        """Bring the gradients to a norm of at most ``most``."""
+        grads = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        norm = torch.stack(torch._foreach_norm(grads)).norm()
+        if norm.device.type != "cpu" or norm > most:               # a GPU is not asked: it would have to be waited for
+            torch._foreach_mul_(grads, (most / (norm + 1e-6)).clamp(max=1.0))
 
     def _out_of_memory(self) -> ESCDiffError:
         need = self.report.trained_state_bytes / 2**30

@@ -76,4 +76,4 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
                                               progress=lambda done, steps: tell(2 * count + PRIOR_STEPS * done // steps, total)))
         latents, weights = torch.cat([latents, kept]), torch.cat([weights, torch.ones_like(kept[:, :1])])
         words += [("", "")] * recipe.prior
-    return Views(latents, weights, tuple(w[0] for w in words), tuple(w[1] for w in words), count)
+    return Views(latents.contiguous(), weights, tuple(w[0] for w in words), tuple(w[1] for w in words), count)

@@ -1,0 +1,96 @@
+"""Training layers made lean, and half-precision weights beside fp32 masters: the same numbers, and the caller's model untouched."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from method_zoo import disc, hash_of, quick, saved, tiny_model
+
+from escdiff_core.method.half import Masters, halve, shared_copy
+from escdiff_core.method.lean import LEAN, lean_text_encoder, make_lean
+from escdiff_core.method.private import private_copy
+from escdiff_core.method.snapshots import save_snapshot
+from escdiff_core.method.tune import Tuner
+from escdiff_core.model.text import encode_prompts
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def gradients(unet, inputs):
+    """The UNet's output and the gradients of its square by all weights, x and context."""
+    x, t, context = inputs
+    x, context = (v.clone().requires_grad_() for v in (x, context))
+    out = unet(x, t, context).sample
+    named = {**dict(unet.named_parameters()), "x": x, "context": context}
+    return out, dict(zip(named, torch.autograd.grad(out.square().mean(), list(named.values())), strict=True))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 16)])
+def test_lean_layers_compute_the_same_function_and_the_same_gradients(size, model):
+    names = list(model.unet.state_dict())
+    usual, lean = (private_copy(model.unet, own=names) for _ in range(2))
+    usual.set_attn_processor(AttnProcessor())
+    make_lean(lean)
+    there, original = ({type(m) for m in unet.modules()} for unet in (lean, model.unet))
+    assert there >= set(LEAN.values()) and not original & set(LEAN.values())
+    generator = torch.Generator().manual_seed(0)
+    inputs = (torch.randn(2, 4, *size, generator=generator), torch.tensor([10, 700]),
+              torch.randn(2, 77, model.unet.config.cross_attention_dim, generator=generator))
+    (a, wanted), (b, got) = gradients(usual, inputs), gradients(lean, inputs)
+    torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()) + 1e-9, msg=name)
+
+
+def test_a_lean_text_encoder_says_the_same_and_is_another(model):
+    lean = lean_text_encoder(model.text_encoder)
+    assert lean.config is not model.text_encoder.config
+    assert all(a is b for a, b in zip(lean.parameters(), model.text_encoder.parameters(), strict=True))
+    vector = torch.randn(1, model.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(1)) / 10
+    made = []
+    for encoder in (model.text_encoder, lean):
+        token = vector.clone().requires_grad_()
+        states = encode_prompts(replace(model, text_encoder=encoder), ["a photo of a *m", "a *m on a red ground"], {"*m": token})
+        made.append((states, torch.autograd.grad(states[:, ::3].square().sum(), token)[0]))
+    for wanted, got in zip(*made, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3 * float(wanted.detach().abs().max()))
+
+
+def test_halved_weights_leave_the_old_ones_alone_and_hand_back_their_gradients(model):
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
+    twin = shared_copy(layer)
+    before = {n: p.detach().clone() for n, p in layer.named_parameters()}
+    masters = Masters(halve(twin))
+    assert [p.dtype for p in twin.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2
+    twin[0](torch.ones(1, 3, dtype=torch.bfloat16)).sum().backward()
+    masters.collect()
+    assert masters.flat.grad.tolist() == [1.0] * 8 and all(p.grad is None for p in twin[0].parameters())
+    with torch.no_grad():
+        masters.flat += 1
+    masters.refresh()
+    assert torch.equal(twin[0].bias.float(), (before["0.bias"] + 1).bfloat16().float())
+    assert torch.equal(layer[0].bias, before["0.bias"] + 1), "a master that trains is a window of the flat one"
+
+
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-shape-lora", "ostaf", "unziplora", "p-plus"])
+def test_a_run_in_bf16_goes_on_where_it_was_broken_off_and_leaves_the_model_alone(name, model, tmp_path):
+    kind = None if name.startswith("escdiff") else "shape"
+    changes = {"steps": 4, **({"lr_token": 1e-3} if name in ("ostaf", "unziplora") else {})}
+    before = hash_of(model)
+
+    def tuner():
+        return Tuner(model, [disc()], quick(name, kind=kind, **changes), precision="bf16")
+
+    whole = saved(tuner().run(), tmp_path, "whole")
+    broken = tuner()
+    broken.step(), broken.step()
+    save_snapshot(broken, tmp_path / "run")
+    assert saved(tuner().run(snapshots=tmp_path / "run", resume=True), tmp_path, "resumed") == whole
+    assert hash_of(model) == before
+    exact = Tuner(model, [disc()], quick(name, kind=kind, **changes), precision="fp32")
+    exact.run()
+    assert broken.report.losses == pytest.approx(exact.report.losses[:2], rel=0.05)
