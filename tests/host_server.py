@@ -119,6 +119,13 @@ def workflow(name: str = "pocket_quickstart", **changes) -> dict:
     return graph
 
 
+def untyped(graph: dict) -> dict:
+    """The graph with the node that learns either kind, whose output fits everywhere, as in older saved graphs."""
+    for node, kind in (("learn_shape", "shape"), ("learn_appearance", "appearance")):
+        graph[node] = {"class_type": "ESCDiffLearnAttribute", "inputs": {**graph[node]["inputs"], "kind": kind}}
+    return graph
+
+
 QUICK = {"learn_shape__steps": 2, "learn_appearance__steps": 2, "sampler__steps": 2, "latent__batch_size": 1}
 
 

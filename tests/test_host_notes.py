@@ -5,7 +5,7 @@ import time
 
 import pytest
 import websocket
-from host_server import QUICK, error_of, workflow
+from host_server import QUICK, error_of, untyped, workflow
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def test_what_a_node_found_out_stands_below_it(server, page):
 
 
 def test_an_error_is_the_sentence(server, page):
-    entry, shown = page(workflow(**QUICK, learn_shape__recipe="escdiff-appearance"))
+    entry, shown = page(untyped(workflow(**QUICK, learn_shape__recipe="escdiff-appearance")))
     error = next(m[1] for m in entry["status"]["messages"] if m[0] == "execution_error")
     assert error["exception_type"] == "ESCDiff" and error["traceback"]
     assert error_of(entry).startswith("recipe 'escdiff-appearance' learns appearance, not shape")
