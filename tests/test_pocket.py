@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from escdiff_core.attribute import Attribute
@@ -36,6 +37,11 @@ def test_the_files_are_small_and_of_one_make(pocket):
     assert float(pocket.schedule.alphas_cumprod()[-1]) < 1e-5, "the last step must hold no picture"
     crossing = [n for n in pocket.unet.attn_processors if n.endswith("attn2.processor")]
     assert [sum(n.startswith(p) for n in crossing) for p in ("down", "mid", "up")] == [6, 1, 9]
+
+
+def test_its_weights_pack_well():
+    weights = load_file(POCKET_PATH).values()
+    assert all(not (w.view(torch.int16) & 7).any() for w in weights if w.dtype is torch.float16), "pack them with pack.pack"
 
 
 def test_it_draws_what_is_asked_for(pocket):

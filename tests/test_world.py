@@ -12,6 +12,7 @@ from escdiff_core.pocket import captions, colours, icons, patterns, shapes
 from escdiff_core.pocket.grain import Grain
 from escdiff_core.pocket.group_norm import FastGroupNorm
 from escdiff_core.pocket.muon import Muon
+from escdiff_core.pocket.swatches import swatch
 from escdiff_core.pocket.tokenizer import build_vocabulary
 from escdiff_core.pocket.world import Spec, draw_spec, is_reserved, render, reserved_spec, silhouette, training_spec
 
@@ -22,6 +23,15 @@ def test_the_world_is_as_large_as_promised():
     assert len(shapes.KNOWN) >= 24 and len(patterns.KNOWN) >= 24 and len(icons.names()) >= 150 and len(colours.NAMES) >= 12
     assert len(shapes.HELD_OUT) >= 15 and len(patterns.HELD_OUT) >= 10
     assert not set(shapes.KNOWN) & set(shapes.HELD_OUT) and not set(patterns.KNOWN) & set(patterns.HELD_OUT)
+
+
+def test_a_swatch_is_all_surface():
+    drawn = [swatch(np.random.default_rng(i)) for i in range(12)]
+    assert all(d.shape == (128, 128, 3) and d.dtype == np.float32 and 0 <= d.min() and d.max() <= 1 for d in drawn)
+    assert np.array_equal(drawn[3], swatch(np.random.default_rng(3))) and not np.array_equal(drawn[3], drawn[4])
+    blocks = np.stack(drawn).reshape(12, 4, 32, 4, 32, 3)
+    busy = blocks.std((2, 4)).max(-1) > 0.01
+    assert busy.mean() > 0.95, "plain ground in a swatch"
 
 
 def test_a_seed_decides_the_picture():

@@ -12,12 +12,14 @@ import torch
 from . import colours, icons, patterns, shapes
 from .captions import caption, short_caption
 from .photographs import photograph
+from .swatches import swatch
 from .world import SIZE, render, training_spec
 
 CHUNK = 500           # pictures a worker draws at a time
 FREE = 6              # captions of a picture in any form, beside a full one and a short one
 TOKENS = 28           # longest caption, with its begin and its end; the rest of CLIP's 77 are padding
 FULL, SHORT = 0, 1    # places of a full and of a short caption
+PIECES = {"photographs": photograph, "swatches": swatch}    # pictures that have no caption, each drawn from a generator
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ def _draw(seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.
     return images, tokens.reshape(len(specs), 2 + FREE, TOKENS).astype(np.int16), np.asarray(named, np.int16)
 
 
-def _photographs(seed: int, start: int, stop: int) -> tuple[np.ndarray]:
-    drawn = np.stack([photograph(np.random.default_rng((seed, i, 6))) for i in range(start, stop)])
+def _pieces(kind: str, seed: int, start: int, stop: int) -> tuple[np.ndarray]:
+    drawn = np.stack([PIECES[kind](np.random.default_rng((seed, i, 6))) for i in range(start, stop)])
     return ((drawn * 255 + 0.5).astype(np.uint8),)
 
 
@@ -90,10 +92,10 @@ def picture_file(directory: Path, count: int, seed: int, workers: int | None = N
     return Pictures(*_files(directory, f"world-{seed}-{count}", partial(_draw, seed), count, rows, workers))
 
 
-def photograph_file(directory: Path, count: int, seed: int, workers: int | None = None) -> np.ndarray:
-    """Open, or cut first, ``count`` pieces of photographs, uint8 (count, 128, 128, 3)."""
+def piece_file(directory: Path, kind: str, count: int, seed: int, workers: int | None = None) -> np.ndarray:
+    """Open, or draw first, ``count`` pictures of a ``kind`` of :data:`PIECES`, uint8 (count, 128, 128, 3)."""
     rows = {"pictures": ((SIZE, SIZE, 3), np.uint8)}
-    return _files(directory, f"photographs-{seed}-{count}", partial(_photographs, seed), count, rows, workers)[0]
+    return _files(directory, f"{kind}-{seed}-{count}", partial(_pieces, kind, seed), count, rows, workers)[0]
 
 
 def to_tensor(pictures: np.ndarray, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

@@ -13,6 +13,24 @@ from . import config, train_unet, train_vae
 from .tokenizer import build_vocabulary
 
 
+KEPT_BITS = 7         # of fp16's ten of a weight's mantissa: as many as bf16 has, and an archive packs the zeros behind them
+
+
+def _round_off(path: Path) -> None:
+    """Round every weight of a file to ``KEPT_BITS``, so that the pack's archive is a sixth smaller."""
+    import torch
+
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    unit = 1 << (10 - KEPT_BITS)
+    rounded = {}
+    for name, weight in load_file(path).items():
+        bits = weight.view(torch.int16).int()
+        rounded[name] = ((bits + unit // 2) & -unit).to(torch.int16).view(weight.dtype) if weight.dtype is torch.float16 else weight
+    save_file(rounded, path, about)
+    path.chmod(0o644)              # safetensors makes private files
+
+
 def unpack(directory: Path) -> None:
     """Write the shipped checkpoint's parts to ``directory``, so that training can go on from them anywhere."""
     from ..model.load import load_model
@@ -45,8 +63,9 @@ def pack(directory: Path) -> None:
     config.WEIGHTS_DIR.mkdir(exist_ok=True)
     write_checkpoint(config.CHECKPOINT, unet, train_vae.load(directory, cpu),
                      train_unet.load_text(directory, cpu, torch.float32), configuration)
+    _round_off(config.CHECKPOINT)
     shutil.copyfile(directory / "vision.safetensors", config.VISION_CHECKPOINT)
-    config.VISION_CHECKPOINT.chmod(config.CHECKPOINT.stat().st_mode)   # safetensors makes private files
+    config.VISION_CHECKPOINT.chmod(config.CHECKPOINT.stat().st_mode)
     shutil.copyfile(directory / "surface_net.safetensors", surface_net.FILE)
     surface_net.FILE.chmod(config.CHECKPOINT.stat().st_mode)
     made = (config.CHECKPOINT, config.VISION_CHECKPOINT, surface_net.FILE)

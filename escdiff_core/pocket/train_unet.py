@@ -14,8 +14,8 @@ from . import config, train_vae
 from .data import SHORT, TOKENS, picture_file, to_tensor
 from .loop import Loop, MasterWeights
 
-BATCH = {"cpu": 64, "cuda": 1024}
-RATE = {"cpu": 1e-3, "cuda": 1.5e-3}
+BATCH = {"cpu": 64, "cuda": 512}
+RATE = {"cpu": 1e-3, "cuda": 1.2e-3}
 FULL_SHARE = 0.6   # of the prompts name every part
 EMPTY_PROMPTS = 0.1
 SNR_CAP = 5.0      # above this SNR the picture is decided and steps count less
@@ -63,8 +63,6 @@ def load_text(directory: Path, device: torch.device, dtype: torch.dtype) -> CLIP
 def train(directory: Path, minutes: float, device: torch.device, pictures: int, seed: int) -> None:
     """Train the denoiser for ``minutes`` and write ``unet.safetensors`` (averaged weights) to ``directory``."""
     torch.manual_seed(seed + 2)
-    drawn = picture_file(directory, pictures, seed)
-    latents, scale = latent_file(directory, drawn.images, device)
     dtype, batch = torch.bfloat16, BATCH[device.type]
     text = load_text(directory, device, dtype)
     unet = UNet2DConditionModel(**config.UNET)
@@ -79,12 +77,20 @@ def train(directory: Path, minutes: float, device: torch.device, pictures: int, 
     weight = loss_weights(alphas, schedule.config.prediction_type)
     loop = Loop("unet", directory, minutes, batch, MasterWeights(unet, lr=RATE[device.type]))
     loop.resume()
+    denoise = torch.compile(lambda x, t, c: unet(x, t, c, return_dict=False)[0])
+    if device.type == "cuda":      # compile before the pictures are there: others may still be drawing them
+        side, width = config.UNET["sample_size"], config.CONTEXT_DIM
+        x = torch.zeros(batch, 4, side, side, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        denoise(x, torch.zeros(batch, device=device, dtype=torch.long),
+                torch.zeros(batch, config.TEXT_ENCODER["max_position_embeddings"], width, device=device, dtype=dtype)).sum().backward()
+        unet.zero_grad()
+    drawn = picture_file(directory, pictures, seed)
+    latents, scale = latent_file(directory, drawn.images, device)
     latents = torch.from_numpy(latents).to(device)
     tokens = torch.from_numpy(np.array(drawn.tokens)).to(device)                             # (n, forms, TOKENS)
     empty = torch.full((config.TEXT_ENCODER["max_position_embeddings"],), config.TEXT_ENCODER["pad_token_id"], device=device)
     empty[0] = config.TEXT_ENCODER["bos_token_id"]
     quantiles = [torch.tensor(q, device=device) for q in zip(*TIMESTEP_QUANTILES, strict=True)]
-    denoise = torch.compile(lambda x, t, c: unet(x, t, c, return_dict=False)[0])
 
     def draw_timesteps() -> torch.Tensor:
         # one draw from each slice of the law: same law as independent draws, less variance between batches
