@@ -12,7 +12,6 @@ from ..metrics import surface_net
 from . import config, train_unet, train_vae
 from .tokenizer import build_vocabulary
 
-
 KEPT_BITS = 7         # of fp16's ten of a weight's mantissa: as many as bf16 has, and an archive packs the zeros behind them
 
 

@@ -1,4 +1,4 @@
-"""Pictures that are all surface, of any colours and finely repeated: what an autoencoder finds hardest, and learns from beside the world."""
+"""Pictures that are all surface, of any colours and finely repeated: what an autoencoder finds hardest."""
 
 import numpy as np
 

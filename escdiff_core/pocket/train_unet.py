@@ -81,8 +81,8 @@ def train(directory: Path, minutes: float, device: torch.device, pictures: int, 
     if device.type == "cuda":      # compile before the pictures are there: others may still be drawing them
         side, width = config.UNET["sample_size"], config.CONTEXT_DIM
         x = torch.zeros(batch, 4, side, side, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        denoise(x, torch.zeros(batch, device=device, dtype=torch.long),
-                torch.zeros(batch, config.TEXT_ENCODER["max_position_embeddings"], width, device=device, dtype=dtype)).sum().backward()
+        words = torch.zeros(batch, config.TEXT_ENCODER["max_position_embeddings"], width, device=device, dtype=dtype)
+        denoise(x, torch.zeros(batch, device=device, dtype=torch.long), words).sum().backward()
         unet.zero_grad()
     drawn = picture_file(directory, pictures, seed)
     latents, scale = latent_file(directory, drawn.images, device)

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from . import config
-from .data import piece_file, picture_file, to_tensor
+from .data import picture_file, piece_file, to_tensor
 from .group_norm import swap
 from .loop import Loop, MasterWeights
 from .perceptual import perceptual_loss
