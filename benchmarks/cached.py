@@ -23,10 +23,10 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from escdiff_core.bench import protocol
-from escdiff_core.method.encoders import choose_encoder, choose_filter
-from escdiff_core.method.plan import Use
-from escdiff_core.method.recipes import find_recipe
-from escdiff_core.method.tune import Tuner
+from escdiff_core.learning.encoders import choose_encoder, choose_filter
+from escdiff_core.learning.recipes import find_recipe
+from escdiff_core.learning.tune import Tuner
+from escdiff_core.mixing.plan import Use
 from escdiff_core.model.load import load_model
 from escdiff_core.pictures import save_text
 

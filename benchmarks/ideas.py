@@ -27,21 +27,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from escdiff_core.attribute import Attribute
 from escdiff_core.bench import protocol
 from escdiff_core.bench.protocol import Subject
-from escdiff_core.method.encoders import choose_encoder, choose_filter
-from escdiff_core.method.mix import Mix
-from escdiff_core.method.plan import Use
-from escdiff_core.method.recipes import DEFAULTS, find_recipe
-from escdiff_core.method.tune import Tuner
-from escdiff_core.method.views import Views, loss_weights
-from escdiff_core.metrics.mask import as_working, find_subject
+from escdiff_core.learning.encoders import choose_encoder, choose_filter
+from escdiff_core.learning.recipes import DEFAULTS, find_recipe
+from escdiff_core.learning.tune import Tuner
+from escdiff_core.learning.views import Views, loss_weights
 from escdiff_core.metrics.prompt_check import check
 from escdiff_core.metrics.scores import Judge, harmonic_mean
+from escdiff_core.mixing.mix import Mix
+from escdiff_core.mixing.plan import Use
 from escdiff_core.model.load import DiffusionModel, load_model
 from escdiff_core.model.sample import image_to_latents
 from escdiff_core.pictures import save_text
-from escdiff_core.pocket.captions import appearance_phrase
-from escdiff_core.pocket.config import GUIDANCE
-from escdiff_core.pocket.world import draw_spec
+from escdiff_core.reference.subject import as_working, find_subject
+from escdiff_core.worlds.pocket.captions import appearance_phrase
+from escdiff_core.worlds.pocket.config import GUIDANCE
+from escdiff_core.worlds.pocket.world import draw_spec
 
 DRAWN, STEPS = 32, 20      # own pictures to choose from, and sampling steps for each
 SEEDS = 2                  # of drawing

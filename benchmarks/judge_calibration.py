@@ -24,12 +24,12 @@ from changes import LOOKS, SERIES, blob, lit, recoloured
 
 from escdiff_core.metrics import scores
 from escdiff_core.metrics.comparison import appearance_again, shape_again
-from escdiff_core.metrics.mask import object_mask
 from escdiff_core.metrics.prompt_check import PARTS, check
 from escdiff_core.metrics.reading import read
 from escdiff_core.metrics.scores import Judge
-from escdiff_core.pocket import patterns, shapes
-from escdiff_core.pocket.world import Spec, draw_spec, render, reserved_spec
+from escdiff_core.reference.subject import object_mask
+from escdiff_core.worlds.pocket import patterns, shapes
+from escdiff_core.worlds.pocket.world import Spec, draw_spec, render, reserved_spec
 
 SEED = 7              # none of the judge's own comparison pictures come from it
 PROMPT_SEED = 4242    # of the prompt check, whose thresholds were set on pictures of seed 7

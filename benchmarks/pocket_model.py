@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from escdiff_core.metrics.prompt_check import PARTS, check
 from escdiff_core.model.load import load_model
 from escdiff_core.model.sample import image_to_latents, latents_to_images, sample
-from escdiff_core.pocket.captions import full_caption
-from escdiff_core.pocket.config import GUIDANCE
-from escdiff_core.pocket.world import render, reserved_spec
+from escdiff_core.worlds.pocket.captions import full_caption
+from escdiff_core.worlds.pocket.config import GUIDANCE
+from escdiff_core.worlds.pocket.world import render, reserved_spec
 
 AIMS = {"background": 0.98, "colours": 0.90, "shape": 0.97, "pattern": 0.85}
 

@@ -24,17 +24,17 @@ from transformers import CLIPTextConfig, CLIPTextModel
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from escdiff_core.attribute import Attribute
-from escdiff_core.method.mix import Mix
-from escdiff_core.method.plan import Use
-from escdiff_core.method.recipes import DEFAULTS, Recipe, find_recipe
-from escdiff_core.method.tune import Tuner
+from escdiff_core.learning.recipes import DEFAULTS, Recipe, find_recipe
+from escdiff_core.learning.tune import Tuner
+from escdiff_core.mixing.mix import Mix
+from escdiff_core.mixing.plan import Use
 from escdiff_core.model.families import FAMILIES
 from escdiff_core.model.load import DiffusionModel, resolve_device
 from escdiff_core.model.schedule import NoiseSchedule
 from escdiff_core.model.tokenizer import build_tokenizer
-from escdiff_core.pocket import config as pocket
-from escdiff_core.pocket.tokenizer import build_vocabulary
 from escdiff_core.reference import Reference
+from escdiff_core.worlds.pocket import config as pocket
+from escdiff_core.worlds.pocket.tokenizer import build_vocabulary
 
 SD15 = FAMILIES["sd15"]
 HALF_TEXT = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6, "projection_dim": 384}

@@ -54,15 +54,15 @@ def draw_pictures(seed: int = 0) -> None:
     """Learn the quick start's two references with the usual recipes, and draw the pictures that the thumbnails show."""
     sys.path.insert(0, str(HERE.parent))
     from escdiff_core.bench.references import appearance_references, shape_references
-    from escdiff_core.method.encoders import choose_encoder, choose_filter
-    from escdiff_core.method.mix import Mix
-    from escdiff_core.method.plan import Use
-    from escdiff_core.method.recipes import DEFAULTS, find_recipe
-    from escdiff_core.method.tune import Tuner
+    from escdiff_core.learning.encoders import choose_encoder, choose_filter
+    from escdiff_core.learning.recipes import DEFAULTS, find_recipe
+    from escdiff_core.learning.tune import Tuner
+    from escdiff_core.mixing.mix import Mix
+    from escdiff_core.mixing.plan import Use
     from escdiff_core.model.load import load_model
     from escdiff_core.pictures import save_picture
-    from escdiff_core.pocket.world import render
     from escdiff_core.reference import Reference
+    from escdiff_core.worlds.pocket.world import render
 
     model, uses = load_model("pocket"), {}
     encoder = choose_encoder("auto", model)

@@ -3,8 +3,8 @@
 from comfy_api.latest import io, ui
 
 from ..escdiff_core.errors import lookup
-from ..escdiff_core.method.blocks import PRESETS
-from ..escdiff_core.method.recipes import DEFAULTS, RECIPES, recipes_for
+from ..escdiff_core.learning.recipes import DEFAULTS, RECIPES, recipes_for
+from ..escdiff_core.unet.blocks import PRESETS
 from .schema import (
     BLOCKS,
     Attribute,
@@ -114,7 +114,7 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
 def learned(source, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=0, lora_rank=0, checkpointing=False,
             preview_every=50, token_name=""):
     """Run stage 3 and return (attribute, its losses); the parameters are those of :func:`tuning_inputs`."""
-    from ..escdiff_core.method.recipes import find_recipe
+    from ..escdiff_core.learning.recipes import find_recipe
     from .host.learning import learn
 
     row = find_recipe(recipe, token.kind, steps=steps or None, preset=None if preset == AUTO else preset,
@@ -235,7 +235,7 @@ class ESCDiffTrainFilters(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder="", **_):
-        from ..escdiff_core.method.train_filters import folder_of
+        from ..escdiff_core.learning.train_filters import folder_of
         from .host.folders import version_of
 
         return version_of(folder_of(folder) if folder else None)

@@ -40,7 +40,7 @@ def prompt_inputs() -> list:
 def put_together(model, shape=None, appearance=None, shape_strength=1.0, appearance_strength=1.0, middle="shape",
                  shape_start=0.0, shape_end=1.0, appearance_start=0.0, appearance_end=1.0, overlap="divide"):
     """The model with the attributes on it; parameters are those of :func:`attribute_inputs`."""
-    from ..escdiff_core.method.plan import Use
+    from ..escdiff_core.mixing.plan import Use
     from .host.mixing import mix
 
     uses = [None if attribute is None else Use(attribute, *how) for attribute, *how in (

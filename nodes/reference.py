@@ -7,7 +7,7 @@ from .schema import BLOCKS, POCKET, Encoder, Features, advanced, mask_input, mod
 
 def example_names() -> list[str]:
     """The example pictures: held-out shapes and patterns that the pocket model never saw."""
-    from ..escdiff_core.pocket import patterns, shapes
+    from ..escdiff_core.worlds.pocket import patterns, shapes
 
     return [f"shape: {n}" for n in shapes.HELD_OUT] + [f"appearance: {n}" for n in patterns.HELD_OUT]
 
@@ -47,7 +47,7 @@ class ESCDiffExampleReference(io.ComfyNode):
 
         from ..escdiff_core.bench.references import appearance_references, shape_references
         from ..escdiff_core.errors import lookup
-        from ..escdiff_core.pocket.world import render
+        from ..escdiff_core.worlds.pocket.world import render
         from .pictures import to_host
 
         specs = dict(zip(example_names(), [*shape_references(), *appearance_references()], strict=True))

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..escdiff_core.method.recipes import DEFAULTS, recipes_for
+from ..escdiff_core.learning.recipes import DEFAULTS, recipes_for
 from .learn import AUTO, learned
 from .mix import prompt_inputs, put_together
 from .schema import Encoder, Look, Shape, advanced, model_inputs, schema, seed_input
@@ -58,7 +58,7 @@ class ESCDiffShapeAndLook(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, shape_picture, look_picture, prompt, negative, seed, class_word="", shape_mask=None,
                 look_mask=None, encoder=None, shape_strength=1.0, look_strength=1.0, shape_recipe=AUTO, look_recipe=AUTO, **rest):
-        from ..escdiff_core.method.recipes import find_recipe
+        from ..escdiff_core.learning.recipes import find_recipe
         from .host.contract import require
         from .host.learning import Source, Token, read_reference
         from .host.mixing import conditioning, warn_of_missing_tokens

@@ -106,7 +106,7 @@ def routing(model, clip, vae, direct, made, before):
     found["wrapper_sees_the_same"] = largest(plain_out, draw(watched, positive, negative))
     x, sigma, given, out = seen[0]
     found["cfg_in_one_batch"] = len(x) == 2 and len(seen) == 3
-    method = core("escdiff_core.method.mix")
+    method = core("escdiff_core.mixing.mix")
     variant = method.Mix(direct, method.Use(made["shape"]), method.Use(made["appearance"])).variant(0.5)
     sampling = model.get_model_object("model_sampling")
     width = given["c_crossattn"].shape[-1]
@@ -179,7 +179,7 @@ def exports(model, clip, made):
     found["saved_twice"] = [Path(node("ESCDiffSaveAttribute", attribute=made[kind], name="probe/shape")[1]).name
                             for kind in ("shape", "appearance")]
     node("ESCDiffSaveAttribute", attribute=shape, name="probe/coffee_filter")
-    filters, folders = core("escdiff_core.method.filters"), core("nodes.host.folders")
+    filters, folders = core("escdiff_core.learning.filters"), core("nodes.host.folders")
     filters.save_filters({"shape": filters.AttributeFilter(4, 0, 4, 4)}, folders.attribute_path("probe/mine"), "f" * 64, 0.1)
     found["free_names"] = [folders.free_path("probe/mine", lambda path, may=may: may).name for may in (False, True)]
     (BASE / "elsewhere").mkdir()

@@ -32,7 +32,7 @@ class Counter:
     """Counts what learning costs: steps, private copies, features read."""
 
     def __init__(self):
-        tuner, learning = core("escdiff_core.method.tune").Tuner, core("nodes.host.learning")
+        tuner, learning = core("escdiff_core.learning.tune").Tuner, core("nodes.host.learning")
         self.counts = {"steps": 0, "copies": 0, "features": 0}
         for name, owner, function in (("steps", tuner, "step"), ("copies", learning, "private_model"),
                                       ("features", learning, "reference_features")):
@@ -73,7 +73,7 @@ def cached(model, clip, vae, encoder, image, mask, count, page):
 
 def keys(model, clip, vae, encoder, image, mask):
     """The key of the same inputs under another thread count, and of each input changed."""
-    learning, recipes = core("nodes.host.learning"), core("escdiff_core.method.recipes")
+    learning, recipes = core("nodes.host.learning"), core("escdiff_core.learning.recipes")
     name = "diffusion_model.input_blocks.1.1.proj_in.weight"
 
     def patched(patcher, where, strength):
@@ -111,7 +111,7 @@ def keys(model, clip, vae, encoder, image, mask):
             next(module.parameters()).data.add_(0.01)
     skipped = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=-2)[0]
     tower = replace(encoder, mean=(0.4, 0.5, 0.5))
-    filters = core("escdiff_core.method.encoders").POCKET_FILTERS
+    filters = core("escdiff_core.worlds.pocket.config").FILTERS
     copied = shutil.copy(filters, found["base"] + "/filters.safetensors")
     with open(copied, "ab") as file:
         file.write(b" ")
@@ -261,7 +261,7 @@ def main() -> None:
 
     found["base"] = str(BASE)
     with torch.inference_mode():
-        recipes = core("escdiff_core.method.recipes").RECIPES         # a dozen learnings: most of each would be its 64 views
+        recipes = core("escdiff_core.learning.recipes").RECIPES         # a dozen learnings: most of each would be its 64 views
         recipes[LEARN["recipe"]] = replace(recipes[LEARN["recipe"]], views=4)
         user_s = node("ESCDiffLoadPocketModel")
         names, page, count = core("nodes.reference").example_names(), Page(), Counter()

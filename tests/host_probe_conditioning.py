@@ -22,7 +22,7 @@ def attribute(model, kind: str, seed: int):
     delta = {n: 0.2 * t.std() * torch.randn(t.shape, generator=generator) for n, t in weights.items()
              if n.startswith((own.format(4), own.format(5))) and n.endswith("attn2.to_v.weight")}
     assert delta
-    block_of = core("escdiff_core.method.blocks").block_of
+    block_of = core("escdiff_core.unet.blocks").block_of
     blocks = {block_of(name) for original, name in places.items() if original.startswith(own.split("{")[0])}
     return core("escdiff_core.attribute").Attribute(
         kind=kind, token={"shape": "*m", "appearance": "*a"}[kind], word=kind, delta=delta, blocks=tuple(sorted(blocks)),
@@ -177,7 +177,7 @@ def main() -> None:
     with torch.inference_mode():
         model, clip, vae, *_ = node("ESCDiffLoadPocketModel")
         direct = core("escdiff_core.model.load").load_model("pocket", "cpu")
-        method, plain = core("escdiff_core.method.mix"), clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+        method, plain = core("escdiff_core.mixing.mix"), clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
         made = {kind: attribute(model, kind, seed) for seed, kind in enumerate(("shape", "appearance"))}
         uses = [method.Use(made["shape"]), method.Use(made["appearance"])]
         routed = node("ESCDiffApply", model=model, **made)

@@ -42,7 +42,7 @@ def beside_headless(model, result, both, steps=6):
 
 def layouts(model, clip, direct, made):
     """Tokens that every block sees, tokens with a vector per layer, and tokens with one per stage, beside the headless mix."""
-    method, stages = core("escdiff_core.method.mix"), core("escdiff_core.choices").STAGES
+    method, stages = core("escdiff_core.mixing.mix"), core("escdiff_core.choices").STAGES
     generator, different = torch.Generator().manual_seed(5), {}
     for name, layout, count in (("all", "one", 1), ("layers", "layers", 16), ("stages", "stages", stages),
                                 ("both", "layers+stages", 16 * stages)):
@@ -61,7 +61,7 @@ def layouts(model, clip, direct, made):
 
 def overlaps(model, clip, direct, made):
     """Both attributes on the same weights, divided and added, at unlike strengths and with the middle the appearance's."""
-    method, different = core("escdiff_core.method.mix"), {}
+    method, different = core("escdiff_core.mixing.mix"), {}
     names = [n for n in made["shape"].delta if n in made["appearance"].delta]
     found["overlapping_tensors"] = len(names)
     for overlap in core("escdiff_core.choices").OVERLAPS:
@@ -75,7 +75,7 @@ def overlaps(model, clip, direct, made):
 
 def schedule(model, clip, direct, made):
     """With a start and an end, each step computes what the headless mix computes at that point, still in one batch."""
-    method, seen = core("escdiff_core.method.mix"), []
+    method, seen = core("escdiff_core.mixing.mix"), []
     plain = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
     before = draw(model, plain, plain)
     both = method.Mix(direct, method.Use(made["shape"], end=0.65), method.Use(made["appearance"], start=0.35))

@@ -18,7 +18,7 @@ WORKFLOWS = ROOT / "example_workflows" / "api"
 def prepare_base(base: Path, models: Path) -> None:
     """A base directory with the pack in it, the generated SD 1.5 files, and a picture to load."""
     from escdiff_core.bench.references import shape_references
-    from escdiff_core.pocket.world import render
+    from escdiff_core.worlds.pocket.world import render
 
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes" / "escdiff").symlink_to(ROOT)

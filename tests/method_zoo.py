@@ -10,15 +10,15 @@ import torch
 from model_zoo import POCKET, random_modules
 
 from escdiff_core.attribute import Attribute
-from escdiff_core.method.blocks import find_preset
-from escdiff_core.method.private import tensors_of
-from escdiff_core.method.recipes import Recipe, find_recipe
+from escdiff_core.learning.recipes import Recipe, find_recipe
 from escdiff_core.model.checkpoint import write_checkpoint
 from escdiff_core.model.load import DiffusionModel, load_model
 from escdiff_core.model.names import unet_map
-from escdiff_core.pocket.config import TEXT_ENCODER, VOCABULARY_SIZE
-from escdiff_core.pocket.tokenizer import build_vocabulary
 from escdiff_core.reference import Reference
+from escdiff_core.unet.blocks import find_preset
+from escdiff_core.unet.copy import tensors_of
+from escdiff_core.worlds.pocket.config import TEXT_ENCODER, VOCABULARY_SIZE
+from escdiff_core.worlds.pocket.tokenizer import build_vocabulary
 
 QUICK = {"steps": 2, "batch_size": 2, "views": 2, "warmup_steps": 0, "rank": 2, "pool": 4}
 WIDTH = 32

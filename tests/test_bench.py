@@ -20,7 +20,7 @@ from escdiff_core.bench.protocol import Subject, appearance_references, shape_re
 from escdiff_core.cli import bench as command
 from escdiff_core.cli import main
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method.recipes import RECIPES
+from escdiff_core.learning.recipes import RECIPES
 from escdiff_core.metrics.scores import harmonic_mean
 from escdiff_core.model.load import load_model
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.cli import COMMANDS, main
-from escdiff_core.method.blocks import PRESETS
-from escdiff_core.method.recipes import RECIPES
+from escdiff_core.learning.recipes import RECIPES
 from escdiff_core.model.load import load_model
 from escdiff_core.reference import load_reference
+from escdiff_core.unet.blocks import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -306,7 +306,7 @@ def test_out_of_memory_is_one_line(capsys, quick_recipes, tmp_path, monkeypatch)
     def large(*_args, **_kwargs):
         raise MemoryError
 
-    monkeypatch.setattr("escdiff_core.method.views.image_to_latents", large)
+    monkeypatch.setattr("escdiff_core.learning.views.image_to_latents", large)
     status, _, err = run(capsys, *learn(**{"--out": tmp_path / "a.safetensors"}))
     assert status == 2 and err.strip().startswith("escdiff: out of memory") and len(err.strip().splitlines()) == 1
 

@@ -6,9 +6,9 @@ from tqdm import tqdm
 
 from escdiff_core.cli import demo
 from escdiff_core.cli.drawings import duck, giraffe
-from escdiff_core.metrics.mask import find_subject
 from escdiff_core.metrics.scores import Judge
 from escdiff_core.pictures import compose_sheet
+from escdiff_core.reference.subject import find_subject
 
 
 @pytest.mark.parametrize(("draw", "share"), [(duck, 0.36), (giraffe, 0.55)], ids=["duck", "giraffe"])

@@ -9,17 +9,17 @@ from escdiff_core.attribute import Attribute
 from escdiff_core.attribute.export import export_embedding
 from escdiff_core.choices import FORMS, STAGES
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method.blocks import KINDS, block_of, find_preset
-from escdiff_core.method.mix import Mix
-from escdiff_core.method.plan import Use
-from escdiff_core.method.private import tensors_of
-from escdiff_core.method.recipes import RECIPES, WORDS, find_recipe
-from escdiff_core.method.route import pack
-from escdiff_core.method.tokens import cross_blocks, in_one, stage_of
-from escdiff_core.method.tune import Tuner
-from escdiff_core.method.views import PRIOR_STEPS
+from escdiff_core.learning.recipes import RECIPES, WORDS, find_recipe
+from escdiff_core.learning.tune import Tuner
+from escdiff_core.learning.views import PRIOR_STEPS
+from escdiff_core.mixing.mix import Mix
+from escdiff_core.mixing.plan import Use
 from escdiff_core.model.names import unet_map
 from escdiff_core.model.text import encode_prompts
+from escdiff_core.unet.blocks import KINDS, block_of, find_preset
+from escdiff_core.unet.copy import tensors_of
+from escdiff_core.unet.route import pack
+from escdiff_core.unet.tokens import cross_blocks, in_one, stage_of
 
 FIELD = [name for name, recipe in RECIPES.items() if recipe.kind == "concept"]
 QUICK = {"steps": 2, "batch_size": 2, "views": 1, "warmup_steps": 0, "rank": 2, "lr_weights": 1e-2, "lr_token": 0.1}

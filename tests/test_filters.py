@@ -13,16 +13,18 @@ from safetensors.torch import save_file
 
 from escdiff_core.cli import main
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method.encoders import choose_encoder, choose_filter
-from escdiff_core.method.features import ReferenceEncoder, load_encoder, reference_features, unet_feature_width
-from escdiff_core.method.filters import AttributeFilter, load_filter, make_filter, merge, save_filters, starting_word
-from escdiff_core.method.recipes import RECIPES, find_recipe
-from escdiff_core.method.train_filters import Example, examples_from_folder, examples_from_world, look_at, train_filter
-from escdiff_core.method.tune import Tuner
+from escdiff_core.learning.encoders import choose_encoder, choose_filter
+from escdiff_core.learning.features import ReferenceEncoder, load_encoder, reference_features, unet_feature_width
+from escdiff_core.learning.filters import AttributeFilter, load_filter, make_filter, save_filters
+from escdiff_core.learning.recipes import RECIPES, find_recipe
+from escdiff_core.learning.train_filters import Example, examples_from_folder, look_at, train_filter
+from escdiff_core.learning.tune import Tuner
 from escdiff_core.model.families import FAMILIES
 from escdiff_core.model.load import load_model
 from escdiff_core.model.sample import image_to_latents
 from escdiff_core.model.text import word_embedding
+from escdiff_core.unet.words import merge, starting_word
+from escdiff_core.worlds.pocket.examples import examples_from_world
 
 SHAPE = find_recipe("escdiff-shape", batch_size=2, views=2, steps=1)
 
@@ -225,7 +227,7 @@ def test_training_filters_moves_them_and_leaves_the_model(model, encoder):
 
 
 def test_examples_of_the_world_hold_nothing_held_out_and_folders_need_two_pictures(tmp_path):
-    from escdiff_core.pocket import patterns, shapes
+    from escdiff_core.worlds.pocket import patterns, shapes
 
     examples = examples_from_world(5, 0)
     words = {word for e in examples for text in e.rest.values() for word in text.split()}

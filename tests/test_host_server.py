@@ -14,15 +14,15 @@ from PIL import Image
 
 from escdiff_core.bench import protocol
 from escdiff_core.cli import main
-from escdiff_core.method.encoders import choose_encoder, choose_filter
-from escdiff_core.method.mix import Mix
-from escdiff_core.method.plan import Use
-from escdiff_core.method.recipes import DEFAULTS, find_recipe
-from escdiff_core.method.tune import Tuner
-from escdiff_core.metrics.mask import as_working, find_subject
+from escdiff_core.learning.encoders import choose_encoder, choose_filter
+from escdiff_core.learning.recipes import DEFAULTS, find_recipe
+from escdiff_core.learning.tune import Tuner
 from escdiff_core.metrics.prompt_check import background_name
 from escdiff_core.metrics.scores import Judge
+from escdiff_core.mixing.mix import Mix
+from escdiff_core.mixing.plan import Use
 from escdiff_core.model.load import load_model
+from escdiff_core.reference.subject import as_working, find_subject
 
 pytestmark = pytest.mark.slow
 SD15 = {"steps": 1, "batch_size": 1, "preset": "paper", "preview_every": 0}

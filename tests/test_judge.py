@@ -13,14 +13,14 @@ from escdiff_core.errors import ESCDiffError
 from escdiff_core.metrics import scores
 from escdiff_core.metrics.appearance import appearance_of, colour_distance
 from escdiff_core.metrics.comparison import appearance_again, shape_again
-from escdiff_core.metrics.mask import PHOTOGRAPH, find_subject, object_mask
 from escdiff_core.metrics.prompt_check import PARTS, check
 from escdiff_core.metrics.reading import read
 from escdiff_core.metrics.scores import Judge, Scale, Score
 from escdiff_core.metrics.shape import align, aligned_iou, boundary_f_score
 from escdiff_core.metrics.texture import texture_distance
-from escdiff_core.pocket import patterns, shapes
-from escdiff_core.pocket.world import Spec, draw_spec, render, reserved_spec, silhouette
+from escdiff_core.reference.subject import PHOTOGRAPH, find_subject, object_mask
+from escdiff_core.worlds.pocket import patterns, shapes
+from escdiff_core.worlds.pocket.world import Spec, draw_spec, render, reserved_spec, silhouette
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "outside"))
 import changes

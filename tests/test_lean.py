@@ -7,12 +7,12 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from method_zoo import disc, hash_of, quick, saved, tiny_model
 
-from escdiff_core.method.half import Masters, halve, shared_copy
-from escdiff_core.method.lean import LEAN, lean_text_encoder, make_lean
-from escdiff_core.method.private import private_copy
-from escdiff_core.method.snapshots import save_snapshot
-from escdiff_core.method.tune import Tuner
+from escdiff_core.learning.half import Masters, halve, shared_copy
+from escdiff_core.learning.lean import LEAN, lean_text_encoder, make_lean
+from escdiff_core.learning.snapshots import save_snapshot
+from escdiff_core.learning.tune import Tuner
 from escdiff_core.model.text import encode_prompts
+from escdiff_core.unet.copy import private_copy
 
 
 @pytest.fixture(scope="module")

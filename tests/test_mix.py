@@ -8,15 +8,15 @@ import torch
 from method_zoo import WIDTH, disc, hash_of, made_attribute, tiny_model
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method.delta import changed_tensors
-from escdiff_core.method.filters import starting_word
-from escdiff_core.method.mix import Mix, token_vectors
-from escdiff_core.method.plan import MIDDLES, Use, schedule_parts
-from escdiff_core.method.recipes import find_recipe
-from escdiff_core.method.tune import Tuner
+from escdiff_core.learning.recipes import find_recipe
+from escdiff_core.learning.tune import Tuner
+from escdiff_core.mixing.delta import changed_tensors
+from escdiff_core.mixing.mix import Mix, token_vectors
+from escdiff_core.mixing.plan import MIDDLES, Use, schedule_parts
 from escdiff_core.model.names import unet_map
 from escdiff_core.model.sample import sample
 from escdiff_core.model.text import Words, encode_prompts
+from escdiff_core.unet.words import starting_word
 
 DRAW = {"steps": 2, "size": 32, "seed": 3, "guidance_scale": 3.0}
 PROMPT = "a photo of a *a *m on a red background"
@@ -283,8 +283,8 @@ def test_a_style_is_a_last_row_that_every_self_attention_sees_and_nothing_of_it_
 
 @torch.no_grad()
 def test_shared_attention_brings_queries_and_keys_to_the_reference_s_statistics(model):
-    from escdiff_core.method.private import private_copy
-    from escdiff_core.method.shared_attention import _aligned, share_attention
+    from escdiff_core.mixing.shared_attention import _aligned, share_attention
+    from escdiff_core.unet.copy import private_copy
 
     x = torch.randn(3, 50, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 3.0, 0.2])[:, None, None] + 4
     aligned = _aligned(x)

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from model_zoo import OWN, POCKET, REDUCED_SD15, SD15, halved, outputs, random_m
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from escdiff_core import registry
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.model import load as load_module
 from escdiff_core.model.checkpoint import write_checkpoint
 from escdiff_core.model.families import CONFIG_KEY
 from escdiff_core.model.load import fingerprint, load_model, resolve_device
@@ -174,8 +175,8 @@ def test_bad_path_is_refused(name, words, tmp_path):
 
 
 def test_absent_pocket_says_how_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(load_module, "POCKET_PATH", tmp_path / "pocket.safetensors")
-    monkeypatch.setitem(load_module.NAMED_MODELS, "pocket", tmp_path / "pocket.safetensors")
+    moved = replace(registry.find_world("pocket"), checkpoint=tmp_path / "pocket.safetensors")
+    monkeypatch.setattr(registry, "worlds", lambda: {"pocket": moved})
     with pytest.raises(ESCDiffError, match=r"install the pack again.*or give --model PATH"):
         load_model("pocket")
 

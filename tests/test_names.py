@@ -5,7 +5,7 @@ import pytest
 from escdiff_core.cli import main
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.files import file_below, next_free
-from escdiff_core.method.train_filters import examples_from_folder
+from escdiff_core.learning.train_filters import examples_from_folder
 
 
 @pytest.mark.parametrize("name, path", [
@@ -46,7 +46,7 @@ def test_a_number_goes_behind_the_longest_name_too(tmp_path):
 
 @pytest.mark.parametrize("out", ["n" * 300 + ".safetensors", "n" * 300 + "/a.safetensors"])
 def test_a_path_that_is_too_long_is_told_before_the_work(out, tmp_path, capsys, monkeypatch):
-    from escdiff_core.method import tune
+    from escdiff_core.learning import tune
 
     monkeypatch.setattr(tune.Tuner, "step", lambda self: pytest.fail("learning has begun"))
     reference = tmp_path / "reference.png"

@@ -10,9 +10,9 @@ from method_zoo import made_attribute, tiny_model
 
 from escdiff_core.attribute.tensors import differences
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method.delta import named_differences, own_channels
-from escdiff_core.method.mix import Mix
-from escdiff_core.method.plan import Use
+from escdiff_core.mixing.delta import named_differences, own_channels
+from escdiff_core.mixing.mix import Mix
+from escdiff_core.mixing.plan import Use
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,16 @@ from torch import nn
 from escdiff_core.attribute import Attribute
 from escdiff_core.bench import protocol
 from escdiff_core.cli import main
-from escdiff_core.method.encoders import choose_encoder, choose_filter
-from escdiff_core.method.recipes import find_recipe
-from escdiff_core.method.tune import Tuner
+from escdiff_core.learning.encoders import choose_encoder, choose_filter
+from escdiff_core.learning.recipes import find_recipe
+from escdiff_core.learning.tune import Tuner
 from escdiff_core.metrics.prompt_check import check
-from escdiff_core.model.load import POCKET_PATH, load_model
+from escdiff_core.model.load import load_model
 from escdiff_core.model.sample import image_to_latents, latents_to_images, sample
-from escdiff_core.pocket import config
-from escdiff_core.pocket.captions import full_caption
-from escdiff_core.pocket.loop import Loop, MasterWeights
-from escdiff_core.pocket.world import render, reserved_spec
+from escdiff_core.worlds.pocket import config
+from escdiff_core.worlds.pocket.captions import full_caption
+from escdiff_core.worlds.pocket.loop import Loop, MasterWeights
+from escdiff_core.worlds.pocket.world import render, reserved_spec
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def pocket():
 
 
 def test_the_files_are_small_and_of_one_make(pocket):
-    assert POCKET_PATH == config.CHECKPOINT and POCKET_PATH.stat().st_size <= 48e6
+    assert config.CHECKPOINT.stat().st_size <= 48e6
     assert config.VISION_CHECKPOINT.stat().st_size <= 8e6
     assert pocket.native_size == 128 and pocket.schedule.beta_end == 0.03
     assert float(pocket.schedule.alphas_cumprod()[-1]) < 1e-5, "the last step must hold no picture"
@@ -40,7 +40,7 @@ def test_the_files_are_small_and_of_one_make(pocket):
 
 
 def test_its_weights_pack_well():
-    weights = load_file(POCKET_PATH).values()
+    weights = load_file(config.CHECKPOINT).values()
     assert all(not (w.view(torch.int16) & 7).any() for w in weights if w.dtype is torch.float16), "pack them with pack.pack"
 
 

@@ -10,10 +10,10 @@ from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method.blocks import KINDS, PRESETS, block_of, find_preset
-from escdiff_core.method.recipes import RECIPES, Recipe, find_recipe
+from escdiff_core.learning.recipes import RECIPES, Recipe, find_recipe
 from escdiff_core.model.families import FAMILIES
 from escdiff_core.model.names import to_canonical, to_diffusers, unet_map
+from escdiff_core.unet.blocks import KINDS, PRESETS, block_of, find_preset
 
 DOWN = {f"down_blocks.{level}.{part}" for level in range(4) for part in (0, 1, "resample")} - {"down_blocks.3.resample"}
 UP = {f"up_blocks.{level}.{part}" for level in range(4) for part in (0, 1, 2, "resample")} - {"up_blocks.3.resample"}
@@ -121,7 +121,7 @@ def test_prompts_make_sense_when_nothing_is_known_of_the_rest():
 
 def test_names_come_without_what_is_heavy_behind_them():
     """ComfyUI reads recipes and presets when it starts; torch, diffusers and peft wait until a node runs."""
-    code = ("import sys; import escdiff_core.method.recipes, escdiff_core.method.blocks\n"
+    code = ("import sys; import escdiff_core.learning.recipes, escdiff_core.unet.blocks\n"
             "print([m for m in ('torch', 'diffusers', 'peft', 'transformers', 'scipy') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
@@ -129,6 +129,6 @@ def test_names_come_without_what_is_heavy_behind_them():
 
 def test_every_form_has_its_row():
     from escdiff_core.choices import FORMS
-    from escdiff_core.method import forms
+    from escdiff_core.learning import forms
 
     assert tuple(forms.FORMS) == FORMS

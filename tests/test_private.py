@@ -6,8 +6,9 @@ import pytest
 import torch
 from method_zoo import WIDTH, hash_of, tiny_model
 
-from escdiff_core.method.blocks import block_of
-from escdiff_core.method.private import decode, encode, private_copy, tensors_of
+from escdiff_core.unet.blocks import block_of
+from escdiff_core.unet.copy import private_copy, tensors_of
+from escdiff_core.unet.halves import decode, encode
 
 
 @pytest.fixture(scope="module")

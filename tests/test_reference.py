@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.metrics.mask import PHOTOGRAPH, find_subject
 from escdiff_core.reference import Reference, load_reference
 from escdiff_core.reference import decode as decode_module
 from escdiff_core.reference.picture import fitting_size
+from escdiff_core.reference.subject import PHOTOGRAPH, find_subject
 
 
 def scene(height=96, width=96):

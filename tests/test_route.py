@@ -4,9 +4,9 @@ import pytest
 import torch
 from method_zoo import WIDTH, tiny_model
 
-from escdiff_core.method.blocks import KINDS, PRESETS, block_of
-from escdiff_core.method.private import private_copy
-from escdiff_core.method.route import Route, derive_route, install, pack, without_tokens
+from escdiff_core.unet.blocks import KINDS, PRESETS, block_of
+from escdiff_core.unet.copy import private_copy
+from escdiff_core.unet.route import Route, derive_route, install, pack, without_tokens
 
 
 @pytest.fixture(scope="module")

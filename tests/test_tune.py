@@ -9,13 +9,14 @@ from method_zoo import QUICK, disc, hash_of, quick, saved, tiny_model
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method import precision
-from escdiff_core.method.blocks import PRESETS, block_of
-from escdiff_core.method.draws import pool_rows
-from escdiff_core.method.private import encode, tensors_of
-from escdiff_core.method.recipes import RECIPES, find_recipe
-from escdiff_core.method.tune import Tuner
-from escdiff_core.method.views import prepare_views
+from escdiff_core.learning import precision
+from escdiff_core.learning.batches import pool_rows
+from escdiff_core.learning.recipes import RECIPES, find_recipe
+from escdiff_core.learning.tune import Tuner
+from escdiff_core.learning.views import prepare_views
+from escdiff_core.unet.blocks import PRESETS, block_of
+from escdiff_core.unet.copy import tensors_of
+from escdiff_core.unet.halves import encode
 
 
 @pytest.fixture(scope="module")

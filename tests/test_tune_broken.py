@@ -6,10 +6,10 @@ from method_zoo import disc, hash_of, quick, saved, tiny_model
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.method import precision, snapshots, tune, unzip
-from escdiff_core.method.filters import make_filter
-from escdiff_core.method.private import decode
-from escdiff_core.method.tune import Tuner, expected_state_bytes
+from escdiff_core.learning import precision, snapshots, tune, unzip
+from escdiff_core.learning.filters import make_filter
+from escdiff_core.learning.tune import Tuner, expected_state_bytes
+from escdiff_core.unet.halves import decode
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ import pytest
 import torch
 from method_zoo import disc, tiny_model
 
-from escdiff_core.method import unzip
-from escdiff_core.method.mix import Mix
-from escdiff_core.method.plan import Use
-from escdiff_core.method.recipes import find_recipe
-from escdiff_core.method.route import pack
-from escdiff_core.method.tune import Tuner
+from escdiff_core.learning import unzip
+from escdiff_core.learning.recipes import find_recipe
+from escdiff_core.learning.tune import Tuner
+from escdiff_core.mixing.mix import Mix
+from escdiff_core.mixing.plan import Use
 from escdiff_core.model.text import encode_prompts
+from escdiff_core.unet.route import pack
 
 QUICK = {"steps": 2, "batch_size": 2, "views": 1, "warmup_steps": 0, "rank": 2, "lr_weights": 1e-2, "lr_token": 0.1}
 

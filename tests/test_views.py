@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from method_zoo import disc
 
-from escdiff_core.method.augment import AUGMENTATIONS, reshape
+from escdiff_core.learning.views import view_sources
 from escdiff_core.reference import Reference
+from escdiff_core.worlds.pocket.views import reshape
 
 
 @pytest.mark.parametrize("subject", ["disc", "wire", "speck", "square", "frame", "whole"])
@@ -18,7 +19,7 @@ def test_views_of_any_subject_stay_inside_the_picture(augmentation, subject):
     image = np.stack([x / 64, y / 96, 0 * x], -1).astype(np.float32)
     reference = Reference(image, mask)
     for seed in range(6):
-        view = AUGMENTATIONS[augmentation](reference.image, reference.mask, np.random.default_rng(seed))
+        view = view_sources()[augmentation].draw(reference.image, reference.mask, np.random.default_rng(seed))
         assert view.image.shape == image.shape and view.mask.shape == mask.shape and view.image.dtype == np.float32
         assert np.isfinite(view.image).all() and view.image.min() >= 0 and view.image.max() <= 1
         assert view.mask.sum() > 0 and view.rest and view.behind

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.pocket import captions, colours, icons, patterns, shapes
-from escdiff_core.pocket.grain import Grain
-from escdiff_core.pocket.group_norm import FastGroupNorm
-from escdiff_core.pocket.muon import Muon
-from escdiff_core.pocket.swatches import swatch
-from escdiff_core.pocket.tokenizer import build_vocabulary
-from escdiff_core.pocket.world import Spec, draw_spec, is_reserved, render, reserved_spec, silhouette, training_spec
+from escdiff_core.worlds.pocket import captions, colours, icons, patterns, shapes
+from escdiff_core.worlds.pocket.grain import Grain
+from escdiff_core.worlds.pocket.group_norm import FastGroupNorm
+from escdiff_core.worlds.pocket.muon import Muon
+from escdiff_core.worlds.pocket.swatches import swatch
+from escdiff_core.worlds.pocket.tokenizer import build_vocabulary
+from escdiff_core.worlds.pocket.world import Spec, draw_spec, is_reserved, render, reserved_spec, silhouette, training_spec
 
 HELD_OUT = set(shapes.HELD_OUT) | set(patterns.HELD_OUT)
 

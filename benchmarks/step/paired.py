@@ -20,8 +20,8 @@ sys.path[:0] = [root, root + "/benchmarks"]
 import torch
 torch.set_num_threads(int(threads))
 from tuning_speed import reference
-from escdiff_core.method.recipes import find_recipe
-from escdiff_core.method.tune import Tuner
+from escdiff_core.learning.recipes import find_recipe
+from escdiff_core.learning.tune import Tuner
 from escdiff_core.model.load import load_model
 tuner = Tuner(load_model(checkpoint, device="cpu"), [reference(128)], find_recipe(recipe))
 for _ in sys.stdin:

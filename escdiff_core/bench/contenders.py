@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..method.recipes import DEFAULTS, RECIPES, Recipe, find_recipe
+from ..learning.recipes import DEFAULTS, RECIPES, Recipe, find_recipe
 
 ENDLESS = 100_000
 

@@ -14,19 +14,19 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import ESCDiffError
-from ..method.augment import nearest_names
-from ..method.mix import Mix
-from ..method.plan import Use
 from ..metrics.comparison import other_shapes
 from ..metrics.scores import Judge, attribute_scores, harmonic_mean, mix_scores, prompt_share
+from ..mixing.mix import Mix
+from ..mixing.plan import Use
 from ..model.load import DiffusionModel
 from ..pictures import to_bytes
-from ..pocket import colours, shapes
-from ..pocket.captions import appearance_phrase
-from ..pocket.config import GUIDANCE
-from ..pocket.world import SIZE, Spec, draw_spec, render
 from ..reference import Reference, load_reference
 from ..words import with_articles
+from ..worlds.pocket import colours, shapes
+from ..worlds.pocket.captions import appearance_phrase
+from ..worlds.pocket.config import GUIDANCE
+from ..worlds.pocket.views import nearest_names
+from ..worlds.pocket.world import SIZE, Spec, draw_spec, render
 from .references import appearance_references, shape_references  # noqa: F401  (part of the protocol)
 
 PICTURES = 4      # per attribute or mix and seed

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..pocket import patterns, shapes
-from ..pocket.world import Spec, draw_spec
+from ..worlds.pocket import patterns, shapes
+from ..worlds.pocket.world import Spec, draw_spec
 
 
 def shape_references(count: int = len(shapes.HELD_OUT)) -> list[Spec]:

@@ -22,11 +22,12 @@ import torch
 
 from ..attribute import Attribute
 from ..errors import ESCDiffError
-from ..method.encoders import POCKET_FILTERS, choose_encoder, choose_filter
-from ..method.plan import Use
-from ..method.tune import Tuner
+from ..learning.encoders import choose_encoder, choose_filter
+from ..learning.tune import Tuner
+from ..mixing.plan import Use
 from ..model.load import DiffusionModel
 from ..pictures import save_picture
+from ..registry import worlds
 from . import protocol
 from .contenders import Contender
 from .plan import Key, Plan, Store
@@ -158,7 +159,8 @@ def _hash(parts: list) -> str:
 @cache
 def shipped_filters() -> str:
     """A hash of the filters that come with the pack, empty without them."""
-    return hashlib.sha256(POCKET_FILTERS.read_bytes()).hexdigest() if POCKET_FILTERS.exists() else ""
+    files = [w.filters for w in worlds().values() if w.filters.exists()]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest() if files else ""
 
 
 def scores(drawn: Drawn, kind: str) -> dict[str, float]:

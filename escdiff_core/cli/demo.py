@@ -57,13 +57,13 @@ def run(options: argparse.Namespace) -> None:
     need("demo", "ot")
     check_seed(options.seed)
     from ..bench.protocol import DRAW, Subject, draw_mix
-    from ..method.encoders import choose_encoder, choose_filter
-    from ..method.plan import Use
-    from ..method.recipes import DEFAULTS, find_recipe
-    from ..method.tune import Tuner
+    from ..learning.encoders import choose_encoder, choose_filter
+    from ..learning.recipes import DEFAULTS, find_recipe
+    from ..learning.tune import Tuner
+    from ..mixing.plan import Use
     from ..model.load import load_model
     from ..model.sample import sample
-    from ..pocket.config import GUIDANCE
+    from ..worlds.pocket.config import GUIDANCE
 
     folder = output_folder(options.out)
     began = time.monotonic()

@@ -35,10 +35,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..method.encoders import choose_encoder, choose_filter
-    from ..method.recipes import DEFAULTS, find_recipe
-    from ..method.snapshots import drop_state, was_cut_short
-    from ..method.tune import Tuner
+    from ..learning.encoders import choose_encoder, choose_filter
+    from ..learning.recipes import DEFAULTS, find_recipe
+    from ..learning.snapshots import drop_state, was_cut_short
+    from ..learning.tune import Tuner
     from ..model.load import load_model
     from ..reference import load_reference
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..choices import MIDDLES, OVERLAPS, USUAL_GUIDANCE
 from ..errors import ESCDiffError
 from ..pictures import save_picture, save_report
-from ..pocket.config import GUIDANCE
+from ..worlds.pocket.config import GUIDANCE
 from .common import add_model, add_seed, check_seed, output_folder, progress_bar, within
 
 
@@ -40,8 +40,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..attribute import Attribute
-    from ..method.mix import Mix
-    from ..method.plan import Use
+    from ..mixing.mix import Mix
+    from ..mixing.plan import Use
     from ..model.load import load_model
     from ..model.text import split_placeholders
     from ..reference import load_reference

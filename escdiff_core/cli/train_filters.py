@@ -18,11 +18,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..method.encoders import choose_encoder
-    from ..method.filters import save_filters
-    from ..method.recipes import DEFAULTS, find_recipe
-    from ..method.train_filters import examples_from_folder, examples_from_world, look_at, train_filter
+    from ..learning.encoders import choose_encoder
+    from ..learning.filters import save_filters
+    from ..learning.recipes import DEFAULTS, find_recipe
+    from ..learning.train_filters import examples_from_folder, look_at, train_filter
     from ..model.load import load_model
+    from ..registry import find_world
 
     within("--steps", options.steps, 1, 10**9)
     within("--count", options.count, 1, 10**6)
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     output_file(options.out)
     model = load_model(options.model, options.device)
     encoder = choose_encoder(options.encoder, model)
-    examples = examples_from_world(options.count, options.seed, model.native_size) if options.images == "world" else \
+    examples = find_world("pocket").examples(options.count, options.seed, model.native_size) if options.images == "world" else \
         examples_from_folder(Path(options.images), model.native_size)
     recipes = {kind: find_recipe(name) for kind, name in DEFAULTS.items()}
     seen = look_at(model, examples, recipes["shape"].feature_timestep, encoder, options.seed, progress_bar("pictures"))

@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from ..pocket import colours, patterns, shapes
-from ..pocket.world import Spec, draw_spec, render
-from .mask import as_working, mask_at
+from ..reference.subject import as_working, mask_at
+from ..worlds.pocket import colours, patterns, shapes
+from ..worlds.pocket.world import Spec, draw_spec, render
 from .reading import Reading, read
 
 SEED = 20_240         # of every comparison picture, so that a judge is the same each time it is built

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.color import lab2rgb, rgb2lab
 
-from ..pocket import colours
+from ..worlds.pocket import colours
 from .surface import inside
 
 BRIGHTNESS = (0.8, 0.87, 0.94, 1.0, 1.07, 1.14, 1.2)   # the world's soft shading, as a factor on the colour

@@ -9,9 +9,9 @@ from functools import cache
 import numpy as np
 
 from ..errors import ESCDiffError, lookup
-from ..pocket import colours, patterns, shapes
-from ..pocket.world import Spec, silhouette
-from .mask import Subject, as_working, find_subject
+from ..reference.subject import Subject, as_working, find_subject
+from ..worlds.pocket import colours, patterns, shapes
+from ..worlds.pocket.world import Spec, silhouette
 from .palette import colour_names, colours_right, palette
 from .shape import Matcher, Silhouette, silhouette_of
 from .surface_net import best_surface

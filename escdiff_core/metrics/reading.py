@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ESCDiffError
+from ..reference.subject import as_working, find_subject, mask_at
 from .appearance import Appearance, appearance_of
-from .mask import as_working, find_subject, mask_at
 from .shape import Silhouette, silhouette_of
 
 

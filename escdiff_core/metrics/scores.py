@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import lookup
-from ..pocket.world import Spec, render
+from ..worlds.pocket.world import Spec, render
 from .appearance import Appearance, colour_distance
 from .comparison import appearance_again, other_appearances, other_shapes, picture_again, shape_again
 from .prompt_check import PARTS, check

@@ -1,6 +1,6 @@
 """Name a subject's surface by its texture: a small network on the judge's own statistics, which know no colours.
 
-Lattices could be recognised by drawing them again; spots, marble or leaves never come back the same. ``pocket/train_reader``
+Lattices could be recognised by drawing them again; spots, marble or leaves never come back the same. ``train_surface_net``
 trains it on exact drawings of every surface of the world, half of them passed through the autoencoder.
 """
 
@@ -13,11 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import ESCDiffError, lookup
-from ..pocket import patterns
-from ..pocket.config import WEIGHTS_DIR
+from ..worlds.pocket import patterns
+from ..worlds.pocket.config import SURFACE_NET
 from .texture import HARMONICS, QUANTILES, RADII, SCALES, Texture, texture_of
 
-FILE = WEIGHTS_DIR / "surface_net.safetensors"
 KINDS = 4             # of jets: slope, roundness, ridge, and the difference of the last two
 WIDTH = 192
 FEATURES = len(RADII) * (2 + len(HARMONICS)) + len(SCALES) * KINDS * len(QUANTILES)
@@ -49,7 +48,7 @@ class SurfaceNet(nn.Module):
 
 
 @lru_cache(maxsize=1)
-def load(path: Path = FILE) -> SurfaceNet:
+def load(path: Path = SURFACE_NET) -> SurfaceNet:
     """The trained network, fp32, on the CPU."""
     net = SurfaceNet()
     net.load_state_dict({k: v.float() for k, v in load_file(path).items()})

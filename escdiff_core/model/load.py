@@ -18,8 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..choices import USUAL_GUIDANCE
 from ..errors import ESCDiffError
-from ..pocket.config import CHECKPOINT as POCKET_PATH
-from ..pocket.config import GUIDANCE as POCKET_GUIDANCE
+from ..registry import named_model, world_of
 from .checkpoint import open_checkpoint
 from .families import ModelConfig, recognise
 from .folder import load_folder
@@ -35,7 +34,6 @@ except ImportError:  # an older hub library, whose transformers raises ValueErro
 
 # What the constructors raise for a senseless configuration; RuntimeError is torch's for an impossible size.
 UNBUILDABLE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError)
-NAMED_MODELS: dict[str, Path] = {"pocket": POCKET_PATH}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,8 @@ class DiffusionModel:
     @property
     def usual_guidance(self) -> float:
         """The guidance scale to draw with where nobody asks for another."""
-        return POCKET_GUIDANCE if self.source == str(POCKET_PATH) else USUAL_GUIDANCE
+        world = world_of(self.source)
+        return world.guidance if world else USUAL_GUIDANCE
 
 
 def load_model(
@@ -74,11 +73,7 @@ def load_model(
     SD 1.x.
     """
     place = resolve_device(device)
-    path = NAMED_MODELS.get(str(path_or_name), Path(path_or_name))
-    if path == POCKET_PATH and not path.exists():
-        raise ESCDiffError(
-            f"the pocket model is not at {path}; install the pack again, it brings the file along, or ‹another model›"
-        )
+    path = named_model(str(path_or_name)) or Path(path_or_name)
     load = load_folder if path.is_dir() else _load_single_file
     unet, vae, text_encoder, tokenizer, config = load(path, dtype)
     return _finish(unet, vae, text_encoder, tokenizer, config, place, str(path))

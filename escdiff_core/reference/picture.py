@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ..errors import ESCDiffError
-from ..metrics.mask import PHOTOGRAPH, object_mask
 from .decode import check_mask, mask_from_array, over_paper, picture_from_array, read_mask, read_picture
+from .subject import PHOTOGRAPH, object_mask
 
 STEP = 64                   # pixels: the VAE reduces by 8 and the UNet three times by 2
 LONGEST_ASPECT = 4.0        # longer side to shorter; beyond, no allowed size comes near at the pocket's 128 px

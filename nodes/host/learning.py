@@ -15,14 +15,14 @@ from ...escdiff_core import __version__
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.cache import AttributeCache, cache_key
 from ...escdiff_core.errors import ESCDiffError, is_out_of_memory, memory_as_a_sentence
-from ...escdiff_core.method.encoders import choose_filter, filter_file
-from ...escdiff_core.method.features import ReferenceEncoder, ReferenceFeatures, reference_features
-from ...escdiff_core.method.features import load_encoder as load_tower
-from ...escdiff_core.method.mix import Mix
-from ...escdiff_core.method.plan import Use
-from ...escdiff_core.method.recipes import Recipe
-from ...escdiff_core.method.snapshots import load_snapshot, was_cut_short
-from ...escdiff_core.method.tune import Tuner, expected_state_bytes
+from ...escdiff_core.learning.encoders import choose_filter, filter_file
+from ...escdiff_core.learning.features import ReferenceEncoder, ReferenceFeatures, reference_features
+from ...escdiff_core.learning.features import load_encoder as load_tower
+from ...escdiff_core.learning.recipes import Recipe
+from ...escdiff_core.learning.snapshots import load_snapshot, was_cut_short
+from ...escdiff_core.learning.tune import Tuner, expected_state_bytes
+from ...escdiff_core.mixing.mix import Mix
+from ...escdiff_core.mixing.plan import Use
 from ...escdiff_core.model.load import DiffusionModel
 from ...escdiff_core.model.sample import image_to_latents
 from ...escdiff_core.reference import Reference
@@ -182,9 +182,9 @@ def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image | None:
 
 def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: int, encoder: ReferenceEncoder | None) -> str:
     """Pre-train both filters on a folder of pictures; returns the file."""
-    from ...escdiff_core.method.filters import base_of, save_filters
-    from ...escdiff_core.method.recipes import DEFAULTS, find_recipe
-    from ...escdiff_core.method.train_filters import examples_from_folder, folder_of, look_at, train_filter
+    from ...escdiff_core.learning.filters import base_of, save_filters
+    from ...escdiff_core.learning.recipes import DEFAULTS, find_recipe
+    from ...escdiff_core.learning.train_filters import examples_from_folder, folder_of, look_at, train_filter
 
     if not str(folder_of(folder)).strip("."):
         raise ESCDiffError("no folder was given; needed: a folder of pictures on the server, hundreds are better than tens")

@@ -10,12 +10,12 @@ import torch
 
 from ...escdiff_core.attribute.tensors import DOWN, form_of, module_of
 from ...escdiff_core.errors import ESCDiffError
-from ...escdiff_core.method.mix import token_vectors
-from ...escdiff_core.method.plan import Plan, Use, check_uses, plain_words, plan_mix, schedule_parts
-from ...escdiff_core.method.route import without_tokens
-from ...escdiff_core.method.tokens import cross_blocks, in_one
+from ...escdiff_core.mixing.mix import token_vectors
+from ...escdiff_core.mixing.plan import Plan, Use, check_uses, plain_words, plan_mix, schedule_parts
 from ...escdiff_core.model.names import unet_map
 from ...escdiff_core.model.text import split_placeholders
+from ...escdiff_core.unet.route import without_tokens
+from ...escdiff_core.unet.tokens import cross_blocks, in_one
 from .export import HOST_UNET, base_fingerprint, check_clip, unet_config
 from .notes import tell
 from .prompts import clip_with_tokens, encode, encoders_of, words_of

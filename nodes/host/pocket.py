@@ -21,9 +21,9 @@ import torch
 from ...escdiff_core.errors import ESCDiffError
 from ...escdiff_core.model.families import CONFIG_KEY, ModelConfig, parse_config
 from ...escdiff_core.model.infer import UNET_PREFIX, VAE_PREFIX
-from ...escdiff_core.model.load import POCKET_PATH
 from ...escdiff_core.model.tokenizer import build_tokenizer
 from ...escdiff_core.reference.picture import AREA_BOUNDS
+from ...escdiff_core.worlds.pocket.config import CHECKPOINT as POCKET_PATH
 from .contract import require
 from .notes import nothing_to_tell, tell
 

@@ -8,9 +8,9 @@ import comfy.hooks
 import comfy.patcher_extension
 import torch
 
-from ...escdiff_core.method.blocks import block_of
-from ...escdiff_core.method.route import Route
 from ...escdiff_core.model.names import unet_map
+from ...escdiff_core.unet.blocks import block_of
+from ...escdiff_core.unet.route import Route
 from .export import unet_config
 from .notes import ESCDiff
 from .states import MAIN, MARK, Layout

@@ -5,7 +5,7 @@ import torch
 
 from ...escdiff_core.choices import USUAL_GUIDANCE
 from ...escdiff_core.pictures import compose_sheet
-from ...escdiff_core.pocket.config import GUIDANCE as POCKET_GUIDANCE
+from ...escdiff_core.worlds.pocket.config import GUIDANCE as POCKET_GUIDANCE
 from ..pictures import from_pil, overlay
 from .export import config_of
 from .learning import Features

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from ..errors import lookup
+from ...errors import lookup
 from . import colours, icons, patterns, shapes
 from .grain import Grain
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..words import with_articles
+from ...words import with_articles
 from . import colours, icons, patterns, shapes
 from .world import Spec
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 
 from ..choices import FORMS, LAYOUTS, REACHES, STAGES
 from ..errors import ESCDiffError, lookup
+from ..unet.blocks import KINDS, PRESETS, SCOPES
 from ..words import with_articles
-from .blocks import KINDS, PRESETS, SCOPES
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Recipe:
     warmup_steps: int = 10
     average: float = 0.2                        # the attribute is the mean over about the last such share of the steps; 0: the last
     timesteps: str = "uniform"                  # a row of TIMESTEP_LAWS
-    augmentation: str = "none"                  # a row of augment.AUGMENTATIONS
+    augmentation: str = "none"                  # a row of views.view_sources()
     views: int = 64                             # augmented pictures drawn and encoded once, before the first step
     prior: int = 0                              # pictures of the plain word, drawn by the model itself, that it is to keep
     plain_share: float = 1.0                    # how often the blocks that do not learn see the plain word instead

@@ -1,37 +1,37 @@
-"""Which reference encoder and which filter go with a model: the pocket brings its own, others only what the user gives."""
+"""Which reference encoder and which filter go with a model: a world brings its own, others have what the user gives."""
 
 from pathlib import Path
 
 from ..errors import ESCDiffError
-from ..model.load import POCKET_PATH, DiffusionModel
+from ..model.load import DiffusionModel
+from ..registry import world_of, worlds
 from .features import ReferenceEncoder, load_encoder
 from .filters import AttributeFilter, base_of, load_filter
 from .recipes import Recipe
 
-POCKET_FILTERS = POCKET_PATH.with_name("pocket_filters.safetensors")
-
 
 def choose_encoder(choice: str, model: DiffusionModel) -> ReferenceEncoder | None:
-    """``none``, a path to ViT-B-32 weights, or ``auto``: the pocket's tower for the pocket model, otherwise none."""
-    if choice == "none" or (choice == "auto" and model.source != str(POCKET_PATH)):
+    """``none``, a path to ViT-B-32 weights, or ``auto``: its own tower for a world's model, otherwise none."""
+    world = world_of(model.source)
+    if choice == "none" or (choice == "auto" and world is None):
         return None
-    return load_encoder("pocket" if choice == "auto" else choice, model.device)
+    return load_encoder(world.name if choice == "auto" else choice, model.device)
 
 
 def filter_file(path: Path | None, recipe: Recipe, base: str) -> Path | None:
     """The file of the filter that a recipe learns with on the model of fingerprint ``base``: the one at ``path``, else the
-    pocket's pre-trained one for the pocket model. None: the recipe has no filter (scale 0), or one that trains along.
+    pre-trained one that a world has for its model. None: the recipe has no filter (scale 0), or one that trains along.
     """
     if not recipe.filter_scale:
         return None
-    if path is None and (not POCKET_FILTERS.exists() or base_of(POCKET_FILTERS) != base):
-        return None
-    return path or POCKET_FILTERS
+    if path is not None:
+        return path
+    return next((w.filters for w in worlds().values() if w.filters.exists() and base_of(w.filters) == base), None)
 
 
 def choose_filter(path: Path | None, recipe: Recipe, model: DiffusionModel,
                   encoder: ReferenceEncoder | None) -> AttributeFilter | None:
-    """The filter at ``path``; without one, the pocket's pre-trained filter for the pocket model; otherwise None (trains along).
+    """The filter at ``path``; without one, a world's pre-trained filter for its model; otherwise None (trains along).
 
     A recipe without a filter (scale 0) takes none, whatever is given.
     """

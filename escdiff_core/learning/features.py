@@ -15,7 +15,8 @@ from torch import nn
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.text import encode_prompts
-from .private import encode
+from ..registry import Tower, worlds
+from ..unet.halves import encode
 
 log = logging.getLogger(__name__)
 # What torch, safetensors and open_clip raise for a file that is damaged or holds something else
@@ -58,36 +59,31 @@ class ReferenceEncoder:
         return F.normalize(self.tower((pixels - mean) / std), dim=-1)
 
 
-def load_encoder(source: str | Path = "pocket", device: torch.device | str = "cpu") -> ReferenceEncoder:
-    """Load the pocket's own tower (``"pocket"``) or OpenCLIP's ViT-B/32 from a local file.
+def load_encoder(source: str | Path, device: torch.device | str = "cpu") -> ReferenceEncoder:
+    """Load the tower of a world by its name (``"pocket"``), or OpenCLIP's ViT-B/32 from a local file.
 
-    Raises ESCDiffError when the file is missing or is not ViT-B/32: one sentence with where it looked.
+    Raises ESCDiffError when the file is missing or is not what it should be: one sentence with where it looked.
     """
-    import open_clip
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-    from safetensors.torch import load_file
-
-    from ..pocket import config
-
-    path = config.VISION_CHECKPOINT if str(source) == "pocket" else Path(source)
+    world = worlds().get(str(source))
+    path = world.tower_file if world else Path(source)
     if not path.is_file():
         raise ESCDiffError(f"no vision tower at {path}; put OpenCLIP's ViT-B-32 weights (open_clip_model.safetensors) "
                            "there, or go without: the UNet's features work alone")
     try:
-        if str(source) == "pocket":
-            from ..pocket.train_clip import build_vision
-
-            tower = build_vision()
-            tower.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-            size, mean, std = config.NATIVE_SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-        else:
-            tower = open_clip.create_model("ViT-B-32", pretrained=str(path)).visual
-            size, mean, std = 224, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+        tower = world.read_tower() if world else _read_vit_b_32(path)
     except UNREADABLE as error:
-        what = "the pocket's tower" if str(source) == "pocket" else "OpenCLIP's ViT-B-32"
+        what = f"the {world.name}'s tower" if world else "OpenCLIP's ViT-B-32"
         raise ESCDiffError(f"{path} does not hold {what} ({type(error).__name__}); give open_clip_model.safetensors of a "
                            "ViT-B-32 release, or go without") from error
-    return ReferenceEncoder(tower.to(device).eval().requires_grad_(False), size, mean, std)
+    network = tower.network.to(device).eval().requires_grad_(False)
+    return ReferenceEncoder(network, tower.size, tower.mean, tower.deviation)
+
+
+def _read_vit_b_32(path: Path) -> Tower:
+    import open_clip
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    return Tower(open_clip.create_model("ViT-B-32", pretrained=str(path)).visual, 224, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
 def unet_feature_width(model: DiffusionModel) -> int:

@@ -5,9 +5,11 @@ Widths are integer multiples of the first and of 32 (group norm), the VAE reduce
 
 from pathlib import Path
 
-WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
+WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "weights"
 CHECKPOINT = WEIGHTS_DIR / "pocket.safetensors"
 VISION_CHECKPOINT = WEIGHTS_DIR / "pocket_vision.safetensors"
+SURFACE_NET = WEIGHTS_DIR / "surface_net.safetensors"     # the judge's, trained on this world's surfaces
+FILTERS = WEIGHTS_DIR / "pocket_filters.safetensors"
 
 NATIVE_SIZE = 128
 GUIDANCE = 3.0      # more makes its colours too strong: right in 94 % of 32 pictures at 2.5, 91 % at 4, 69 % at 8

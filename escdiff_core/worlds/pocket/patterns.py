@@ -287,7 +287,7 @@ def shares(name: str, u: np.ndarray, v: np.ndarray, period: float, grain: Grain)
 
     Raises ESCDiffError for an unknown surface.
     """
-    from ..errors import lookup
+    from ...errors import lookup
 
     made = lookup(ALL, name, "pattern")(u, v, period, grain)
     return [np.clip(part, 0, 1).astype(np.float32) for part in (made if isinstance(made, tuple) else (made,))]

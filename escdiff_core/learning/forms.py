@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..model.names import unet_map
-from .blocks import block_of
-from .private import private_copy
+from ..unet.blocks import block_of
+from ..unet.copy import private_copy
 from .unzip import SLOTS, unzip
 
 HYPER_WIDTH = 32   # of the one vector from which all weight offsets are predicted (the weight offsets of E4T, Gal et al. 2023)

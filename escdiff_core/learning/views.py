@@ -11,7 +11,8 @@ from ..errors import ESCDiffError, lookup
 from ..model.load import DiffusionModel
 from ..model.sample import encoded_at_once, image_to_latents, sample
 from ..reference import Reference
-from .augment import AUGMENTATIONS, NEED_OUTLINE
+from ..registry import worlds
+from .compose import ViewSource, unchanged
 from .recipes import Recipe
 
 PRIOR_STEPS = 20     # of sampling, for the pictures of prior preservation
@@ -32,6 +33,11 @@ class Views:
     own: int
 
 
+def view_sources() -> dict[str, ViewSource]:
+    """Every way to draw views by the name that recipes know it by: the plain one, and those of the worlds."""
+    return {"none": ViewSource(unchanged)} | {k: s for w in worlds().values() for k, s in w.view_sources().items()}
+
+
 def loss_weights(masks: np.ndarray, latents: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """How much each latent cell counts, (v, 1, h, w) of mean 1, by the subject's ``masks`` (v, H, W)."""
     inside = F.interpolate(torch.from_numpy(masks)[:, None].to(latents), size=latents.shape[2:], mode="area")
@@ -50,8 +56,8 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     if len(sizes) != 1:
         raise ESCDiffError(f"{len(references)} references of {len(sizes)} different sizes were given; give one picture, "
                            "or several of one aspect ratio")
-    make = lookup(AUGMENTATIONS, recipe.augmentation, "augmentation")
-    if recipe.augmentation in NEED_OUTLINE and any(r.mask is None for r in references):
+    source = lookup(view_sources(), recipe.augmentation, "augmentation")
+    if source.needs_outline and any(r.mask is None for r in references):
         raise ESCDiffError("there is no outline to learn, because no subject stands on a plain background; give a mask that is "
                            "white on the subject, or take a -paper recipe, which learns from the whole picture")
     rng = np.random.default_rng((seed, 11))
@@ -61,7 +67,7 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     for i in range(count):
         reference = references[i % len(references)]
         mask = reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
-        drawn.append(make(reference.image, mask, rng))
+        drawn.append(source.draw(reference.image, mask, rng))
         tell(i + 1, total)
     images, parts = np.stack([v.image for v in drawn]), []
     for first in range(0, count, encoded_at_once(images)):

@@ -8,9 +8,9 @@ from itertools import pairwise
 from ..attribute import Attribute
 from ..choices import MIDDLES, OVERLAPS, STAGES
 from ..errors import ESCDiffError
+from ..unet.route import Route, derive_route
+from ..unet.tokens import by_stage, only_row, only_stage
 from .delta import own_channels, shared_tensors
-from .route import Route, derive_route
-from .tokens import by_stage, only_row, only_stage
 
 log = logging.getLogger(__name__)
 MIDDLE_BLOCK = "middle_block."       # of canonical names

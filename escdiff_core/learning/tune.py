@@ -22,19 +22,21 @@ from ..errors import ESCDiffError, is_out_of_memory
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
 from ..reference import Reference
-from .blocks import find_preset
-from .draws import Draws, pool_rows
+from ..unet.blocks import find_preset
+from ..unet.copy import tensors_of
+from ..unet.halves import EncoderFeatures, decode, encode
+from ..unet.route import install
+from ..unet.tokens import lost_rows, vector_count
+from ..unet.words import merge, starting_word
+from .batches import Draws, pool_rows
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
-from .filters import AttributeFilter, make_filter, merge, starting_word
+from .filters import AttributeFilter, make_filter
 from .forms import FORMS
 from .lean import for_training
 from .precision import autocast
-from .private import EncoderFeatures, decode, encode, tensors_of
 from .recipes import Recipe
-from .route import install
 from .snapshots import load_snapshot, try_to_save_snapshot
 from .texts import TrainingTexts
-from .tokens import lost_rows, vector_count
 from .views import prepare_views
 
 log = logging.getLogger(__name__)

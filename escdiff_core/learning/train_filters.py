@@ -17,17 +17,16 @@ import torch
 from ..errors import ESCDiffError
 from ..model.load import DiffusionModel
 from ..model.sample import image_to_latents
-from ..pocket.captions import appearance_phrase
-from ..pocket.world import SIZE, render, training_spec
 from ..reference import load_reference
-from .blocks import find_preset
+from ..unet.blocks import find_preset
+from ..unet.copy import private_copy
+from ..unet.route import install
+from ..unet.words import merge, starting_word
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
-from .filters import AttributeFilter, make_filter, merge, starting_word
+from .filters import AttributeFilter, make_filter
 from .lean import for_training
 from .precision import autocast
-from .private import private_copy
 from .recipes import Recipe
-from .route import install
 from .texts import TrainingTexts
 
 log = logging.getLogger(__name__)
@@ -66,16 +65,6 @@ def examples_from_folder(directory: Path, native_size: int) -> list[Example]:
         raise ESCDiffError(f"{directory} holds {len(paths)} pictures ({', '.join(PICTURE_TYPES)}); needed: at least 2, "
                            "better hundreds")
     return [Example(load_reference(p, "none", native_size).image, {}, "") for p in paths]
-
-
-def examples_from_world(count: int, seed: int, size: int = SIZE) -> list[Example]:
-    """Training pictures of the pocket world (nothing held out), ``size`` pixels a side, with the words for the rest."""
-    examples = []
-    for i in range(count):
-        spec = training_spec(seed, i)
-        examples.append(Example(render(spec, size).image, {"shape": appearance_phrase(spec), "appearance": spec.shape},
-                                f"on a {spec.background} background"))
-    return examples
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from ..metrics.surface_net import SurfaceNet, features, names
-from ..metrics.texture import texture_of
-from . import shapes, train_vae
-from .data import to_tensor
-from .world import draw_spec, render
+from ..worlds.pocket import shapes, train_vae
+from ..worlds.pocket.data import to_tensor
+from ..worlds.pocket.world import draw_spec, render
+from .surface_net import SurfaceNet, features, names
+from .texture import texture_of
 
 PICTURES = 9600       # of the statistics that it learns from
 CHUNK = 64

@@ -7,9 +7,9 @@ import torch
 
 from ..model.load import DiffusionModel
 from ..model.text import encode_prompts
-from .blocks import block_of
-from .route import Route, pack, without_tokens
-from .tokens import by_layer, by_stage, cross_blocks, named_rows, row_name, stage_of
+from ..unet.blocks import block_of
+from ..unet.route import Route, pack, without_tokens
+from ..unet.tokens import by_layer, by_stage, cross_blocks, named_rows, row_name, stage_of
 
 
 class TrainingTexts:

@@ -8,7 +8,6 @@ from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ..metrics import surface_net
 from . import config, train_unet, train_vae
 from .tokenizer import build_vocabulary
 
@@ -32,7 +31,7 @@ def _round_off(path: Path) -> None:
 
 def unpack(directory: Path) -> None:
     """Write the shipped checkpoint's parts to ``directory``, so that training can go on from them anywhere."""
-    from ..model.load import load_model
+    from ...model.load import load_model
 
     model = load_model("pocket", "cpu")
     directory.mkdir(parents=True, exist_ok=True)
@@ -41,14 +40,14 @@ def unpack(directory: Path) -> None:
         state = {k: v.half().contiguous() for k, v in module.state_dict().items()}
         save_file(state, directory / f"{name}.safetensors", {"scaling_factor": str(model.vae.config.scaling_factor)})
     shutil.copyfile(config.VISION_CHECKPOINT, directory / "vision.safetensors")
-    shutil.copyfile(surface_net.FILE, directory / "surface_net.safetensors")
+    shutil.copyfile(config.SURFACE_NET, directory / "surface_net.safetensors")
 
 
 def pack(directory: Path) -> None:
     """Write ``config.CHECKPOINT`` and ``config.VISION_CHECKPOINT`` from the parts in ``directory``."""
     import torch
 
-    from ..model.checkpoint import write_checkpoint
+    from ...model.checkpoint import write_checkpoint
 
     cpu = torch.device("cpu")
     unet = UNet2DConditionModel(**config.UNET)
@@ -65,7 +64,7 @@ def pack(directory: Path) -> None:
     _round_off(config.CHECKPOINT)
     shutil.copyfile(directory / "vision.safetensors", config.VISION_CHECKPOINT)
     config.VISION_CHECKPOINT.chmod(config.CHECKPOINT.stat().st_mode)
-    shutil.copyfile(directory / "surface_net.safetensors", surface_net.FILE)
-    surface_net.FILE.chmod(config.CHECKPOINT.stat().st_mode)
-    made = (config.CHECKPOINT, config.VISION_CHECKPOINT, surface_net.FILE)
+    shutil.copyfile(directory / "surface_net.safetensors", config.SURFACE_NET)
+    config.SURFACE_NET.chmod(config.CHECKPOINT.stat().st_mode)
+    made = (config.CHECKPOINT, config.VISION_CHECKPOINT, config.SURFACE_NET)
     print(json.dumps({p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in made}))

@@ -1,4 +1,4 @@
-"""Train the pocket model: ``python -m escdiff_core.pocket.train --stage all --minutes 110``.
+"""Train the pocket model: ``python -m escdiff_core.worlds.pocket.train --stage all --minutes 110``.
 
 The stages write to ``--work`` and can be stopped and called again: a stage resumes where it was, and one that is done is
 skipped unless it is given more minutes. ``--stage pack`` puts the parts into the checkpoint that ships, ``--stage unpack``
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from . import pack, train_clip, train_reader, train_unet, train_vae
+from ...metrics import train_surface_net
+from . import pack, train_clip, train_unet, train_vae
 
 SHARES = {"vae": 0.25, "clip": 0.08, "unet": 0.55, "decoder": 0.08, "reader": 0.04}   # of ``--minutes`` with ``--stage all``
 STAGES = {"vae": train_vae.train, "clip": train_clip.train, "unet": train_unet.train, "decoder": train_vae.train_decoder,
-          "reader": train_reader.train}
+          "reader": train_surface_net.train}
 
 
 def main() -> None:

@@ -13,13 +13,13 @@ from ..model.sample import image_to_latents, sample
 from ..model.text import Words
 from ..model.weighted import encode_weighted
 from ..reference import Reference
+from ..unet.copy import private_copy
+from ..unet.route import install, pack, without_tokens
+from ..unet.tokens import cross_blocks, row_name
+from ..unet.words import one_vector
 from .delta import changed_tensors
-from .filters import one_vector
 from .plan import Use, check_uses, plain_words, plan_mix, schedule_parts
-from .private import private_copy
-from .route import install, pack, without_tokens
 from .shared_attention import Style, share_attention
-from .tokens import cross_blocks, row_name
 
 
 class Variant:

@@ -1,0 +1,1 @@
+"""Learning an attribute from one reference: recipes, view sources, batches, the tuner."""

@@ -1,0 +1,1 @@
+"""Mixing what was learned: which parts of whose change, and how they are drawn."""

@@ -1,0 +1,1 @@
+"""What learning and mixing share of the UNet: blocks, tokens, routes, copies and words."""
