@@ -1,10 +1,13 @@
 """Between the host's pictures (IMAGE (b, h, w, 3), MASK (b, h, w), 0 to 1) and the core's."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
+
+log = logging.getLogger(__name__)
 
 
 def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int) -> list:
@@ -40,10 +43,15 @@ def loss_plot(losses: Sequence[float], title: str) -> torch.Tensor:
 
 
 def judge_of(image: torch.Tensor, mask: torch.Tensor | None, what: str):
-    """The judge for one reference picture; its subject is found on a plain background when there is no mask."""
+    """The judge for one reference picture; its subject is found on a plain background when there is no mask.
+
+    Of a batch the first picture is taken, with the first mask, and the node says so.
+    """
     from ..escdiff_core.metrics.scores import Judge
     from ..escdiff_core.reference.batch import subject_of
 
+    if len(image) > 1:
+        log.warning("%s is %d pictures; the first is taken", what, len(image))
     return Judge.of_picture(*subject_of(_unit(image)[0], None if mask is None else _unit(mask)[0], what))
 
 
