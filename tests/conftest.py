@@ -34,7 +34,7 @@ def probe_of(file: Path) -> Path:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The tests of one ComfyUI's server stay together, so that it starts once; so do a probe's, and others of a file.
+    """The tests of one ComfyUI's server stay together, so that it starts once; so do its probes', and others of a file.
 
     A scheduler of our own, because the groups of pytest-xdist 3.8 do not reach pytest 9.2.
     """
@@ -45,8 +45,9 @@ def pytest_xdist_make_scheduler(config, log):
             file = nodeid.partition("::")[0]
             parameters = nodeid.partition("[")[2].rstrip("]").split("-")
             host = next((version(h) for h in HOSTS if version(h) in parameters), "")
-            alone = not host or probe_of(config.rootpath / file).is_file()
-            return f"{file} {host}" if alone else host
+            if not host:
+                return file
+            return f"probes {host}" if probe_of(config.rootpath / file).is_file() else host
 
     return ByHost(config, log)
 
@@ -100,19 +101,34 @@ def sd15_models(tmp_path_factory) -> Path:
     return write_host_models(tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture(scope="session")
+def keeper(host, tmp_path_factory):
+    """Each host, loaded once: call it with a probe and a base directory for what the probe says."""
+    command = [python_of(host), Path(__file__).with_name("host_keeper.py"), host, tmp_path_factory.mktemp("keeper")]
+    with subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        def run(probe: Path, base: Path) -> str:
+            said = base / "said.txt"
+            process.stdin.write(json.dumps([str(p) for p in (said, probe, base, base / "custom_nodes" / "escdiff")]) + "\n")
+            process.stdin.flush()
+            status = process.stdout.readline().strip()
+            assert status == "0", said.read_text()[-6000:] if said.exists() else "ComfyUI could not be loaded"
+            return said.read_text()
+
+        yield run
+        process.stdin.close()
+
+
 @pytest.fixture(scope="module")
-def found(request, host, sd15_models, tmp_path_factory) -> dict:
-    """What the probe of these tests saw inside the host: host_probe_x.py of test_host_x.py, in a process of its own."""
+def found(request, host, keeper, sd15_models, tmp_path_factory) -> dict:
+    """What the probe of these tests saw inside the host: host_probe_x.py of test_host_x.py."""
     from host_server import prepare_base
 
     probe = probe_of(request.path)
     base = tmp_path_factory.mktemp(f"{probe.stem}-{version(host)}")
     prepare_base(base, sd15_models)
-    command = [python_of(host), probe, host, base, base / "custom_nodes" / "escdiff"]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=900)
-    said, _, answer = done.stdout.partition("FOUND ")
+    said, mark, answer = keeper(probe, base).partition("FOUND ")
     print(said[-4000:])
-    assert answer, done.stderr[-6000:]
+    assert mark, said[-6000:]
     return json.loads(answer.partition("\n")[0])
 
 
