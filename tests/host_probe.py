@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import host_probe_more as more
-from host_probe_base import BASE, PACK, core, draw, found, hash_of, host_nodes, largest, node, stock, torch
+from host_probe_base import BASE, HOST, PACK, core, draw, few_views, found, hash_of, host_nodes, largest, node, stock, torch
+from hosts import newest
 
 
 def load_pack() -> None:
@@ -139,21 +140,25 @@ def routing(model, clip, vae, direct, made, before):
     cleared, more_of_it = node("ESCDiffClear", conditioning=positive)[0][0]
     found["clear_takes_it_out"] = [type(cleared).__name__, torch.equal(cleared, variant.states(prompt)[:, :77]),
                                    [name for name in more_of_it if "escdiff" in name]]
-    for name, how in {"cfg_1": {"cfg": 1.0}, "batch_3": {"batch": 3}}.items():
-        found[name] = bool(torch.isfinite(draw(mixed, positive, negative, **how)).all())
+    alone = draw(mixed, positive, negative, cfg=1.0)
+    found["cfg_1"] = [largest(alone, draw(mixed, positive, positive)), largest(alone, plain_out)]
+    three = draw(mixed, positive, negative, batch=3)
+    found["batch_3"] = [list(three.shape), largest(three[:1], plain_out), largest(three[1], three[2])]
     found["prompt_lengths"] = []
     for times in (1, 6, 12):
         long = node("ESCDiffMix", model=model, clip=clip, negative="", **made, prompt=" ".join([prompt] * times))
         found["prompt_lengths"].append([long[1][0][0].shape[1], bool(torch.isfinite(draw(*long[:3])).all())])
-    area = stock("ConditioningSetArea", "append", conditioning=positive, width=64, height=128, x=0, y=0, strength=1.0)[0]
-    both = stock("ConditioningCombine", "combine", conditioning_1=area, conditioning_2=plain)[0]
-    found["area"] = bool(torch.isfinite(draw(mixed, both, negative)).all())
     half = torch.zeros(1, 128, 128)
     half[:, :, :64] = 1
-    masked = stock("ConditioningSetMask", "append", conditioning=positive, mask=half, set_cond_area="default", strength=1.0)[0]
-    both = stock("ConditioningCombine", "combine", conditioning_1=masked, conditioning_2=plain)[0]
-    out = draw(mixed, both, negative)
-    found["mask"] = [bool(torch.isfinite(out).all()), largest(out, plain_out)]
+    halves = {"area": stock("ConditioningSetArea", "append", conditioning=positive, width=64, height=128, x=0, y=0, strength=1.0),
+              "mask": stock("ConditioningSetMask", "append", conditioning=positive, mask=half, set_cond_area="default",
+                            strength=1.0)}
+    everywhere = draw(mixed, plain, negative, steps=1)
+    for name, (rows,) in halves.items():
+        both = stock("ConditioningCombine", "combine", conditioning_1=rows, conditioning_2=plain)[0]
+        out = draw(mixed, both, negative, steps=1)      # one step: behind it what is drawn in one half reaches the other
+        found[name] = [largest(a, b) / float(everywhere.abs().max()) for a, b in zip(out.split(8, -1), everywhere.split(8, -1),
+                                                                                     strict=True)]
     draw(model, plain, empty)       # the next sampling of the user's own model takes the attributes' patches out
     found["model_unchanged_after_mixing"] = hash_of(model.model, clip.cond_stage_model, vae.first_stage_model) == before
 
@@ -258,6 +263,7 @@ def main() -> None:
     load_pack()
     torch.manual_seed(0)
     with torch.inference_mode():
+        few_views()
         model, clip, vae, encoder = node("ESCDiffLoadPocketModel")
         before = hash_of(model.model, clip.cond_stage_model, vae.first_stage_model)
         direct = parity(model, clip, vae)
@@ -270,7 +276,7 @@ def main() -> None:
                 (more.overlaps, (model, clip, direct, made)), (more.schedule, (model, clip, direct, made)),
                 (more.control, (model, clip, made)), (exports, (model, clip, made)), (more.loras, (model, clip, made)),
                 (more.cancel, (*user_s, encoder, before)), (more.wrong_inputs, (*user_s, made)),
-                (more.timing, (model, clip, made)), (sd15, ())):
+                (more.work, (model, clip, made)), *[(more.timing, (model, clip, made))] * (newest() == HOST), (sd15, ())):
             began = time.monotonic()
             try:
                 section(*arguments)

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 HOST, BASE, PACK = (Path(a) for a in sys.argv[1:4])
@@ -38,6 +39,13 @@ def core(name: str):
     return importlib.import_module(f"{pack}.{name}")
 
 
+def few_views(count: int = 4) -> None:
+    """Recipes of few views: most of a short learning would be the 64 pictures that it encodes first."""
+    recipes = core("escdiff_core.learning.recipes").RECIPES
+    for name, recipe in recipes.items():
+        recipes[name] = replace(recipe, views=min(count, recipe.views))
+
+
 def hash_of(*modules) -> str:
     digest = hashlib.sha256()
     for module in modules:
@@ -46,9 +54,9 @@ def hash_of(*modules) -> str:
     return digest.hexdigest()
 
 
-def draw(model, positive, negative, cfg=5.0, batch=1, seed=1):
+def draw(model, positive, negative, cfg=5.0, batch=1, seed=1, steps=3):
     latent = {"samples": torch.zeros(batch, 4, 16, 16)}
-    return stock("KSampler", "sample", model=model, seed=seed, steps=3, cfg=cfg, sampler_name="euler", scheduler="normal",
+    return stock("KSampler", "sample", model=model, seed=seed, steps=steps, cfg=cfg, sampler_name="euler", scheduler="normal",
                  positive=positive, negative=negative, latent_image=latent, denoise=1.0)[0]["samples"]
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from host_probe import load_pack
-from host_probe_base import core, found, host_nodes, node, stock, torch
+from host_probe_base import core, few_views, found, host_nodes, node, stock, torch
 
 LEARN = {"recipe": "escdiff-appearance", "steps": 6, "seed": 3, "describe": "", "batch_size": 2, "preview_every": 0}
 
@@ -261,8 +261,7 @@ def main() -> None:
 
     found["base"] = str(BASE)
     with torch.inference_mode():
-        recipes = core("escdiff_core.learning.recipes").RECIPES         # a dozen learnings: most of each would be its 64 views
-        recipes[LEARN["recipe"]] = replace(recipes[LEARN["recipe"]], views=4)
+        few_views()
         user_s = node("ESCDiffLoadPocketModel")
         names, page, count = core("nodes.reference").example_names(), Page(), Counter()
         sys.modules["server"] = SimpleNamespace(PromptServer=SimpleNamespace(instance=page))

@@ -39,6 +39,11 @@ def version(host: Path) -> str:
     return found[1] if found else "unknown"
 
 
+def newest() -> Path:
+    """The host with the highest version number, of those that are there."""
+    return max(find_hosts(), key=lambda host: [int(n) for n in re.findall(r"\d+", version(host))])
+
+
 def python_of(host: Path) -> Path:
     """The interpreter of the host's environment, made by :func:`prepare`."""
     return ENVIRONMENTS / version(host) / "bin" / "python"
