@@ -140,10 +140,11 @@ class ESCDiffExport(io.ComfyNode):
                       output_node=True)
 
     @classmethod
-    def validate_inputs(cls, name=None):
-        from .host.folders import attribute_path, fault_of
+    def validate_inputs(cls, form=None, name=None):
+        from .host.files import export_path
+        from .host.folders import fault_of
 
-        return fault_of(attribute_path, name)
+        return fault_of(lambda given: export_path(form or cls.FORMS[0], given), name)
 
     @classmethod
     def execute(cls, attribute, form, name, rank=32):

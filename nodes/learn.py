@@ -33,9 +33,13 @@ def filter_files() -> list[str]:
     return [AUTO, *attribute_files(filters=True)]
 
 
+def class_word_input() -> io.String.Input:
+    return io.String.Input("class_word", default="", tooltip=CLASS_WORD)
+
+
 def filter_inputs() -> list:
     return [Features.Input("features", tooltip="From ESCDiff Reference Features."),
-            io.String.Input("class_word", default="", tooltip=CLASS_WORD),
+            class_word_input(),
             advanced(io.Combo.Input("filter", options=filter_files(), default=AUTO, optional=True,
                                     tooltip="A pre-trained filter file from models/escdiff; otherwise the filter is trained along "
                                             "with the token."))]
@@ -94,8 +98,8 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
                                "the rest are other methods to compare with."),
         io.Int.Input("steps", default=0, min=0, max=20000, tooltip="0 takes the recipe's own number."),
         seed_input(),
-        io.String.Input("describe", default="", tooltip="The rest of the picture in words: 'on a yellow table'. "
-                        "Used by recipes that learn from the picture as it is; escdiff ones draw and name their own."),
+        advanced(io.String.Input("describe", default="", tooltip="The rest of the picture in words: 'on a yellow table'. "
+                                 "Used by recipes that learn from the picture as it is; escdiff ones draw and name their own.")),
         advanced(io.Combo.Input("preset", options=[AUTO, *PRESETS], default=AUTO, optional=True,
                                 tooltip="Which UNet blocks train.")),
         advanced(io.Int.Input("batch_size", default=0, min=0, max=256, optional=True,
@@ -155,10 +159,10 @@ class ESCDiffTune(io.ComfyNode):
         return io.NodeOutput(made, plot)
 
 
-def learn_inputs(recipes: list[str], kind: list) -> list:
-    """The inputs of learning in one box; ``kind`` is the input that chooses what is learned, or nothing."""
-    return [*model_inputs(), io.Image.Input("image", tooltip="One picture, or up to 16 of the same thing."), *kind,
-            io.String.Input("class_word", default="", tooltip=CLASS_WORD), *tuning_inputs([AUTO, *recipes], AUTO), mask_input(),
+def learn_inputs(recipes: list[str], kind: list, word: io.String.Input) -> list:
+    """The inputs of learning in one box; ``kind`` is the input that chooses what is learned, or none; ``word`` its class word."""
+    return [*model_inputs(), io.Image.Input("image", tooltip="One picture, or up to 16 of the same thing."), *kind, word,
+            *tuning_inputs([AUTO, *recipes], AUTO), mask_input(),
             Encoder.Input("encoder", optional=True, tooltip="Optional reference encoder.")]
 
 
@@ -188,7 +192,8 @@ class ESCDiffLearnShape(_Learn, io.ComfyNode):
         return schema("ESCDiffLearnShape", "ESCDiff Learn Shape",
                       "Learns the shape of one picture as the word *m. Your model stays as it is. What was learned once is found "
                       "again in the cache.",
-                      learn_inputs(recipes_for("shape"), []), [Shape.Output("shape", tooltip=LEARNED), loss_output()],
+                      learn_inputs(recipes_for("shape"), [], class_word_input()),
+                      [Shape.Output("shape", tooltip=LEARNED), loss_output()],
                       aliases=["train shape", "learn outline", "silhouette", "reference image", "lora train", "train lora",
                                "dreambooth"])
 
@@ -201,7 +206,8 @@ class ESCDiffLearnLook(_Learn, io.ComfyNode):
         return schema("ESCDiffLearnLook", "ESCDiff Learn Look",
                       "Learns the look of one picture, its colours, pattern and material, as the word *a. Your model stays as it "
                       "is. What was learned once is found again in the cache.",
-                      learn_inputs(recipes_for("appearance"), []), [Look.Output("look", tooltip=LEARNED), loss_output()],
+                      learn_inputs(recipes_for("appearance"), [], advanced(class_word_input())),
+                      [Look.Output("look", tooltip=LEARNED), loss_output()],
                       aliases=["learn appearance", "train style", "style transfer", "texture", "material", "reference image",
                                "lora train", "train lora"])
 
@@ -213,7 +219,8 @@ class ESCDiffLearnAttribute(_Learn, io.ComfyNode):
         return schema("ESCDiffLearnAttribute", "ESCDiff Learn Attribute",
                       "The shape or the appearance of one picture, whichever kind says: ESCDiff Learn Shape and ESCDiff Learn "
                       "Look in one node.",
-                      learn_inputs(list(RECIPES), [kind]), [Attribute.Output("attribute", tooltip=LEARNED), loss_output()],
+                      learn_inputs(list(RECIPES), [kind], class_word_input()),
+                      [Attribute.Output("attribute", tooltip=LEARNED), loss_output()],
                       aliases=["learn shape", "learn appearance", "train shape", "train style", "lora train", "style transfer"],
                       group=BLOCKS)
 
