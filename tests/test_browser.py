@@ -111,6 +111,32 @@ def test_a_node_that_shows_text_and_a_picture_has_room_for_both(browser):
     assert width >= 360 and height >= 500, "seven lines and a thumbnail"
 
 
+HELP = """
+const help = document.querySelector('.node-help-content'), pictures = [...(help?.querySelectorAll('img') ?? [])];
+return help?.querySelector('table') && pictures.length && pictures.every(p => p.complete)
+    ? [help.querySelector('h1').innerText, help.scrollWidth - help.clientWidth, pictures.every(p => p.naturalWidth > 0)] : null;
+"""
+OPEN_HELP = """
+const button = document.querySelector('[data-testid="info-button"]');
+if (!document.querySelector('.node-help-content')) button?.click();
+return !!button;
+"""
+
+
+@pytest.mark.parametrize("kind, title", [("ESCDiffLearnShape", "ESCDiff Learn Shape"), ("ESCDiffMix", "ESCDiff Mix")])
+def test_the_help_fits_beside_the_canvas(browser, kind, title):
+    browser.execute_script("const node = LiteGraph.createNode(arguments[0]); window.app.graph.clear();"
+                           "window.app.graph.add(node); window.app.canvas.selectNode(node)", kind)
+    time.sleep(1)
+    if not browser.execute_script(OPEN_HELP):
+        pytest.skip("this front end has no button for help above a node")
+    end = time.monotonic() + 30
+    while (seen := browser.execute_script(HELP)) is None or seen[0] != title:
+        assert time.monotonic() < end, seen
+        time.sleep(0.5)
+    assert seen[1:] == [0, True], "it scrolls sideways, or its picture is missing"
+
+
 def test_the_subgraph_is_offered_and_holds_nodes_that_run(server, browser):
     if not server.offers("/global_subgraphs"):
         pytest.skip("this ComfyUI offers no subgraphs of node packs yet")
