@@ -18,9 +18,9 @@ from hosts import newest
 def load_pack() -> None:
     import comfy_api.latest  # noqa: F401 - ComfyUI itself has it by then
 
-    began = time.monotonic()
+    began = time.process_time()      # other tests run beside this one: what they take is not the pack's
     found["loaded"] = asyncio.run(host_nodes.load_custom_node(str(PACK)))
-    found["import_seconds"] = time.monotonic() - began
+    found["import_seconds"] = time.process_time() - began
     own = {n: c for n, c in host_nodes.NODE_CLASS_MAPPINGS.items() if n.startswith("ESCDiff")}
     found["nodes"] = sorted(own)
     untold = []

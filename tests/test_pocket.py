@@ -85,7 +85,7 @@ def test_the_demo_writes_pictures_and_figures(story):
     assert all(0 <= v <= 1 for row in report["leak_matrix"].values() for v in row.values())
     assert set(report["scores"]) == {"shape", "appearance", "mix", "control"}
     assert report["seconds"]["learn_shape"] > 0
-    assert 0 < report["seconds"]["eight_pictures_30_steps"] < 40
+    assert 0 < report["seconds"]["eight_pictures_30_steps"] < 60
     for name in ("sheet.png", "prompts.png", "shape_reference.png"):
         assert Image.open(story / "demo" / name).size[0] > 100
 
