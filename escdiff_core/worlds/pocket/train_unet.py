@@ -14,8 +14,8 @@ from . import config, train_vae
 from .data import SHORT, TOKENS, picture_file, to_tensor
 from .loop import Loop, MasterWeights
 
-BATCH = {"cpu": 64, "cuda": 512}
-RATE = {"cpu": 1e-3, "cuda": 1.2e-3}
+BATCH = {"cpu": 64, "cuda": 1024}   # below that a GPU waits for its launches
+RATE = {"cpu": 1e-3, "cuda": 1.5e-3}
 FULL_SHARE = 0.6   # of the prompts name every part
 EMPTY_PROMPTS = 0.1
 SNR_CAP = 5.0      # above this SNR the picture is decided and steps count less
