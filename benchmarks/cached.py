@@ -23,11 +23,12 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from escdiff_core.bench import protocol
+from escdiff_core.families.load import load_model
 from escdiff_core.learning.encoders import choose_encoder, choose_filter
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import find_recipe
 from escdiff_core.learning.tune import Tuner
 from escdiff_core.mixing.plan import Use
-from escdiff_core.model.load import load_model
 from escdiff_core.pictures import save_text
 
 RECIPE = "escdiff-appearance-paper"
@@ -68,7 +69,7 @@ def compare(number: int, seed: int, steps: int) -> list[Figures]:
     subject = protocol.Subject.of_spec("appearance", protocol.appearance_references(number + 1)[number])
     for cached in (False, True):
         recipe = find_recipe(RECIPE, steps=steps, cached=cached)
-        tuner = Tuner(model, [subject.reference], recipe, seed, subject.describe, subject.class_word, encoder,
+        tuner = prepare(model, [subject.reference], recipe, seed, subject.describe, subject.class_word, encoder,
                       choose_filter(None, recipe, model, encoder))
         scores = protocol.draw_appearance(model, Use(tuner.run()), subject, seed).scores
         figures.append(Figures(scores.appearance, scores.leak, scores.prompt, loss_afterwards(tuner)))

@@ -27,7 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from escdiff_core.attribute import Attribute
 from escdiff_core.bench import protocol
 from escdiff_core.bench.protocol import Subject
+from escdiff_core.families.load import load_model
 from escdiff_core.learning.encoders import choose_encoder, choose_filter
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import DEFAULTS, find_recipe
 from escdiff_core.learning.tune import Tuner
 from escdiff_core.learning.views import Views, loss_weights
@@ -35,7 +37,7 @@ from escdiff_core.metrics.prompt_check import check
 from escdiff_core.metrics.scores import Judge, harmonic_mean
 from escdiff_core.mixing.mix import Mix
 from escdiff_core.mixing.plan import Use
-from escdiff_core.model.load import DiffusionModel, load_model
+from escdiff_core.model.diffusion import DiffusionModel
 from escdiff_core.model.sample import image_to_latents
 from escdiff_core.pictures import save_text
 from escdiff_core.reference.subject import as_working, find_subject
@@ -55,7 +57,7 @@ def own_pictures(model: DiffusionModel, tuner: Tuner, subject: Subject) -> Views
     specs = [draw_spec(rng, **({} if kind == "shape" else {"pattern": "solid"})) for _ in range(DRAWN)]
     rest = [appearance_phrase(s) if kind == "shape" else s.shape for s in specs]
     behind = [f"on a {s.background} background" for s in specs]
-    prompts = [recipe.prompt(i, tuner.token, *words) for i, words in enumerate(zip(rest, behind, strict=True))]
+    prompts = [recipe.prompt(i, tuner.names.token, *words) for i, words in enumerate(zip(rest, behind, strict=True))]
     uses = {kind: Use(tuner.attribute())}
     images = Mix(model, **uses).draw(prompts, steps=STEPS, guidance_scale=GUIDANCE, seed=7)
     reference = subject.reference
@@ -72,7 +74,7 @@ def own_pictures(model: DiffusionModel, tuner: Tuner, subject: Subject) -> Views
 
 def learn(model: DiffusionModel, subject: Subject, kind: str, with_own: bool, steps: int | None) -> Attribute:
     recipe, encoder = find_recipe(DEFAULTS[kind], kind, steps=steps), choose_encoder("auto", model)
-    tuner = Tuner(model, [subject.reference], recipe, 0, subject.describe, subject.class_word, encoder,
+    tuner = prepare(model, [subject.reference], recipe, 0, subject.describe, subject.class_word, encoder,
                   choose_filter(None, recipe, model, encoder))
     while tuner.done < recipe.steps // 2:
         tuner.step()

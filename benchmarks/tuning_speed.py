@@ -24,14 +24,16 @@ from transformers import CLIPTextConfig, CLIPTextModel
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from escdiff_core.attribute import Attribute
+from escdiff_core.families import FAMILIES
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import DEFAULTS, Recipe, find_recipe
 from escdiff_core.learning.tune import Tuner
 from escdiff_core.mixing.mix import Mix
 from escdiff_core.mixing.plan import Use
-from escdiff_core.model.families import FAMILIES
-from escdiff_core.model.load import DiffusionModel, resolve_device
+from escdiff_core.model.diffusion import DiffusionModel, resolve_device
 from escdiff_core.model.schedule import NoiseSchedule
 from escdiff_core.model.tokenizer import build_tokenizer
+from escdiff_core.model.towers import TextTower
 from escdiff_core.reference import Reference
 from escdiff_core.worlds.pocket import config as pocket
 from escdiff_core.worlds.pocket.tokenizer import build_vocabulary
@@ -55,8 +57,8 @@ class Size:
 SIZES = {
     "pocket": Size(pocket.UNET, pocket.VAE, pocket.TEXT_ENCODER, pocket.NATIVE_SIZE, 16, build_vocabulary()),
     "half": Size({**SD15.unet, "block_out_channels": [160, 320, 640, 640], "cross_attention_dim": 384},
-                 {**SD15.vae, "block_out_channels": [64, 128, 256, 256]}, {**SD15.text_encoder, **HALF_TEXT}, 256, 4),
-    "full": Size(SD15.unet, SD15.vae, SD15.text_encoder, 512, 8),
+                 {**SD15.vae, "block_out_channels": [64, 128, 256, 256]}, {**SD15.towers[0].config, **HALF_TEXT}, 256, 4),
+    "full": Size(SD15.unet, SD15.vae, SD15.towers[0].config, 512, 8),
 }
 
 
@@ -87,8 +89,8 @@ def random_model(size: Size, device: torch.device) -> DiffusionModel:
     parts = (UNet2DConditionModel.from_config(size.unet), AutoencoderKL.from_config(size.vae),
              CLIPTextModel(CLIPTextConfig(**size.text_encoder)))
     unet, vae, text_encoder = (part.to(device).eval().requires_grad_(False) for part in parts)
-    return DiffusionModel(unet, vae, text_encoder, build_tokenizer(size.tokenizer), NoiseSchedule(), size.pixels,
-                          "random weights", device, "random", "random")
+    towers = (TextTower("clip_l", text_encoder, build_tokenizer(size.tokenizer)),)
+    return DiffusionModel(unet, vae, towers, NoiseSchedule(), size.pixels, "random weights", device, "sd15", "random")
 
 
 def reference(pixels: int) -> Reference:
@@ -126,7 +128,7 @@ def recipe_of(variant: Variant, batch_size: int) -> Recipe:
 def measure_tuning(model: DiffusionModel, batch_size: int, rounds: int, say) -> tuple[dict, dict[str, Tuner]]:
     """Time the steps of all variants in turn. Returns figures by variant, and the tuners."""
     picture = [reference(model.native_size)]
-    tuners = {name: Tuner(model, picture, recipe_of(v, batch_size)) for name, v in VARIANTS.items()}
+    tuners = {name: prepare(model, picture, recipe_of(v, batch_size)) for name, v in VARIANTS.items()}
     cuda, seconds, peaks = model.device.type == "cuda", {name: [] for name in VARIANTS}, {}
     for name, tuner in tuners.items():       # warm: kernels chosen, optimiser state there, pool filled
         for _ in range(2):
@@ -163,7 +165,7 @@ def measure_tuning(model: DiffusionModel, batch_size: int, rounds: int, say) -> 
 def default_attributes(model: DiffusionModel) -> list[Attribute]:
     """A shape and an appearance as the default recipes make them, after one step."""
     recipes = [find_recipe(name, steps=1, batch_size=1, views=1) for name in DEFAULTS.values()]
-    return [Tuner(model, [reference(model.native_size)], recipe).run() for recipe in recipes]
+    return [prepare(model, [reference(model.native_size)], recipe).run() for recipe in recipes]
 
 
 def measure_mixing(model: DiffusionModel, attributes: Sequence[Attribute], steps: int, pairs: int, count: int, say) -> dict:

@@ -54,12 +54,12 @@ def draw_pictures(seed: int = 0) -> None:
     """Learn the quick start's two references with the usual recipes, and draw the pictures that the thumbnails show."""
     sys.path.insert(0, str(HERE.parent))
     from escdiff_core.bench.references import appearance_references, shape_references
-    from escdiff_core.learning.encoders import choose_encoder, choose_filter
+    from escdiff_core.families.load import load_model
+    from escdiff_core.learning.encoders import choose_encoder
+    from escdiff_core.learning.learn import learn
     from escdiff_core.learning.recipes import DEFAULTS, find_recipe
-    from escdiff_core.learning.tune import Tuner
     from escdiff_core.mixing.mix import Mix
     from escdiff_core.mixing.plan import Use
-    from escdiff_core.model.load import load_model
     from escdiff_core.pictures import save_picture
     from escdiff_core.reference import Reference
     from escdiff_core.worlds.pocket.world import render
@@ -71,9 +71,7 @@ def draw_pictures(seed: int = 0) -> None:
         drawn = render(spec)
         save_picture(drawn.image, PICTURES / f"{name}.png")
         recipe = find_recipe(DEFAULTS[kind])
-        tuner = Tuner(model, [Reference(drawn.image, drawn.mask)], recipe, seed, encoder=encoder,
-                      network=choose_filter(None, recipe, model, encoder))
-        uses[kind] = Use(tuner.run())
+        uses[kind] = Use(learn(model, [Reference(drawn.image, drawn.mask)], recipe, seed, encoder=encoder)[0])
     shape, look, prompts = uses["shape"], uses["appearance"], "a {} on a white background"
     for name, used, prompt in (("mix", (shape, look), prompts.format("*m with *a appearance")),
                                ("shape_alone", (shape, None), prompts.format("green *m")),

@@ -2,7 +2,6 @@
 
 from comfy_api.latest import io, ui
 
-from ..escdiff_core.errors import lookup
 from ..escdiff_core.learning.recipes import DEFAULTS, RECIPES, recipes_for
 from ..escdiff_core.unet.blocks import PRESETS
 from .schema import (
@@ -173,13 +172,14 @@ class _Learn:
 
     @classmethod
     def execute(cls, model, clip, vae, image, kind="", class_word="", recipe=AUTO, mask=None, encoder=None, **rest):
+        from .host.export import usual_recipe
         from .host.learning import Source, read_reference
         from .host.learning import Token as Start
 
         kind = cls.KIND or kind
-        recipe = lookup(DEFAULTS, kind, "kind") if recipe == AUTO else recipe
+        recipe = usual_recipe(model, kind) if recipe == AUTO else recipe
         source = Source(model, clip, vae)
-        features = read_reference(source, image, mask, encoder, 250, 0)
+        features = read_reference(source, image, mask, encoder)
         made, plot = tune(source, Start(kind, features, class_word.strip()), recipe, **rest)
         return io.NodeOutput(made, plot)
 

@@ -41,7 +41,7 @@ def advanced(made):
 
 def model_inputs(vae: bool = True) -> list:
     """MODEL, CLIP and, for those who look at pictures, VAE."""
-    inputs = [io.Model.Input("model", tooltip="A Stable Diffusion 1.x model, LoRAs included; it stays as it is."),
+    inputs = [io.Model.Input("model", tooltip="A model of Stable Diffusion 1.x, 2.x or SDXL, LoRAs included; it stays as it is."),
               io.Clip.Input("clip", tooltip="The text encoder that came with the model.")]
     return [*inputs, io.Vae.Input("vae", tooltip="The VAE that came with the model.")] if vae else inputs
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..escdiff_core.learning.recipes import DEFAULTS, recipes_for
+from ..escdiff_core.learning.recipes import recipes_for
 from .learn import AUTO, learned
 from .mix import prompt_inputs, put_together
 from .schema import Encoder, Look, Shape, advanced, model_inputs, schema, seed_input
@@ -60,6 +60,7 @@ class ESCDiffShapeAndLook(io.ComfyNode):
                 look_mask=None, encoder=None, shape_strength=1.0, look_strength=1.0, shape_recipe=AUTO, look_recipe=AUTO, **rest):
         from ..escdiff_core.learning.recipes import find_recipe
         from .host.contract import require
+        from .host.export import usual_recipe
         from .host.learning import Source, Token, read_reference
         from .host.mixing import conditioning, warn_of_missing_tokens
         from .host.notes import tell
@@ -70,8 +71,8 @@ class ESCDiffShapeAndLook(io.ComfyNode):
         # both are looked at before anything is learned: what is wrong with the look need not wait for the shape
         for kind, image, mask, recipe in (("shape", shape_picture, shape_mask, shape_recipe),
                                           ("appearance", look_picture, look_mask, look_recipe)):
-            recipes[kind] = find_recipe(DEFAULTS[kind] if recipe == AUTO else recipe, kind).name
-            features[kind] = read_reference(source, image, mask, encoder, 250, 0)
+            recipes[kind] = find_recipe(usual_recipe(model, kind) if recipe == AUTO else recipe, kind).name
+            features[kind] = read_reference(source, image, mask, encoder)
         for number, kind in enumerate(WORDS, 1):
             tell(f"{number} of 2: the {WORDS[kind]}")
             token = Token(kind, features[kind], class_word.strip() if kind == "shape" else "")

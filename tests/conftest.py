@@ -10,10 +10,12 @@ import json
 import signal
 import socket
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from fake_comfy import FakeComfy, png
+from filelock import FileLock
 from hosts import find_hosts, python_of, version
 from model_zoo import write_host_models
 from queue_room import GRAPH
@@ -118,15 +120,28 @@ def keeper(host, tmp_path_factory):
         process.stdin.close()
 
 
+@pytest.fixture(scope="session")
+def family_models(tmp_path_factory) -> Path:
+    """Checkpoints of SD 2.x and SDXL with random weights, 3 GB: made once for all workers."""
+    from family_zoo import write_family_models
+
+    folder = tmp_path_factory.getbasetemp().parent / "family-models"
+    with FileLock(f"{folder}.lock"):
+        return folder if folder.is_dir() else write_family_models(folder)
+
+
 @pytest.fixture(scope="module")
-def found(request, host, keeper, sd15_models, tmp_path_factory) -> dict:
-    """What the probe of these tests saw inside the host: host_probe_x.py of test_host_x.py."""
+def found(request, host, keeper, tmp_path_factory) -> dict:
+    """What the probe of these tests saw inside the host: host_probe_x.py of test_host_x.py, with the ``MODELS`` they name."""
     from host_server import prepare_base
 
-    probe = probe_of(request.path)
+    probe, models = probe_of(request.path), getattr(request.module, "MODELS", "sd15_models")
     base = tmp_path_factory.mktemp(f"{probe.stem}-{version(host)}")
-    prepare_base(base, sd15_models)
-    said, mark, answer = keeper(probe, base).partition("FOUND ")
+    prepare_base(base, request.getfixturevalue(models))
+    # those with whole text encoders take 8 GB: one at a time
+    alone = FileLock(tmp_path_factory.getbasetemp().parent / "heavy.lock") if models == "family_models" else nullcontext()
+    with alone:
+        said, mark, answer = keeper(probe, base).partition("FOUND ")
     print(said[-4000:])
     assert mark, said[-6000:]
     return json.loads(answer.partition("\n")[0])

@@ -34,10 +34,10 @@ def load_pack() -> None:
 
 def parity(model, clip, vae):
     copy = core("nodes.host.export").private_model(model, clip, vae)
-    direct = core("escdiff_core.model.load").load_model("pocket", "cpu")
+    direct = core("escdiff_core.families.load").load_model("pocket", "cpu")
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([100.0, 700.0])
     text = "a photo of a red and white striped star on a blue background"
-    mine = core("escdiff_core.model.text").encode_prompts(direct, [text])
+    mine = core("escdiff_core.model.text").encode_prompts(direct, [text]).context
     found["text_difference"] = largest(clip.encode_from_tokens(clip.tokenize(text)), mine)
     context = mine.expand(2, -1, -1)
     theirs = model.model.diffusion_model(x, t, context=context)
@@ -112,7 +112,7 @@ def routing(model, clip, vae, direct, made, before):
     sampling = model.get_model_object("model_sampling")
     width = given["c_crossattn"].shape[-1]
     order = [prompt, ""] if torch.allclose(given["c_crossattn"][0], positive[0][0][0, :, :width], atol=1e-5) else ["", prompt]
-    context = torch.cat([variant.states(p) for p in order])
+    context = torch.cat([variant.states(p).context for p in order])
     answer = variant.unet(sampling.calculate_input(sigma, x), sampling.timestep(sigma), encoder_hidden_states=context).sample
     found["routed_difference"] = largest(out, sampling.calculate_denoised(sigma, answer, x))
     found["routed_scale"] = float(out.abs().max())
@@ -138,7 +138,7 @@ def routing(model, clip, vae, direct, made, before):
     found["same_prompt_in_both_is_stock"] = largest(draw(clone, *same), stock_out)
     found["mixing_changes_the_picture"] = largest(draw(mixed, positive, negative), stock_out)
     cleared, more_of_it = node("ESCDiffClear", conditioning=positive)[0][0]
-    found["clear_takes_it_out"] = [type(cleared).__name__, torch.equal(cleared, variant.states(prompt)[:, :77]),
+    found["clear_takes_it_out"] = [type(cleared).__name__, torch.equal(cleared, variant.states(prompt).context[:, :77]),
                                    [name for name in more_of_it if "escdiff" in name]]
     alone = draw(mixed, positive, negative, cfg=1.0)
     found["cfg_1"] = [largest(alone, draw(mixed, positive, positive)), largest(alone, plain_out)]
@@ -232,7 +232,7 @@ def sd15():
         used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=skip)[0] if skip else clip
         copy = core("nodes.host.export").private_model(model, used, vae)
         text = "a photo of a red star"
-        mine = core("escdiff_core.model.text").encode_prompts(copy, [text])
+        mine = core("escdiff_core.model.text").encode_prompts(copy, [text]).context
         found[f"sd15_text_difference_{skip}"] = largest(used.encode_from_tokens(used.tokenize(text)), mine)
     x, t = torch.randn(1, 4, 32, 32), torch.tensor([500.0])
     import comfy.model_management

@@ -35,7 +35,7 @@ class Counter:
         tuner, learning = core("escdiff_core.learning.tune").Tuner, core("nodes.host.learning")
         self.counts = {"steps": 0, "copies": 0, "features": 0}
         for name, owner, function in (("steps", tuner, "step"), ("copies", learning, "private_model"),
-                                      ("features", learning, "reference_features")):
+                                      ("features", learning, "read_features")):
             setattr(owner, function, self.counting(name, getattr(owner, function)))
 
     def counting(self, name, usual):
@@ -63,7 +63,8 @@ def cached(model, clip, vae, encoder, image, mask, count, page):
     found["first"] = [count.since_last(), page.shown.get("7", " ")]
     threads = torch.get_num_threads()
     torch.set_num_threads(threads % 2 + 1)
-    parts = node("ESCDiffReferenceFeatures", **{n: given[n] for n in ("model", "clip", "vae", "encoder", "image", "mask")})[0]
+    looked = {n: given[n] for n in ("model", "clip", "vae", "encoder", "image", "mask", "seed")}
+    parts = node("ESCDiffReferenceFeatures", **looked)[0]
     token = node("ESCDiffAppearanceFilter", features=parts)[0]
     again = node("ESCDiffTune", model=model, clip=clip, vae=vae, token=token, **LEARN)[0]
     found["again"] = [count.since_last(), page.shown["7"], same(first, again)]

@@ -80,7 +80,7 @@ def operations(mixed, clip, headless, plain, name) -> None:
     stocks = plain[0][0]
 
     def of(text):
-        return lambda variant: variant.states(text)
+        return lambda variant: variant.states(text).context
 
     def everywhere(variant):
         return torch.cat([stocks] * variant.route.slots, dim=1)
@@ -95,15 +95,15 @@ def operations(mixed, clip, headless, plain, name) -> None:
     cases = {
         "as it is": (one, of(ONE)),
         "Average 0": (average(one, two, 0.0), of(TWO)),
-        "Average 0.3": (average(one, two, 0.3), lambda v: 0.3 * v.states(ONE) + 0.7 * v.states(TWO)),
-        "Average with a stock prompt": (average(one, plain, 0.3), lambda v: 0.3 * v.states(ONE) + 0.7 * everywhere(v)),
-        "a stock prompt averaged": (average(plain, one, 0.3), lambda v: 0.7 * v.states(ONE) + 0.3 * everywhere(v)),
+        "Average 0.3": (average(one, two, 0.3), lambda v: 0.3 * v.states(ONE).context + 0.7 * v.states(TWO).context),
+        "Average with a stock prompt": (average(one, plain, 0.3), lambda v: 0.3 * v.states(ONE).context + 0.7 * everywhere(v)),
+        "a stock prompt averaged": (average(plain, one, 0.3), lambda v: 0.7 * v.states(ONE).context + 0.3 * everywhere(v)),
         "Concat": (concat(one, two), joined(of(ONE), of(TWO))),
         "Concat of a stock prompt": (concat(one, plain), joined(of(ONE), everywhere)),
         "Concat to a stock prompt": (concat(plain, one), joined(everywhere, of(ONE))),
-        "ZeroOut": (stock("ConditioningZeroOut", "zero_out", conditioning=one)[0], lambda v: 0 * v.states(ONE)),
-        "times 0": ([[states * 0.0, more] for states, more in one], lambda v: 0 * v.states(ONE)),
-        "times 1.5": ([[states * 1.5, more] for states, more in one], lambda v: 1.5 * v.states(ONE)),
+        "ZeroOut": (stock("ConditioningZeroOut", "zero_out", conditioning=one)[0], lambda v: 0 * v.states(ONE).context),
+        "times 0": ([[states * 0.0, more] for states, more in one], lambda v: 0 * v.states(ONE).context),
+        "times 1.5": ([[states * 1.5, more] for states, more in one], lambda v: 1.5 * v.states(ONE).context),
         "range 0 to 1": (stock("ConditioningSetTimestepRange", "set_range", conditioning=one, start=0.0, end=1.0)[0], of(ONE)),
     }
     for case, (positive, states) in cases.items():
@@ -116,7 +116,7 @@ def operations(mixed, clip, headless, plain, name) -> None:
 
     both = stock("ConditioningCombine", "combine", conditioning_1=ranged(one, 0.0, 0.4), conditioning_2=ranged(two, 0.4, 1.0))[0]
     texts = iter([ONE, TWO, TWO])
-    steps = follows(model, both, none, headless, lambda v: v.states(next(texts)))
+    steps = follows(model, both, none, headless, lambda v: v.states(next(texts)).context)
     found[f"{name}: ranges"] = [len(steps), max(steps)]
     whole = torch.ones(1, 128, 128)
     areas = {"SetArea": stock("ConditioningSetArea", "append", conditioning=one, width=128, height=128, x=0, y=0, strength=1.0)[0],
@@ -128,7 +128,7 @@ def operations(mixed, clip, headless, plain, name) -> None:
         found[f"{name}: {case}"] = [3, largest(draw(model, rows, none), usual) / float(usual.abs().max())]
     clear = node("ESCDiffClear", conditioning=one)[0]
     found[f"{name}: Clear"] = [3, max(follows(model, clear, none, headless, lambda v: torch.cat(
-        [v.states(ONE)[:, :77]] * v.route.slots, dim=1)))]
+        [v.states(ONE).context[:, :77]] * v.route.slots, dim=1)))]
 
 
 def refusals(base, clip, plain, routed, scheduled, made) -> None:
@@ -176,7 +176,7 @@ def main() -> None:
     load_pack()
     with torch.inference_mode():
         model, clip, vae, *_ = node("ESCDiffLoadPocketModel")
-        direct = core("escdiff_core.model.load").load_model("pocket", "cpu")
+        direct = core("escdiff_core.families.load").load_model("pocket", "cpu")
         method, plain = core("escdiff_core.mixing.mix"), clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
         made = {kind: attribute(model, kind, seed) for seed, kind in enumerate(("shape", "appearance"))}
         uses = [method.Use(made["shape"]), method.Use(made["appearance"])]

@@ -32,7 +32,7 @@ def beside_headless(model, result, both, steps=6):
         t = sampling.timestep(sigma)
         variant = both.variant(1 - (float(t[0]) + 1) / 1000)
         sets.add(tuple(u.attribute.kind for u in variant.active))
-        states = {text: variant.states(text) for text in (PROMPT, "")}
+        states = {text: variant.states(text).context for text in (PROMPT, "")}
         main = given["c_crossattn"][:, :77]
         order = sorted(states, key=lambda text: largest(states[text][:, :77], main[:1]))
         context = torch.cat([states[text] for text in order])

@@ -47,11 +47,11 @@ def differences(clip, knowing, words: str) -> dict[str, float]:
 
 def headless(knowing) -> dict[str, float]:
     """For each form without a file the difference to what the core gives, on the pocket model, with the same vectors."""
-    model = core("escdiff_core.model.load").load_model("pocket", "cpu")
+    model = core("escdiff_core.families.load").load_model("pocket", "cpu")
     encode, known = core("escdiff_core.model.weighted").encode_weighted, knowing.tokenizer.tokenize_with_weights.vectors
     tokens = {name: own["clip_l"] for name, own in known.items()}
     texts = {**FORMS, **{name: text for name, (text, _) in APART.items()}, **UNEVEN}
-    return {name: difference(encoded(knowing, text), encode(model, [text], tokens))
+    return {name: difference(encoded(knowing, text), encode(model, [text], tokens).context)
             for name, text in texts.items() if "embedding:" not in text}
 
 

@@ -10,9 +10,10 @@ import torch
 from model_zoo import POCKET, random_modules
 
 from escdiff_core.attribute import Attribute
+from escdiff_core.families.load import load_model
+from escdiff_core.families.save import write_checkpoint
 from escdiff_core.learning.recipes import Recipe, find_recipe
-from escdiff_core.model.checkpoint import write_checkpoint
-from escdiff_core.model.load import DiffusionModel, load_model
+from escdiff_core.model.diffusion import DiffusionModel
 from escdiff_core.model.names import unet_map
 from escdiff_core.reference import Reference
 from escdiff_core.unet.blocks import find_preset

@@ -2,15 +2,19 @@
 
 import string
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from escdiff_core.families import FAMILIES
+from escdiff_core.families.save import canonical_tensors, write_checkpoint
 from escdiff_core.files import write_safetensors
-from escdiff_core.model.checkpoint import canonical_tensors, write_checkpoint
-from escdiff_core.model.families import FAMILIES
 from escdiff_core.model.infer import UNET_PREFIX
+from escdiff_core.model.text import encode_prompts
+from escdiff_core.model.tokenizer import build_tokenizer
+from escdiff_core.model.towers import TextTower
 
 SD15 = FAMILIES["sd15"]
 
@@ -24,14 +28,14 @@ REDUCED_SD15 = {
         "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
     },
     "vae": {**SD15.vae, "block_out_channels": [32, 32, 64, 64], "layers_per_block": 1},
-    "text_encoder": {**SD15.text_encoder, "num_hidden_layers": 1, "intermediate_size": 64},
+    "text_encoder": {**SD15.towers[0].config, "num_hidden_layers": 1, "intermediate_size": 64},
 }
 
 # SD 1.5 with fewer levels and blocks in the UNet, but as wide as ComfyUI wants it to recognise SD 1.5.
 HOST_SD15 = {
     "unet": {**REDUCED_SD15["unet"], "block_out_channels": [320, 640]},
     "vae": SD15.vae,
-    "text_encoder": SD15.text_encoder,
+    "text_encoder": SD15.towers[0].config,
 }
 CHECKPOINT, CONTROLNET = "v1-5-pruned-emaonly-fp16.safetensors", "control_v11p_sd15_canny_fp16.safetensors"
 
@@ -48,7 +52,7 @@ POCKET = {
     "vae": {**SD15.vae, "sample_size": 64, "block_out_channels": [32, 32, 64, 64], "layers_per_block": 1,
             "scaling_factor": 0.7},
     "text_encoder": {
-        **SD15.text_encoder,
+        **SD15.towers[0].config,
         "vocab_size": 128,
         "hidden_size": 48,
         "intermediate_size": 96,
@@ -91,6 +95,16 @@ def random_modules(config: dict, seed: int = 0):
         AutoencoderKL.from_config(config["vae"]).eval(),
         CLIPTextModel(CLIPTextConfig(**config["text_encoder"])).eval(),
     )
+
+
+def states(model, prompts, tokens=None) -> torch.Tensor:
+    """The text states alone of what prompts are encoded as, (b, 77, dim)."""
+    return encode_prompts(model, prompts, tokens).context
+
+
+def one_tower(text_encoder, vocabulary: dict) -> SimpleNamespace:
+    """All that encoding needs of a model with one text encoder."""
+    return SimpleNamespace(towers=(TextTower("clip_l", text_encoder, build_tokenizer(vocabulary)),))
 
 
 def outputs(unet, vae, text_encoder):

@@ -20,9 +20,9 @@ from escdiff_core.bench.protocol import Subject, appearance_references, shape_re
 from escdiff_core.cli import bench as command
 from escdiff_core.cli import main
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.families.load import load_model
 from escdiff_core.learning.recipes import RECIPES
 from escdiff_core.metrics.scores import harmonic_mean
-from escdiff_core.model.load import load_model
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_what_cannot_be_used_is_one_sentence(arguments, words, checkpoint, tmp_p
     ("cuda", ["--shapes", "2", "--seeds", "2"], (2, 8, 2))])
 def test_a_gpu_gets_all_references_and_more_seeds(device, arguments, wanted, tmp_path, monkeypatch):
     model, found = SimpleNamespace(device=SimpleNamespace(type=device), native_size=256), []
-    monkeypatch.setattr("escdiff_core.model.load.load_model", lambda *_: model)
+    monkeypatch.setattr("escdiff_core.families.load.load_model", lambda *_: model)
     monkeypatch.setattr(bench_run, "Bench", lambda model, plan, store: found.append(plan))
     monkeypatch.setattr(bench_run.protocol, "Judge", SimpleNamespace(of_spec=lambda spec: None))    # a second for each subject
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.cli import COMMANDS, main
+from escdiff_core.families.load import load_model
 from escdiff_core.learning.recipes import RECIPES
-from escdiff_core.model.load import load_model
 from escdiff_core.reference import load_reference
 from escdiff_core.unet.blocks import PRESETS
 
@@ -87,7 +87,7 @@ MISTAKES = {
     "no prompt": (["mix", "--out", "x"], "--prompt"),
     "number": (mix(**{"--count": "many"}), "--count"),
     "missing model": (mix(**{"--model": "absent.safetensors"}), "absent.safetensors does not exist"),
-    "wrong layout": (mix(**{"--model": "other.safetensors"}), "needed: a single-file Stable Diffusion 1.x"),
+    "wrong layout": (mix(**{"--model": "other.safetensors"}), "needed: a single-file checkpoint of Stable Diffusion 1.x"),
     "truncated model": (mix(**{"--model": "truncated.safetensors"}), "truncated"),
     "attribute as model": (mix(**{"--model": "shape.safetensors"}), "needed: a single-file"),
     "pickle as model": (mix(**{"--model": "pickle.pt"}), "pickle"),
@@ -266,13 +266,13 @@ def test_a_stopped_run_goes_on_with_resume(number, capsys, quick_recipes, ctrl_c
     ["train-filters", "--images", "world", "--count", "2", "--model", "model.safetensors", "--out", "/proc/x.safetensors"],
 ], ids=["no room", "below a file", "filters"])
 def test_a_place_that_cannot_be_written_is_told_before_the_work(command, capsys, monkeypatch):
-    monkeypatch.setattr("escdiff_core.model.load.load_model", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("escdiff_core.families.load.load_model", lambda *_: pytest.fail("work was done"))
     status, _, err = run(capsys, *command)
     assert status == 2 and "cannot be written" in err and len(err.strip().splitlines()) == 1
 
 
 def test_filters_in_a_file_of_another_kind_are_refused_before_they_are_trained(capsys, monkeypatch):
-    monkeypatch.setattr("escdiff_core.model.load.load_model", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("escdiff_core.families.load.load_model", lambda *_: pytest.fail("work was done"))
     status, _, err = run(capsys, "train-filters", "--images", "world", "--out", "filters.pt")
     assert status == 2 and "must end in .safetensors" in err
 

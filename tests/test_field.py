@@ -4,21 +4,20 @@ import numpy as np
 import pytest
 import torch
 from method_zoo import disc, hash_of, made_attribute, tiny_model
+from model_zoo import states
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.attribute.export import export_embedding
 from escdiff_core.choices import FORMS, STAGES
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import RECIPES, WORDS, find_recipe
-from escdiff_core.learning.tune import Tuner
 from escdiff_core.learning.views import PRIOR_STEPS
 from escdiff_core.mixing.mix import Mix
 from escdiff_core.mixing.plan import Use
 from escdiff_core.model.names import unet_map
-from escdiff_core.model.text import encode_prompts
 from escdiff_core.unet.blocks import KINDS, block_of, find_preset
 from escdiff_core.unet.copy import tensors_of
-from escdiff_core.unet.route import pack
 from escdiff_core.unet.tokens import cross_blocks, in_one, stage_of
 
 FIELD = [name for name, recipe in RECIPES.items() if recipe.kind == "concept"]
@@ -31,7 +30,7 @@ def model(tmp_path_factory):
 
 
 def tuned(model, name, kind, **changes):
-    tuner = Tuner(model, [disc()], find_recipe(name, kind, **{**QUICK, **changes}), describe="on a red table",
+    tuner = prepare(model, [disc()], find_recipe(name, kind, **{**QUICK, **changes}), describe="on a red table",
                   precision="fp32")
     tuner.run()
     return tuner
@@ -71,17 +70,17 @@ def test_what_each_method_trains(model, learned):
     assert {n.split(".")[0] for n in learned["ostaf"]["shape"].delta} == {"input_blocks"}
     assert all("attn" in n for n in learned["ostaf"]["appearance"].delta) and learned["ostaf"]["appearance"].form == "full"
     assert learned["b-lora"]["appearance"].form == "lora"
-    frozen = Tuner(model, [disc()], find_recipe("dreambooth", "shape", steps=2, batch_size=2))
-    before = frozen.vector().detach()
+    frozen = prepare(model, [disc()], find_recipe("dreambooth", "shape", steps=2, batch_size=2))
+    before = frozen.vectors()["clip_l"].detach()
     frozen.run()
-    assert torch.equal(frozen.vector(), before), "DreamBooth's token is a word that stays"
+    assert torch.equal(frozen.vectors()["clip_l"], before), "DreamBooth's token is a word that stays"
 
 
 @pytest.mark.parametrize("name", ["b-lora", "forgedit"])
 def test_learned_together_and_kept_apart(name, model, learned):
     names = list(model.unet.state_dict())
     preset = find_preset(RECIPES[name].preset)
-    tuner = Tuner(model, [disc()], find_recipe(name, "shape", **QUICK))
+    tuner = prepare(model, [disc()], find_recipe(name, "shape", **QUICK))
     assert set(tuner.blocks) == set(preset.blocks("concept", names))
     for kind, made in learned[name].items():
         assert trained_blocks(made, model) == set(preset.blocks(kind, names)) == set(made.blocks)
@@ -89,12 +88,12 @@ def test_learned_together_and_kept_apart(name, model, learned):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_form_changes_anything_before_its_first_step(form, model):
-    tuner = Tuner(model, [disc()], find_recipe("ostaf", "shape", form=form, rank=2), precision="fp32")
+    tuner = prepare(model, [disc()], find_recipe("ostaf", "shape", form=form, rank=2), precision="fp32")
     assert not any(v.any() for n, v in tuner.trained.delta(tuner.kept).items() if not n.endswith(("alpha", "lora_down.weight")))
     x, t = torch.zeros(1, 4, 8, 8), torch.tensor([5])
-    context, *others = encode_prompts(model, ["a star", "a red boat", "two houses"]).split(1)
+    context, *others = states(model, ["a star", "a red boat", "two houses"]).split(1)
     with torch.no_grad():
-        tuned_on = pack([context, *others] if tuner.trained.slots else [context])
+        tuned_on = torch.cat([context, *others], dim=1) if tuner.trained.slots else context
         torch.testing.assert_close(tuner.unet(x, t, tuned_on).sample, model.unet(x, t, context).sample)
 
 
@@ -111,9 +110,9 @@ def test_offsets_are_predicted_from_one_code_and_the_delta_is_what_trained(model
 
 
 def test_prior_preservation_shows_the_model_its_own_pictures_of_the_plain_word(model):
-    tuner = Tuner(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, batch_size=64, prior=3))
+    tuner = prepare(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, batch_size=64, prior=3))
     steps = []
-    Tuner(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, prior=1), preparing=lambda *done: steps.append(done))
+    prepare(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, prior=1), preparing=lambda *done: steps.append(done))
     assert steps[-1] == (len(steps), len(steps)) and len(steps) == 2 + PRIOR_STEPS, "a view drawn and encoded, then the pictures"
     assert len(tuner.views.latents) == 1 + 3 and torch.equal(tuner.views.weights[1:], torch.ones_like(tuner.views.weights[1:]))
     drawn = tuner.draws(np.random.default_rng(0), 64)
@@ -130,7 +129,7 @@ def test_p_plus_keeps_the_vectors_of_its_own_layers_and_the_word_elsewhere(model
     assert len(cross) == 16
     for kind in KINDS:
         rows = learned["p-plus"][kind].embeddings["clip_l"]
-        word = tuned(model, "p-plus", kind, steps=0).word
+        word = tuned(model, "p-plus", kind, steps=0).start.words["clip_l"]
         own = find_preset("resolution").blocks(kind, model.unet.state_dict())
         assert rows.shape[0] == 16
         for row, block in zip(rows, cross, strict=True):
@@ -147,14 +146,14 @@ def test_every_layer_reads_its_own_vector(model, learned):
     for name, module in variant.unet.named_modules():
         if name.endswith("attn2.to_k"):
             module.register_forward_hook(lambda _m, args, _o, name=name: seen.update({block_of(name): args[0]}))
-    variant.unet(torch.zeros(1, 4, 8, 8), torch.tensor([5]), variant.states("a *m on a table"))
+    variant.unet(torch.zeros(1, 4, 8, 8), torch.tensor([5]), variant.states("a *m on a table").context)
     for row, block in enumerate(cross_blocks(model.unet.state_dict())):
-        own = encode_prompts(model, ["a *m on a table"], {"*m": made.embeddings["clip_l"][row]})
+        own = states(model, ["a *m on a table"], {"*m": made.embeddings["clip_l"][row]})
         torch.testing.assert_close(seen[block], own)
 
 
 def test_prospect_has_a_vector_per_tenth_of_the_schedule_and_each_kind_its_own(model, learned):
-    word = tuned(model, "prospect", "shape", steps=0).word
+    word = tuned(model, "prospect", "shape", steps=0).start.words["clip_l"]
     rows = learned["prospect"]["shape"].embeddings["clip_l"]
     kept = [not torch.allclose(row, word, atol=1e-6) for row in rows]
     assert kept[:4] == [False] * 4 and any(kept[4:]), "shape keeps the noisy stages"
@@ -165,15 +164,15 @@ def test_prospect_has_a_vector_per_tenth_of_the_schedule_and_each_kind_its_own(m
         rows_seen = [u.attribute.embeddings["clip_l"][0] for u in mixed.variant(round(1 - (t + 1) / 1000, 6)).active]
         assert torch.equal(rows_seen[0], rows[stage_of(t, 1000)]), f"drawing at {t} reads the vector that training showed there"
     for progress, stage in ((0.0, 9), (0.05, 9), (0.95, 0), (0.55, 4)):
-        states = mixed.variant(progress).states("a *m")
-        torch.testing.assert_close(states, encode_prompts(model, ["a *m"], {"*m": rows[stage]}))
+        seen = mixed.variant(progress).states("a *m").context
+        torch.testing.assert_close(seen, states(model, ["a *m"], {"*m": rows[stage]}))
 
 
 def test_space_time_tokens_have_a_vector_per_layer_and_tenth_of_the_schedule(model, learned):
     cross = cross_blocks(model.unet.state_dict())
     made = learned["neti"]["shape"]
     rows, own = made.embeddings["clip_l"], find_preset("resolution").blocks("shape", model.unet.state_dict())
-    word = tuned(model, "neti", "shape", steps=0).word
+    word = tuned(model, "neti", "shape", steps=0).start.words["clip_l"]
     assert rows.shape[0] == 16 * STAGES
     assert all(torch.allclose(row, word, atol=1e-6) for i, row in enumerate(rows) if cross[i % 16] not in own)
     mixed = Mix(model, shape=Use(made))
@@ -184,27 +183,27 @@ def test_space_time_tokens_have_a_vector_per_layer_and_tenth_of_the_schedule(mod
         if name.endswith("attn2.to_k"):
             module.register_forward_hook(lambda _m, args, _o, name=name: seen.update({block_of(name): args[0]}))
     with torch.no_grad():
-        variant.unet(torch.zeros(1, 4, 8, 8), torch.tensor([440]), variant.states("a *m"))
+        variant.unet(torch.zeros(1, 4, 8, 8), torch.tensor([440]), variant.states("a *m").context)
         for row, block in enumerate(cross):
-            torch.testing.assert_close(seen[block], encode_prompts(model, ["a *m"], {"*m": rows[4 * 16 + row]}))
+            torch.testing.assert_close(seen[block], states(model, ["a *m"], {"*m": rows[4 * 16 + row]}))
 
 
 @pytest.mark.parametrize("layout", ["layers", "stages", "layers+stages"])
 def test_training_shows_every_slot_and_row_its_own_vector(layout, model):
     name = {"layers": "p-plus", "stages": "prospect", "layers+stages": "neti"}[layout]
     tuner = tuned(model, name, "shape")
-    vectors = tuner.vector().detach()
+    vectors = tuner.vectors()["clip_l"].detach()
     timesteps = torch.tensor([10, 950])
     prompts = ["a *m", "a photo of a *m"]
     with torch.no_grad():
-        packed = tuner.texts(np.random.default_rng(0), prompts, {"*m": vectors}, timesteps)
-    slots = packed.chunk(tuner.route.slots, dim=1)
+        packed = tuner.texts(np.random.default_rng(0), prompts, {"*m": {"clip_l": vectors}}, timesteps)
+    slots = packed.context.chunk(tuner.route.slots, dim=1)
     assert len(slots) == {"layers": 16, "stages": 1, "layers+stages": 16}[layout]
     for i, slot in enumerate(slots):
         for row, (prompt, t) in enumerate(zip(prompts, timesteps.tolist(), strict=True)):
             stage = stage_of(t, 1000)
             vector = vectors[{"layers": i, "stages": stage, "layers+stages": 16 * stage + i}[layout]]
-            torch.testing.assert_close(slot[row], encode_prompts(model, [prompt], {"*m": vector})[0])
+            torch.testing.assert_close(slot[row], states(model, [prompt], {"*m": vector})[0])
 
 
 def test_several_vectors_make_no_embedding_file_and_their_mean_serves_one_prompt(model, learned, tmp_path):
@@ -234,11 +233,11 @@ def test_tokens_with_reach_all_are_read_by_every_block_in_one_slot(model):
     prompt = "a *m with *a appearance"
     tokens = {a.token: a.embeddings["clip_l"] for a in (shape, appearance)}
     assert variant.route.slots == 1
-    assert torch.equal(variant.states(prompt), encode_prompts(model, [prompt], tokens))
+    assert torch.equal(variant.states(prompt).context, states(model, [prompt], tokens))
     own = made_attribute(model, "appearance")
-    slots = Mix(model, Use(shape), Use(own)).variant(0.0).states(prompt).chunk(2, dim=1)
-    torch.testing.assert_close(slots[0], encode_prompts(model, ["a *m with plain appearance"], tokens))
-    torch.testing.assert_close(slots[1], encode_prompts(model, [prompt], {**tokens, "*a": own.embeddings["clip_l"]}))
+    slots = Mix(model, Use(shape), Use(own)).variant(0.0).states(prompt).context.chunk(2, dim=1)
+    torch.testing.assert_close(slots[0], states(model, ["a *m with plain appearance"], tokens))
+    torch.testing.assert_close(slots[1], states(model, [prompt], {**tokens, "*a": own.embeddings["clip_l"]}))
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -261,7 +260,7 @@ def test_a_file_with_an_unknown_reach_or_layout_is_refused(field, value, model):
 
 
 def test_an_attribute_is_the_average_over_the_last_steps(model):
-    tuner = Tuner(model, [disc()], find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=1.0, steps=3))
+    tuner = prepare(model, [disc()], find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=1.0, steps=3))
     seen = []
     for _ in range(3):
         tuner.step()
@@ -269,7 +268,7 @@ def test_an_attribute_is_the_average_over_the_last_steps(model):
     with tuner.averaged():
         torch.testing.assert_close(tuner.offset.detach(), torch.stack(seen).mean(0))
     assert torch.equal(tuner.offset, seen[-1]), "training goes on from the last step"
-    last = Tuner(model, [disc()], find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=0.0, steps=3))
+    last = prepare(model, [disc()], find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=0.0, steps=3))
     last.run()
     with last.averaged():
         torch.testing.assert_close(last.offset.detach(), seen[-1])

@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 
 from escdiff_core.cli import main
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.families import FAMILIES
+from escdiff_core.families.load import load_model
 from escdiff_core.learning.encoders import choose_encoder, choose_filter
 from escdiff_core.learning.features import ReferenceEncoder, load_encoder, reference_features, unet_feature_width
 from escdiff_core.learning.filters import AttributeFilter, load_filter, make_filter, save_filters
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import RECIPES, find_recipe
 from escdiff_core.learning.train_filters import Example, examples_from_folder, look_at, train_filter
-from escdiff_core.learning.tune import Tuner
-from escdiff_core.model.families import FAMILIES
-from escdiff_core.model.load import load_model
 from escdiff_core.model.sample import image_to_latents
 from escdiff_core.model.text import word_embedding
 from escdiff_core.unet.words import merge, starting_word
@@ -92,18 +92,18 @@ def test_several_references_are_averaged_to_one_embedding_of_unit_norm(model, en
 
 def test_a_fresh_filter_leaves_the_token_exactly_at_its_word(model, features, encoder):
     for tower in (None, encoder):
-        tuner = Tuner(model, [disc()], SHAPE, encoder=tower)
-        assert not tuner.network(tuner.features.unet, tuner.features.clip).any()
-        torch.testing.assert_close(tuner.vector()[0], starting_word(model, "shape"), rtol=1e-6, atol=0)
+        tuner = prepare(model, [disc()], SHAPE, encoder=tower)
+        assert not tuner.start.network(tuner.start.features.unet, tuner.start.features.clip).any()
+        torch.testing.assert_close(tuner.vectors()["clip_l"][0], starting_word(model, "shape")["clip_l"], rtol=1e-6, atol=0)
     first, same = (make_filter(model, features, 7) for _ in range(2))
     assert all(torch.equal(p, same.state_dict()[n]) for n, p in first.state_dict().items())
     assert not torch.equal(first.from_unet[1].weight, make_filter(model, features, 8).from_unet[1].weight)
 
 
 def test_one_piece_words_start_at_their_embedding_and_others_at_the_norm_of_their_pieces(model):
-    torch.testing.assert_close(starting_word(model, "shape"), word_embedding(model, "shape")[0])
-    pieces = word_embedding(model, "qwzxj")
-    assert len(pieces) > 1 and starting_word(model, "qwzxj").norm() == pytest.approx(float(pieces.norm(dim=1).mean()))
+    torch.testing.assert_close(starting_word(model, "shape")["clip_l"], word_embedding(model.towers[0], "shape")[0])
+    pieces = word_embedding(model.towers[0], "qwzxj")
+    assert len(pieces) > 1 and starting_word(model, "qwzxj")["clip_l"].norm() == pytest.approx(float(pieces.norm(dim=1).mean()))
 
 
 @pytest.mark.parametrize("shape", [(WIDTH,), (3, WIDTH)])
@@ -115,20 +115,20 @@ def test_the_norm_of_the_word_is_kept(shape):
 
 
 def test_the_norm_is_kept_while_token_and_filter_train(model):
-    tuner = Tuner(model, [disc()], find_recipe("escdiff-appearance", batch_size=2, views=2, steps=2, lr_token=0.5,
+    tuner = prepare(model, [disc()], find_recipe("escdiff-appearance", batch_size=2, views=2, steps=2, lr_token=0.5,
                                                warmup_steps=0, lr_filter=0.5))
-    start = tuner.vector().detach()
+    start = tuner.vectors()["clip_l"].detach()
     tuner.run()
-    assert not torch.allclose(tuner.vector(), start) and tuner.network.last.weight.abs().sum() > 0
-    assert float(tuner.vector().norm().detach()) == pytest.approx(float(tuner.word.norm()), rel=1e-5)
+    assert not torch.allclose(tuner.vectors()["clip_l"], start) and tuner.start.network.last.weight.abs().sum() > 0
+    assert float(tuner.vectors()["clip_l"].norm().detach()) == pytest.approx(float(tuner.start.words["clip_l"].norm()), rel=1e-5)
 
 
 def test_a_given_filter_is_frozen_and_sets_the_start(model, features):
     network = make_filter(model, features).requires_grad_(False)
     torch.nn.init.normal_(network.last.weight, std=0.5)
     before = {n: p.clone() for n, p in network.state_dict().items()}
-    tuner = Tuner(model, [disc()], SHAPE, network=network)
-    assert not torch.allclose(tuner.vector()[0], tuner.word) and not tuner.filter_trains
+    tuner = prepare(model, [disc()], SHAPE, network=network)
+    assert not torch.allclose(tuner.vectors()["clip_l"][0], tuner.start.words["clip_l"]) and not tuner.start.trains
     tuner.run()
     assert all(torch.equal(p, before[n]) for n, p in network.state_dict().items())
 
@@ -153,9 +153,10 @@ def test_filters_come_back_from_their_file_with_their_scale(model, features, fil
         assert loaded.scale == 0.25 and all(torch.equal(p, loaded.state_dict()[n]) for n, p in halved.items())
     loaded = choose_filter(path, SHAPE, model, None)
     assert not any(p.requires_grad for p in loaded.parameters())
-    tuner = Tuner(model, [disc()], SHAPE, network=loaded)
-    offset = loaded(tuner.features.unet, None) * tuner.word.norm()
-    torch.testing.assert_close(tuner.vector()[0], merge(tuner.word, 0.25 * offset))     # the scale it was trained with
+    tuner = prepare(model, [disc()], SHAPE, network=loaded)
+    offset = loaded(tuner.start.features.unet, None) * tuner.start.words["clip_l"].norm()
+    # the scale it was trained with
+    torch.testing.assert_close(tuner.vectors()["clip_l"][0], merge(tuner.start.words["clip_l"], 0.25 * offset))
 
 
 def garbled(path, target):
@@ -188,7 +189,7 @@ def test_filters_of_another_model_or_encoder_are_refused(model, filters, encoder
         load_filter(path, "shape", model.fingerprint)
     seeing = AttributeFilter(WIDTH * 13, 9, WIDTH)
     with pytest.raises(ESCDiffError, match="width 9, this one's is 6"):
-        Tuner(model, [disc()], SHAPE, encoder=encoder, network=seeing)
+        prepare(model, [disc()], SHAPE, encoder=encoder, network=seeing)
     save_filters({"shape": seeing}, path, model.fingerprint, 0.1)
     with pytest.raises(ESCDiffError, match="OpenCLIP encoder"):
         choose_filter(path, SHAPE, model, None)

@@ -14,14 +14,14 @@ from PIL import Image
 
 from escdiff_core.bench import protocol
 from escdiff_core.cli import main
+from escdiff_core.families.load import load_model
 from escdiff_core.learning.encoders import choose_encoder, choose_filter
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import DEFAULTS, find_recipe
-from escdiff_core.learning.tune import Tuner
 from escdiff_core.metrics.prompt_check import background_name
 from escdiff_core.metrics.scores import Judge
 from escdiff_core.mixing.mix import Mix
 from escdiff_core.mixing.plan import Use
-from escdiff_core.model.load import load_model
 from escdiff_core.reference.subject import as_working, find_subject
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ def headless() -> np.ndarray:
     specs = {"shape": protocol.shape_references(1)[0], "appearance": protocol.appearance_references(1)[0]}
     for kind, spec in specs.items():
         recipe = find_recipe(DEFAULTS[kind], steps=STEPS)
-        tuner = Tuner(model, [protocol.as_reference(spec)], recipe, 0, encoder=encoder,
+        tuner = prepare(model, [protocol.as_reference(spec)], recipe, 0, encoder=encoder,
                       network=choose_filter(None, recipe, model, encoder))
         uses[kind] = Use(tuner.run())
     prompt = workflow()["mix"]["inputs"]["prompt"]

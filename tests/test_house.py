@@ -7,8 +7,8 @@ import pytest
 
 CORE = Path(__file__).resolve().parent.parent / "escdiff_core"
 # From the ground up. A room may import those below it, and never one beside it on the same floor.
-FLOORS = (("registry",), ("model", "reference"), ("attribute",), ("unet",), ("learning", "mixing"), ("worlds",), ("metrics",),
-          ("bench",), ("queue",), ("cli",))
+FLOORS = (("registry",), ("model", "reference"), ("families",), ("attribute",), ("unet",), ("learning", "mixing"), ("worlds",),
+          ("metrics",), ("bench",), ("queue",), ("cli",))
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes"}
 PROGRAMS = {"__main__", "worlds.pocket.train"}         # what a person starts: they stand on the roof, as cli does
@@ -65,8 +65,8 @@ def test_every_room_has_its_floor():
 
 
 @pytest.mark.parametrize(("module", "imported", "words"), [
-    ("model.load", "worlds.pocket", "above"), ("learning.tune", "mixing.mix", "never meet"), ("errors", "model.load", "ground"),
-    ("unet.route", "learning.recipes", "above")])
+    ("families.load", "worlds.pocket", "above"), ("learning.tune", "mixing.mix", "never meet"),
+    ("errors", "families.load", "ground"), ("unet.route", "learning.recipes", "above")])
 def test_a_wrong_arrow_is_told(module, imported, words):
     assert words in wrong_arrow(module, imported)
 

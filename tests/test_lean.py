@@ -6,12 +6,11 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from method_zoo import disc, hash_of, quick, saved, tiny_model
+from model_zoo import states as states_of
 
 from escdiff_core.learning.half import Masters, halve, shared_copy
 from escdiff_core.learning.lean import LEAN, lean_text_encoder, make_lean
-from escdiff_core.learning.snapshots import save_snapshot
-from escdiff_core.learning.tune import Tuner
-from escdiff_core.model.text import encode_prompts
+from escdiff_core.learning.learn import prepare
 from escdiff_core.unet.copy import private_copy
 
 
@@ -53,8 +52,9 @@ def test_a_lean_text_encoder_says_the_same_and_is_another(model):
     vector = torch.randn(1, model.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(1)) / 10
     made = []
     for encoder in (model.text_encoder, lean):
+        reading = replace(model, towers=(replace(model.towers[0], encoder=encoder),))
         token = vector.clone().requires_grad_()
-        states = encode_prompts(replace(model, text_encoder=encoder), ["a photo of a *m", "a *m on a red ground"], {"*m": token})
+        states = states_of(reading, ["a photo of a *m", "a *m on a red ground"], {"*m": token})
         made.append((states, torch.autograd.grad(states[:, ::3].square().sum(), token)[0]))
     for wanted, got in zip(*made, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3 * float(wanted.detach().abs().max()))
@@ -83,14 +83,15 @@ def test_a_run_in_bf16_goes_on_where_it_was_broken_off_and_leaves_the_model_alon
     before = hash_of(model)
 
     def tuner():
-        return Tuner(model, [disc()], quick(name, kind=kind, **changes), precision="bf16")
+        return prepare(model, [disc()], quick(name, kind=kind, **changes), precision="bf16")
 
     whole = saved(tuner().run(), tmp_path, "whole")
     broken = tuner()
     broken.step(), broken.step()
-    save_snapshot(broken, tmp_path / "run")
-    assert saved(tuner().run(snapshots=tmp_path / "run", resume=True), tmp_path, "resumed") == whole
+    resumed = tuner()
+    resumed.restore(broken.state())
+    assert saved(resumed.run(), tmp_path, "resumed") == whole
     assert hash_of(model) == before
-    exact = Tuner(model, [disc()], quick(name, kind=kind, **changes), precision="fp32")
+    exact = prepare(model, [disc()], quick(name, kind=kind, **changes), precision="fp32")
     exact.run()
     assert broken.report.losses == pytest.approx(exact.report.losses[:2], rel=0.05)

@@ -8,8 +8,8 @@ import torch
 from method_zoo import WIDTH, disc, hash_of, made_attribute, tiny_model
 
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import find_recipe
-from escdiff_core.learning.tune import Tuner
 from escdiff_core.mixing.delta import changed_tensors
 from escdiff_core.mixing.mix import Mix, token_vectors
 from escdiff_core.mixing.plan import MIDDLES, Use, schedule_parts
@@ -42,7 +42,7 @@ def draw(mix, prompt=PROMPT, **changes):
 
 
 def states(model, prompt, **tokens):
-    return encode_prompts(model, [prompt], {f"*{k}": a.embeddings["clip_l"] for k, a in tokens.items()})
+    return encode_prompts(model, [prompt], {f"*{k}": a.embeddings["clip_l"] for k, a in tokens.items()}).context
 
 
 @torch.no_grad()
@@ -88,7 +88,7 @@ def test_each_half_gets_its_delta_and_its_prompt_in_one_evaluation(model, shape,
     for name, tensor in tensors.items():
         delta = deltas.get(names[name])
         assert torch.equal(tensor, base[name] if delta is None else base[name] + delta.float()), name
-    own, other = variant.states(PROMPT).chunk(2, dim=1)
+    own, other = variant.states(PROMPT).context.chunk(2, dim=1)
     assert torch.equal(own, states(model, PROMPT.replace("*a", "plain"), m=shape))
     assert torch.equal(other, states(model, PROMPT.replace("*m", "object"), a=appearance))
     assert {b.split("_")[0] for b, slot in variant.route.layers.items() if slot} == {"up", "conv"}
@@ -101,8 +101,8 @@ def test_one_attribute_alone(kind, model, shape, appearance):
     variant = Mix(model, **{kind: Use(made)}).variant(0.0)
     assert variant.route.slots == (1 if kind == "shape" else 2)
     token, word = ("*m", "object") if kind == "shape" else ("*a", "plain")
-    packed = variant.states(f"a {token}").chunk(variant.route.slots, dim=1)
-    assert torch.equal(packed[-1], encode_prompts(model, [f"a {token}"], {token: made.embeddings["clip_l"]}))
+    packed = variant.states(f"a {token}").context.chunk(variant.route.slots, dim=1)
+    assert torch.equal(packed[-1], encode_prompts(model, [f"a {token}"], {token: made.embeddings["clip_l"]}).context)
     if kind == "appearance":
         assert torch.equal(packed[0], states(model, f"a {word}")), "the other half sees the plain word"
 
@@ -125,17 +125,17 @@ def test_the_lora_form_is_the_product_of_its_factors(model, strength):
 def test_what_was_tuned_is_what_is_drawn(name, model):
     recipe = find_recipe(name, steps=2, batch_size=2, views=2, warmup_steps=0, rank=2, lr_weights=1e-2)
     with torch.enable_grad():
-        tuner = Tuner(model, [disc()], recipe, precision="fp32")
+        tuner = prepare(model, [disc()], recipe, precision="fp32")
         made = tuner.run()
     variant = Mix(model, **{recipe.kind: Use(made)}).variant(0.0)
     generator = torch.Generator().manual_seed(2)
     x, t = torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([400])
-    prompt = f"a photo of a {tuner.token} on a red background"
+    prompt = f"a photo of a {tuner.names.token} on a red background"
     with tuner.averaged():
-        packed = tuner.texts(np.random.default_rng(0), [prompt], {tuner.token: tuner.vector()}, t)
-        tuned = tuner.unet(x, t, packed).sample
-    plain = tuner.texts.plain_states([prompt], [tuner.token])
-    drawn = variant.unet(x, t, variant.states(prompt)).sample
+        packed = tuner.texts(np.random.default_rng(0), [prompt], {tuner.names.token: tuner.vectors()}, t)
+        tuned = tuner.unet(x, t, packed.context).sample
+    plain = tuner.texts.plain_states([prompt], [tuner.names.token]).context
+    drawn = variant.unet(x, t, variant.states(prompt).context).sample
     base = model.unet(x, t, plain).sample
     assert (drawn - tuned).abs().max() < 0.01 * (tuned - base).abs().max()     # the file keeps deltas in fp16
 
@@ -149,7 +149,7 @@ def test_the_middle_has_the_owner_that_was_asked_for(model):
         changed = variant.unet.state_dict()["mid_block.resnets.0.conv1.bias"]
         touched[middle] = not torch.equal(changed, model.unet.mid_block.resnets[0].conv1.bias)
         slots[middle] = variant.route.layers.get("mid_block", 0)
-        packed = variant.states(PROMPT).chunk(variant.route.slots, dim=1)
+        packed = variant.states(PROMPT).context.chunk(variant.route.slots, dim=1)
         if middle == "none":
             plain = PROMPT.replace("*m", "object").replace("*a", "plain")
             assert torch.equal(packed[slots[middle]], states(model, plain))
@@ -174,22 +174,23 @@ def test_a_middle_that_was_learned_is_not_lost_when_nobody_else_is_there(middle,
 def test_strength_moves_the_token_from_its_plain_word_at_the_words_norms(tokens, model, shape):
     vectors = torch.randn(tokens, WIDTH, generator=torch.Generator().manual_seed(0))
     made = replace(shape, embeddings={"clip_l": vectors})
-    word = starting_word(model, made.word).expand_as(vectors)
-    assert torch.equal(token_vectors(Words.of(model), Use(made, 1.0)), vectors)
-    torch.testing.assert_close(token_vectors(Words.of(model), Use(made, 0.0)), word)
-    torch.testing.assert_close(token_vectors(Words.of(model), Use(made, 1 - 1e-6)), vectors, rtol=1e-4, atol=1e-4)
-    half = token_vectors(Words.of(model), Use(made, 0.5))
+    word = starting_word(model, made.word)["clip_l"].expand_as(vectors)
+    words = Words.of(model.towers[0])
+    assert torch.equal(token_vectors(words, Use(made, 1.0), "clip_l"), vectors)
+    torch.testing.assert_close(token_vectors(words, Use(made, 0.0), "clip_l"), word)
+    torch.testing.assert_close(token_vectors(words, Use(made, 1 - 1e-6), "clip_l"), vectors, rtol=1e-4, atol=1e-4)
+    half = token_vectors(words, Use(made, 0.5), "clip_l")
     torch.testing.assert_close(half.norm(dim=1), (word.norm(dim=1) + vectors.norm(dim=1)) / 2)
     similar = torch.nn.functional.cosine_similarity
     assert (similar(half, vectors, dim=1) > similar(word, vectors, dim=1)).all()
-    far = token_vectors(Words.of(model), Use(made, 2.0))
+    far = token_vectors(words, Use(made, 2.0), "clip_l")
     torch.testing.assert_close(far.norm(dim=1), vectors.norm(dim=1))
 
 
 @pytest.mark.parametrize("prompt", ["a *m in *a", "*a *m", "*m", "nothing of it", "*moon and *m, twice *m"])
 def test_tokens_may_stand_anywhere(prompt, model, shape, appearance):
     variant = Mix(model, Use(shape), Use(appearance)).variant(0.0)
-    own, other = variant.states(prompt).chunk(2, dim=1)
+    own, other = variant.states(prompt).context.chunk(2, dim=1)
     assert torch.equal(own, states(model, prompt.replace("*a", "plain"), m=shape))
     plain = prompt.replace("*moon", "!").replace("*m", "object").replace("!", "*moon")
     assert torch.equal(other, states(model, plain, a=appearance))
@@ -292,7 +293,7 @@ def test_shared_attention_brings_queries_and_keys_to_the_reference_s_statistics(
     torch.testing.assert_close(aligned.std(1), x[-1:].std(1).expand(3, -1), atol=1e-3, rtol=1e-3)
     unet = private_copy(model.unet)
     share_attention(unet)
-    context = encode_prompts(model, [""]).expand(2, -1, -1)
+    context = encode_prompts(model, [""]).context.expand(2, -1, -1)
     rows, t = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor(10)
     same = rows[-1:].expand(2, -1, -1, -1)
     torch.testing.assert_close(unet(same, t, context).sample, model.unet(same, t, context).sample, atol=1e-4, rtol=1e-4)

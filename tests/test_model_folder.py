@@ -8,8 +8,8 @@ from model_zoo import OWN, POCKET, halved, outputs, random_modules
 from safetensors.torch import load_file, save_file
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.model.checkpoint import write_checkpoint
-from escdiff_core.model.load import load_model
+from escdiff_core.families.load import load_model
+from escdiff_core.families.save import write_checkpoint
 from escdiff_core.model.tokenizer import build_tokenizer
 
 pytestmark = pytest.mark.usefixtures("no_network")

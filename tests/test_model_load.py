@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from escdiff_core import registry
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.model.checkpoint import write_checkpoint
-from escdiff_core.model.families import CONFIG_KEY
-from escdiff_core.model.load import fingerprint, load_model, resolve_device
+from escdiff_core.families.load import load_model
+from escdiff_core.families.recognise import CONFIG_KEY
+from escdiff_core.families.save import write_checkpoint
+from escdiff_core.model.diffusion import fingerprint, resolve_device
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -68,7 +69,7 @@ def test_file_in_the_sd15_layout_loads_without_a_configuration(sd15_model, sd15_
     assert model.family == "sd15" and model.native_size == 512 and model.schedule.beta_end == 0.012
     assert model.tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert [getattr(model.tokenizer, f"{w}_token_id") for w in ("bos", "eos", "pad")] == [49406, 49407, 49407]
-    assert len(model.tokenizer) == SD15.text_encoder["vocab_size"]
+    assert len(model.tokenizer) == SD15.towers[0].config["vocab_size"]
 
 
 def test_layout_is_the_original_one(pocket_file):

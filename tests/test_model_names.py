@@ -7,11 +7,11 @@ from model_zoo import POCKET, REDUCED_SD15, SD15, random_modules
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.model.checkpoint import canonical_tensors, nested_text_state
-from escdiff_core.model.families import recognise
-from escdiff_core.model.names import ldm_unet_names, text_map, to_canonical, to_diffusers, unet_map, vae_map
+from escdiff_core.families.recognise import recognise
+from escdiff_core.families.save import canonical_tensors
+from escdiff_core.model.names import to_canonical, to_diffusers, unet_map, vae_map
 
-FULL = {"unet": SD15.unet, "vae": SD15.vae, "text_encoder": SD15.text_encoder}
+FULL = {"unet": SD15.unet, "vae": SD15.vae, "text_encoder": SD15.towers[0].config}
 CONFIGS = {"sd15": FULL, "reduced": REDUCED_SD15, "pocket": POCKET}
 
 
@@ -30,7 +30,7 @@ def test_all_686_unet_tensors_of_sd15_map_both_ways():
     assert len(state) == 686
     canonical = to_canonical(state, mapping)
     assert len(canonical) == 686
-    assert set(canonical) == set(ldm_unet_names(unet.config))
+    assert set(canonical) == set(mapping.values())
     back = to_diffusers(canonical, mapping)
     assert list(back) == list(state) and all(back[n] is state[n] for n in state)
     assert mapping["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"] == (
@@ -42,11 +42,10 @@ def test_all_686_unet_tensors_of_sd15_map_both_ways():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_maps_are_bijections_with_the_modules(name):
-    unet, vae, text_encoder = meta_modules(CONFIGS[name])
+    unet, vae, _ = meta_modules(CONFIGS[name])
     for mapping, state in (
         (unet_map(unet.config), unet.state_dict()),
         (vae_map(vae.config), vae.state_dict()),
-        (text_map(text_encoder.config.to_dict()), nested_text_state(text_encoder)),
     ):
         assert set(mapping) == set(state)
         assert len(set(mapping.values())) == len(mapping)
@@ -54,24 +53,25 @@ def test_maps_are_bijections_with_the_modules(name):
 
 def test_sd15_has_sixteen_cross_attentions_as_has_the_pocket():
     for config in (FULL, POCKET):
-        found = {n.split(".transformer_blocks")[0] for n in ldm_unet_names(config["unet"]) if "attn2.to_k" in n}
+        found = {n.split(".transformer_blocks")[0] for n in unet_map(config["unet"]).values() if "attn2.to_k" in n}
         assert [sum(n.startswith(part) for n in found) for part in ("input", "middle", "output")] == [6, 1, 9]
 
 
 def test_full_sd15_shapes_give_the_shipped_row():
     shapes = {n: tuple(t.shape) for n, t in canonical_tensors(*meta_modules(FULL)).items()}
     assert len(shapes) == 686 + 248 + 196
-    assert recognise(shapes, {}, "full") == SD15
+    config = recognise(shapes, {}, "full")
+    assert (config.unet, config.vae, config.text_encoders) == (SD15.unet, SD15.vae, {"clip_l": SD15.towers[0].config})
+    assert (config.family, config.scheduler, config.native_size) == ("sd15", SD15.scheduler, 512)
 
 
 def test_reduced_shapes_give_the_reduced_configuration():
     config = recognise({n: tuple(t.shape) for n, t in canonical_tensors(*meta_modules(REDUCED_SD15)).items()}, {}, "x")
-    assert (config.unet, config.vae, config.text_encoder) == tuple(REDUCED_SD15.values())
+    assert (config.unet, config.vae, config.text_encoders["clip_l"]) == tuple(REDUCED_SD15.values())
 
 
 @pytest.mark.parametrize("mark, title", [
-    ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "SDXL"),
-    ("cond_stage_model.model.token_embedding.weight", "Stable Diffusion 2"),
+    ("conditioner.embedders.0.model.ln_final.bias", "SDXL refiner"),
     ("model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", "Flux"),
     ("model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias", "Stable Diffusion 3"),
     ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "LoRA"),
@@ -85,7 +85,6 @@ def test_other_families_are_named(mark, title):
 
 @pytest.mark.parametrize("name, shape, words", [
     ("model.diffusion_model.input_blocks.0.0.weight", (32, 9, 3, 3), "inpainting"),
-    ("model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight", (64, 1024), "context width 1024"),
     ("model.diffusion_model.input_blocks.1.0.in_layers.2.weight", None, "residual blocks"),
     ("first_stage_model.encoder.conv_in.weight", None, "VAE"),
     ("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", None, "text encoder"),
@@ -95,6 +94,13 @@ def test_what_does_not_fit_is_refused_in_words(name, shape, words):
     shapes.pop(name)
     shapes |= {name: shape} if shape else {}
     with pytest.raises(ESCDiffError, match=words):
+        recognise(shapes, {}, "file")
+
+
+def test_another_text_width_is_refused_with_those_that_are_known():
+    shapes = {n: tuple(t.shape) for n, t in canonical_tensors(*meta_modules(REDUCED_SD15)).items()}
+    shapes |= {n: (shape[0], 512) for n, shape in shapes.items() if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+    with pytest.raises(ESCDiffError, match=r"context width 512.*SDXL \(2048\)"):
         recognise(shapes, {}, "file")
 
 

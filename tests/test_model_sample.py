@@ -7,8 +7,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from model_zoo import POCKET, random_modules
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.model.checkpoint import write_checkpoint
-from escdiff_core.model.load import load_model
+from escdiff_core.families.load import load_model
+from escdiff_core.families.save import write_checkpoint
+from escdiff_core.model.conditioning import Conditioning, predict
 from escdiff_core.model.sample import (
     SCHEDULERS,
     image_to_latents,
@@ -67,18 +68,18 @@ def test_it_is_what_diffusers_pipeline_draws(model):
 
 
 def test_guidance_runs_as_one_batch_with_the_negatives_first(model):
-    states = encode_prompts(model, ["a star", "a heart"])
+    states = encode_prompts(model, ["a star", "a heart"]).context
     calls = []
 
     def unet_call(latents, timestep, context):
         calls.append((len(latents), context))
-        return model.unet(latents, timestep, encoder_hidden_states=context).sample
+        return predict(model.unet, latents, timestep, context)
 
     sample(model, ["a star", "a heart"], negative="photo", steps=2, size=32, unet_call=unet_call)
     assert [n for n, _ in calls] == [4, 4]
-    negative = encode_prompts(model, ["photo"])[0]
-    assert all(torch.equal(row, negative) for row in calls[0][1][:2])
-    assert torch.equal(calls[0][1][2:], states)
+    negative = encode_prompts(model, ["photo"]).context[0]
+    assert all(torch.equal(row, negative) for row in calls[0][1][:2].context)
+    assert torch.equal(calls[0][1][2:].context, states)
     calls.clear()
     sample(model, ["a star", "a heart"], guidance_scale=1.0, steps=2, size=32, unet_call=unet_call)
     assert [n for n, _ in calls] == [2, 2]
@@ -87,9 +88,9 @@ def test_guidance_runs_as_one_batch_with_the_negatives_first(model):
 def test_given_states_replace_prompts(model):
     states = encode_prompts(model, ["a star"])
     expected = sample(model, ["a star"], steps=2, size=32)
-    given = sample(model, encoder_hidden_states=states, steps=2, size=32)
+    given = sample(model, positive=states, steps=2, size=32)
     assert np.array_equal(given, expected)
-    learned = sample(model, ["a *m"], steps=2, size=32, tokens={"*m": word_embedding(model, "star")})
+    learned = sample(model, ["a *m"], steps=2, size=32, tokens={"*m": word_embedding(model.towers[0], "star")})
     assert np.array_equal(learned, expected)
 
 
@@ -112,7 +113,7 @@ def test_size_may_be_oblong(model):
 
 @pytest.mark.parametrize("wrong", [
     {"size": 33}, {"size": 0}, {"steps": 0}, {"steps": 1001}, {"scheduler": "nonsense"}, {"batch_size": 0},
-    {"prompts": []}, {"prompts": None}, {"prompts": "a string"}, {"negative_hidden_states": torch.zeros(1, 3, 48)},
+    {"prompts": []}, {"prompts": None}, {"prompts": "a string"}, {"negatives": Conditioning(torch.zeros(1, 3, 48))},
 ])  # fmt: skip
 def test_impossible_wishes_are_refused(model, wrong):
     with pytest.raises(ESCDiffError):

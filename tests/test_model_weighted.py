@@ -1,21 +1,21 @@
 """Prompts for drawing: weights in parentheses and chunks of 75, by the rules and against the plain encoding."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from model_zoo import POCKET, random_modules
+from model_zoo import POCKET, one_tower, random_modules, states
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.model.text import encode_prompts, word_embedding
-from escdiff_core.model.tokenizer import build_tokenizer
+from escdiff_core.model.text import word_embedding
 from escdiff_core.model.weighted import chunks_of, encode_weighted, weighted_parts
 
 
 @pytest.fixture(scope="module")
 def model():
-    text_encoder = random_modules(POCKET)[2].requires_grad_(False)
-    return SimpleNamespace(text_encoder=text_encoder, tokenizer=build_tokenizer(POCKET["tokenizer"]))
+    return one_tower(random_modules(POCKET)[2].requires_grad_(False), POCKET["tokenizer"])
+
+
+def weighted(model, prompts, tokens=None):
+    return encode_weighted(model, prompts, tokens).context
 
 
 @pytest.mark.parametrize("text, parts", [
@@ -33,14 +33,14 @@ def test_what_weighs_what(text, parts):
 
 def test_without_weights_a_short_prompt_is_the_plain_one(model):
     prompts = ["a photo of a red *m", "", "a star"]
-    tokens = {"*m": word_embedding(model, "heart star")}
-    assert torch.equal(encode_weighted(model, prompts, tokens), encode_prompts(model, prompts, tokens))
+    tokens = {"*m": word_embedding(model.towers[0], "heart star")}
+    assert torch.equal(weighted(model, prompts, tokens), states(model, prompts, tokens))
 
 
 def test_a_weight_leads_away_from_the_empty_prompt(model):
-    plain, empty = encode_prompts(model, ["a red star", ""])
-    heavy, none = encode_weighted(model, ["a (red:1.5) star", "a (red:0) star"])
-    place = 1 + len(model.tokenizer("a", add_special_tokens=False).input_ids)
+    plain, empty = states(model, ["a red star", ""])
+    heavy, none = weighted(model, ["a (red:1.5) star", "a (red:0) star"])
+    place = 1 + len(model.towers[0].tokenizer("a", add_special_tokens=False).input_ids)
     torch.testing.assert_close(heavy[place], empty[place] + 1.5 * (plain[place] - empty[place]))
     torch.testing.assert_close(none[place], empty[place])
     others = [i for i in range(77) if i != place]
@@ -48,23 +48,23 @@ def test_a_weight_leads_away_from_the_empty_prompt(model):
 
 
 def test_gradient_reaches_a_weighted_token(model):
-    vectors = word_embedding(model, "star").requires_grad_()
-    encode_weighted(model, ["a " * 80 + "(*m:1.3)"], {"*m": vectors}).square().sum().backward()
+    vectors = word_embedding(model.towers[0], "star").requires_grad_()
+    weighted(model, ["a " * 80 + "(*m:1.3)"], {"*m": vectors}).square().sum().backward()
     assert vectors.grad.abs().sum() > 0
 
 
 def test_long_prompts_go_on_in_further_chunks(model):
-    tokens = {"*m": word_embedding(model, "star")}
-    got = encode_weighted(model, ["a " * 80 + "*m", "a *m"], tokens)
+    tokens = {"*m": word_embedding(model.towers[0], "star")}
+    got = weighted(model, ["a " * 80 + "*m", "a *m"], tokens)
     assert got.shape[:2] == (2, 154)
-    torch.testing.assert_close(got[0], encode_prompts(model, ["a " * 75, "a " * 5 + "*m"], tokens).flatten(0, 1))
-    torch.testing.assert_close(got[1], encode_prompts(model, ["a *m"] * 2, tokens).flatten(0, 1))
+    torch.testing.assert_close(got[0], states(model, ["a " * 75, "a " * 5 + "*m"], tokens).flatten(0, 1))
+    torch.testing.assert_close(got[1], states(model, ["a *m"] * 2, tokens).flatten(0, 1))
 
 
 @pytest.mark.parametrize("words, kept", [(7, 70), (8, 75)])
 def test_a_short_part_is_not_cut_in_two(model, words, kept):
-    first, second = chunks_of(model, "a " * 70 + "(" + "a " * words + ":1.2)", {})
-    end = model.tokenizer.eos_token_id
+    first, second = chunks_of(model.towers[0], "a " * 70 + "(" + "a " * words + ":1.2)", {})
+    end = model.towers[0].tokenizer.eos_token_id
     assert [row.index((end, None, 1.0)) - 1 for row in (first, second)] == [kept, 70 + words - kept]
     assert len(first) == len(second) == 77
 

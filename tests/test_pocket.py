@@ -13,11 +13,11 @@ from torch import nn
 from escdiff_core.attribute import Attribute
 from escdiff_core.bench import protocol
 from escdiff_core.cli import main
+from escdiff_core.families.load import load_model
 from escdiff_core.learning.encoders import choose_encoder, choose_filter
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import DEFAULTS, RECIPES, find_recipe
-from escdiff_core.learning.tune import Tuner
 from escdiff_core.metrics.prompt_check import check
-from escdiff_core.model.load import load_model
 from escdiff_core.model.sample import image_to_latents, latents_to_images, sample
 from escdiff_core.worlds.pocket import config
 from escdiff_core.worlds.pocket.captions import full_caption
@@ -143,6 +143,6 @@ def test_filters_come_with_the_model_and_were_trained_on_it(pocket):
     for kind in ("shape", "appearance"):
         network = choose_filter(None, find_recipe(f"escdiff-{kind}"), pocket, encoder)
         assert network is not None, "the shipped filters belong to another model: train them again"
-        tuner = Tuner(pocket, [subject], find_recipe(f"escdiff-{kind}", views=1), encoder=encoder, network=network)
-        moved = (tuner.vector()[0] - tuner.word).norm() / tuner.word.norm()
-        assert 0.01 < moved < 1.5 and not tuner.filter_trains, "a token starts off its word, and nothing of the filter trains"
+        tuner = prepare(pocket, [subject], find_recipe(f"escdiff-{kind}", views=1), encoder=encoder, network=network)
+        moved = (tuner.vectors()["clip_l"][0] - tuner.start.words["clip_l"]).norm() / tuner.start.words["clip_l"].norm()
+        assert 0.01 < moved < 1.5 and not tuner.start.trains, "a token starts off its word, and nothing of the filter trains"

@@ -10,8 +10,8 @@ from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.families import FAMILIES
 from escdiff_core.learning.recipes import RECIPES, Recipe, find_recipe
-from escdiff_core.model.families import FAMILIES
 from escdiff_core.model.names import to_canonical, to_diffusers, unet_map
 from escdiff_core.unet.blocks import KINDS, PRESETS, block_of, find_preset
 

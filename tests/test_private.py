@@ -6,6 +6,7 @@ import pytest
 import torch
 from method_zoo import WIDTH, hash_of, tiny_model
 
+from escdiff_core.model.conditioning import Conditioning
 from escdiff_core.unet.blocks import block_of
 from escdiff_core.unet.copy import private_copy, tensors_of
 from escdiff_core.unet.halves import decode, encode
@@ -26,8 +27,8 @@ def inputs(height, width, batch=2):
 @torch.no_grad()
 def test_encode_then_decode_is_the_unet_s_forward_exactly(model, size):
     x, t, context = inputs(*size)
-    features = encode(model.unet, x, t, context)
-    assert torch.equal(decode(model.unet, features, context), model.unet(x, t, context).sample)
+    features = encode(model.unet, x, t, Conditioning(context))
+    assert torch.equal(decode(model.unet, features, Conditioning(context)), model.unet(x, t, context).sample)
     assert len(features.skips) == 12 and [s.shape[2] for s in features.skips] == sorted(
         (s.shape[2] for s in features.skips), reverse=True)
 
@@ -35,18 +36,20 @@ def test_encode_then_decode_is_the_unet_s_forward_exactly(model, size):
 @torch.no_grad()
 def test_picked_rows_decode_as_they_would_alone(model):
     x, t, context = inputs(8, 8)
-    features = encode(model.unet, x, t, context)
-    one = decode(model.unet, features.pick(torch.tensor([1])), context[1:])
-    torch.testing.assert_close(one, decode(model.unet, features, context)[1:], rtol=1e-5, atol=1e-6)
+    told = Conditioning(context)
+    features = encode(model.unet, x, t, told)
+    one = decode(model.unet, features.pick(torch.tensor([1])), told[1:])
+    torch.testing.assert_close(one, decode(model.unet, features, told)[1:], rtol=1e-5, atol=1e-6)
 
 
 def test_without_grad_the_encoder_keeps_no_graph(model):
     x, t, context = inputs(8, 8)
     context.requires_grad_(True)
-    assert encode(model.unet, x, t, context).sample.requires_grad
-    features = encode(model.unet, x, t, context, grad=False)
+    told = Conditioning(context)
+    assert encode(model.unet, x, t, told).sample.requires_grad
+    features = encode(model.unet, x, t, told, grad=False)
     assert not any(f.requires_grad for f in (features.sample, features.emb, *features.skips))
-    assert decode(model.unet, features, context).requires_grad
+    assert decode(model.unet, features, told).requires_grad
 
 
 def test_training_the_copy_leaves_the_model_bit_equal(model):

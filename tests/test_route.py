@@ -6,7 +6,7 @@ from method_zoo import WIDTH, tiny_model
 
 from escdiff_core.unet.blocks import KINDS, PRESETS, block_of
 from escdiff_core.unet.copy import private_copy
-from escdiff_core.unet.route import Route, derive_route, install, pack, without_tokens
+from escdiff_core.unet.route import Route, derive_route, install, without_tokens
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_same_prompt_in_every_slot_is_the_plain_unet(model, preset):
     copy = private_copy(model.unet)
     install(copy, derive_route(blocks)[0])
     plain = model.unet(x, t, context).sample
-    assert (copy(x, t, pack([context, context])).sample - plain).abs().max() <= 1e-6
+    assert (copy(x, t, torch.cat([context, context], dim=1)).sample - plain).abs().max() <= 1e-6
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def test_exactly_the_named_layers_see_the_other_prompt(model, preset, middle):
     for name, module in copy.named_modules():
         if name.endswith("attn2.to_k"):
             module.register_forward_hook(lambda _m, args, _o, name=name: seen.update({name: args[0]}))
-    copy(x, t, pack(contexts))
+    copy(x, t, torch.cat(contexts, dim=1))
     assert len(seen) == 16
     for name, states in seen.items():
         block = block_of(name)
@@ -77,10 +77,10 @@ def test_the_other_prompt_matters_where_it_is_routed_and_only_there(model):
     x, t, (main, rider, other) = inputs(3)
     copy = private_copy(model.unet)
     install(copy, derive_route([(), ("up_blocks.3.2",)])[0])
-    first = copy(x, t, pack([main, rider])).sample
-    assert not torch.equal(first, copy(x, t, pack([main, other])).sample)
+    first = copy(x, t, torch.cat([main, rider], dim=1)).sample
+    assert not torch.equal(first, copy(x, t, torch.cat([main, other], dim=1)).sample)
     install(copy, derive_route([("conv_in",), ("conv_out",)])[0])        # blocks without cross-attention
-    assert torch.equal(copy(x, t, pack([main, rider])).sample, copy(x, t, pack([main, other])).sample)
+    assert torch.equal(copy(x, t, torch.cat([main, rider], dim=1)).sample, copy(x, t, torch.cat([main, other], dim=1)).sample)
 
 
 def test_one_slot_leaves_the_unet_as_it_is_and_a_new_route_replaces_the_old(model):

@@ -11,8 +11,8 @@ from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.learning import precision
 from escdiff_core.learning.batches import pool_rows
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import RECIPES, find_recipe
-from escdiff_core.learning.tune import Tuner
 from escdiff_core.learning.views import prepare_views
 from escdiff_core.unet.blocks import PRESETS, block_of
 from escdiff_core.unet.copy import tensors_of
@@ -41,7 +41,7 @@ COMBINATIONS = [
 @pytest.mark.parametrize("name, preset", COMBINATIONS)
 def test_only_the_preset_s_blocks_train(name, preset, model):
     before = hash_of(model)
-    tuner = Tuner(model, [disc()], quick(name, preset=preset, augmentation="none"))
+    tuner = prepare(model, [disc()], quick(name, preset=preset, augmentation="none"))
     tuner.loss().backward()
     trained = {n.split(".lora_")[0] for n in tuner.weights}
     scope = tensors_of(model.unet, tuner.blocks, tuner.recipe.scope)
@@ -64,7 +64,7 @@ def test_only_the_preset_s_blocks_train(name, preset, model):
 @pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.kind != "concept"])      # those: test_field.py
 def test_every_recipe_learns_an_attribute_of_its_kind(name, model, tmp_path):
     recipe = RECIPES[name]
-    tuner = Tuner(model, [disc()], quick(name, steps=1))
+    tuner = prepare(model, [disc()], quick(name, steps=1))
     made = tuner.run()
     assert (made.kind, made.preset, made.recipe, made.steps) == (recipe.kind, recipe.preset, name, 1)
     assert made.form == recipe.form and made.base_fingerprint == model.fingerprint and made.blocks == tuner.kept == tuner.blocks
@@ -76,21 +76,21 @@ def test_every_recipe_learns_an_attribute_of_its_kind(name, model, tmp_path):
 
 @pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-lora"])
 def test_a_seed_decides_the_file(name, model, tmp_path):
-    files = [saved(Tuner(model, [disc()], quick(name), seed=seed).run(), tmp_path) for seed in (5, 5, 6)]
+    files = [saved(prepare(model, [disc()], quick(name), seed=seed).run(), tmp_path) for seed in (5, 5, 6)]
     assert files[0] == files[1] != files[2]
 
 
 @pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-shape-lora", "ostaf"])       # one for each form that draws numbers
 def test_the_largest_seed_of_the_host_learns_and_is_kept(name, model, tmp_path):
     recipe = find_recipe(name, "shape", **QUICK)
-    made = Tuner(model, [disc()], recipe, seed=2**64 - 1, preparing=lambda *_: None).run()
+    made = prepare(model, [disc()], recipe, seed=2**64 - 1, preparing=lambda *_: None).run()
     made.save(tmp_path / "a.safetensors")
     assert Attribute.load(tmp_path / "a.safetensors").seed == 2**64 - 1
 
 
 def test_progress_offers_what_has_been_learned_so_far(model):
     seen = []
-    tuner = Tuner(model, [disc()], quick("escdiff-appearance"))
+    tuner = prepare(model, [disc()], quick("escdiff-appearance"))
     tuner.run(lambda p: seen.append((p.step, p.steps, p.loss, p.attribute().steps)))
     assert [(s, n, a) for s, n, _, a in seen] == [(1, 2, 1), (2, 2, 2)]
     assert [loss for _, _, loss, _ in seen] == tuner.report.losses
@@ -98,7 +98,7 @@ def test_progress_offers_what_has_been_learned_so_far(model):
 
 @pytest.mark.parametrize("name", ["escdiff-appearance", "escdiff-appearance-lora"])
 def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, model, monkeypatch):
-    tuner = Tuner(model, [disc()], quick(name, preset="paper", plain_share=1.0, cached=True, steps=9))
+    tuner = prepare(model, [disc()], quick(name, preset="paper", plain_share=1.0, cached=True, steps=9))
     drawn = []
     monkeypatch.setattr(tuner, "_encode", lambda x, t, context: (
         drawn.append((x, t)), encode(tuner.unet, x, t, context, grad=False))[1])
@@ -109,8 +109,8 @@ def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, m
         index, target = pool.index, pool.target
         rng = np.random.default_rng((tuner.seed, 12, tuner.done))
         rows = pool_rows(len(index), tuner.recipe.batch_size, tuner.done, tuner.seed)
-        context = tuner.texts(rng, pool.pick(rows).prompts, {tuner.token: tuner.vector()}, t[rows])
-        error = (tuner.unet(x[rows], t[rows], context).sample - target[rows]).square()
+        context = tuner.texts(rng, pool.pick(rows).prompts, {tuner.names.token: tuner.vectors()}, t[rows])
+        error = (tuner.unet(x[rows], t[rows], context.context).sample - target[rows]).square()
         uncached = (error * tuner.views.weights[index[rows]]).mean()
         assert cached == pytest.approx(float(uncached.detach()), rel=1e-5)
         tuner.step()
@@ -118,7 +118,8 @@ def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, m
 
 
 def test_a_pool_is_used_once_before_it_is_used_again_a_timestep_from_each_slice(model):
-    tuner = Tuner(model, [disc()], quick("escdiff-appearance", preset="paper", plain_share=1.0, cached=True, pool=12, batch_size=4))
+    recipe = quick("escdiff-appearance", preset="paper", plain_share=1.0, cached=True, pool=12, batch_size=4)
+    tuner = prepare(model, [disc()], recipe)
     tuner.loss()
     drawn, passes = tuner.pool[0], [[pool_rows(12, 4, 3 * n + i, 5) for i in range(3)] for n in range(2)]
     for rows in passes:
@@ -135,7 +136,7 @@ def test_a_pool_is_used_once_before_it_is_used_again_a_timestep_from_each_slice(
 ])  # fmt: skip
 def test_caching_is_refused_where_it_is_not_exact(name, preset, model):
     with pytest.raises(ESCDiffError, match="cannot cache"):
-        Tuner(model, [disc()], quick(name, preset=preset, cached=True, augmentation="none"))
+        prepare(model, [disc()], quick(name, preset=preset, cached=True, augmentation="none"))
 
 
 def test_the_loss_counts_the_subject_more_and_has_mean_weight_one(model):
@@ -160,9 +161,9 @@ def test_a_shape_without_an_outline_is_refused_where_views_show_it(model):
     bare = disc(masked=False)
     for pictures in ([bare], [disc(), bare]):
         with pytest.raises(ESCDiffError, match="no outline to learn"):
-            Tuner(model, pictures, quick("escdiff-shape"))
+            prepare(model, pictures, quick("escdiff-shape"))
     for name in ("escdiff-shape-paper", "escdiff-appearance"):
-        assert Tuner(model, [bare], quick(name, steps=1)).run().steps == 1
+        assert prepare(model, [bare], quick(name, steps=1)).run().steps == 1
 
 
 def test_several_references_all_count(model):
@@ -170,16 +171,16 @@ def test_several_references_all_count(model):
     plain = prepare_views(model, pictures, quick("escdiff-shape", augmentation="none"), 0)
     assert len(plain.latents) == 2 and not torch.equal(plain.latents[0], plain.latents[1])
     assert len(prepare_views(model, [*pictures, disc()], quick("escdiff-shape", views=1), 0).latents) == 3
-    one, two = (Tuner(model, r, quick("escdiff-appearance", steps=1)) for r in (pictures[:1], pictures))
-    assert not torch.equal(one.features.unet, two.features.unet) and two.run().reference_hash == pictures[0].hash
+    one, two = (prepare(model, r, quick("escdiff-appearance", steps=1)) for r in (pictures[:1], pictures))
+    assert not torch.equal(one.start.features.unet, two.start.features.unet) and two.run().reference_hash == pictures[0].hash
 
 
 def test_references_of_other_sizes_train_if_they_are_alike(model):
     tall = disc((128, 64))
-    assert Tuner(model, [tall], quick("escdiff-appearance", steps=1)).run().steps == 1
+    assert prepare(model, [tall], quick("escdiff-appearance", steps=1)).run().steps == 1
     for bad in ([disc(), tall], []):
         with pytest.raises(ESCDiffError, match="aspect ratio"):
-            Tuner(model, bad, quick("escdiff-appearance"))
+            prepare(model, bad, quick("escdiff-appearance"))
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -190,29 +191,30 @@ def test_references_of_other_sizes_train_if_they_are_alike(model):
 ])  # fmt: skip
 def test_senseless_arguments_are_refused_before_anything_is_learned(arguments, words, model):
     with pytest.raises(ESCDiffError, match=words):
-        Tuner(model, [disc()], quick("escdiff-shape", **arguments.get("recipe", {})),
+        prepare(model, [disc()], quick("escdiff-shape", **arguments.get("recipe", {})),
               **{k: v for k, v in arguments.items() if k != "recipe"})
 
 
 def test_the_words_an_attribute_stands_for(model):
-    shape = Tuner(model, [disc()], quick("escdiff-shape", steps=0), class_word=" star\u00a0").run()
+    shape = prepare(model, [disc()], quick("escdiff-shape", steps=0), class_word=" star\u00a0").run()
     assert (shape.word, shape.extra["init_word"]) == ("star", "star")
-    appearance = Tuner(model, [disc()], quick("escdiff-appearance", steps=0)).run()
+    appearance = prepare(model, [disc()], quick("escdiff-appearance", steps=0)).run()
     assert [appearance.word, appearance.extra["init_word"]] == ["plain", "appearance"]
-    tuner = Tuner(model, [disc()], quick("escdiff-appearance-paper"), class_word="star")
-    assert (tuner.init_word, tuner.plain) == ("appearance", "plain"), "what an appearance is of stands in the prompt instead"
+    tuner = prepare(model, [disc()], quick("escdiff-appearance-paper"), class_word="star")
+    said = tuner.names.init_word, tuner.names.plain
+    assert said == ("appearance", "plain"), "what an appearance is of stands in the prompt instead"
     assert all("star" in p for p in tuner.draws(np.random.default_rng(0), 9).prompts)
 
 
 def test_a_token_that_is_part_of_a_word_replaces_no_part_of_a_word(model):
-    tuner = Tuner(model, [disc()], quick("escdiff-appearance-paper"), token="ph")
-    assert tuner.texts.plain_states(["a photo of a ph star"], ["ph"]).shape[1] == 77
+    tuner = prepare(model, [disc()], quick("escdiff-appearance-paper"), token="ph")
+    assert tuner.texts.plain_states(["a photo of a ph star"], ["ph"]).context.shape[1] == 77
     assert list(tuner.texts.known) == ["a photo of a plain star"]
 
 
 def test_v_prediction_learns_towards_its_own_target(model):
     v = replace(model, schedule=replace(model.schedule, prediction_type="v_prediction"))
-    eps, other = (Tuner(m, [disc()], quick("escdiff-appearance")) for m in (model, v))
+    eps, other = (prepare(m, [disc()], quick("escdiff-appearance")) for m in (model, v))
     rngs = (np.random.default_rng(3) for _ in range(2))
     one, two = (tuner.draws(r, 2) for tuner, r in zip((eps, other), rngs, strict=True))
     (t, x, noise), (same, target) = (one.t, one.x, one.target), (two.x, two.target)
@@ -224,7 +226,7 @@ def test_v_prediction_learns_towards_its_own_target(model):
 
 @pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-appearance-lora"])
 def test_checkpointing_changes_memory_and_nothing_else(name, model):
-    plain, lean = (Tuner(model, [disc()], quick(name), checkpointing=on) for on in (False, True))
+    plain, lean = (prepare(model, [disc()], quick(name), checkpointing=on) for on in (False, True))
     kept = {}
     for tuner in (plain, lean):
         sizes: list[int] = []
@@ -238,9 +240,9 @@ def test_checkpointing_changes_memory_and_nothing_else(name, model):
 
 
 def test_bf16_computes_the_same_step_roughly_and_keeps_fp32_weights(model):
-    plain, quick_one = (Tuner(model, [disc()], quick("escdiff-shape"), precision=p) for p in ("fp32", "bf16"))
+    plain, quick_one = (prepare(model, [disc()], quick("escdiff-shape"), precision=p) for p in ("fp32", "bf16"))
     losses = [t.step() for t in (plain, quick_one)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.03)
     assert all(p.dtype == torch.float32 for p in quick_one.weights.values())
     with pytest.raises(ESCDiffError, match="unknown precision 'int8'; known: auto, bf16, fp32"):
-        Tuner(model, [disc()], quick("escdiff-shape"), precision="int8").step()
+        prepare(model, [disc()], quick("escdiff-shape"), precision="int8").step()

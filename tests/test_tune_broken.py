@@ -8,7 +8,9 @@ from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.learning import precision, snapshots, tune, unzip
 from escdiff_core.learning.filters import make_filter
-from escdiff_core.learning.tune import Tuner, expected_state_bytes
+from escdiff_core.learning.learn import Snapshots, learn, prepare
+from escdiff_core.learning.report import expected_state_bytes
+from escdiff_core.learning.tune import Tuner
 from escdiff_core.unet.halves import decode
 
 
@@ -50,21 +52,25 @@ def failing(monkeypatch, error, after):
 @pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-lora"])
 def test_the_model_is_untouched_after_learning_cancel_and_error(name, model, monkeypatch):
     before, rng = hash_of(model), torch.get_rng_state()
-    Tuner(model, [disc()], quick(name)).run()
+    prepare(model, [disc()], quick(name)).run()
     assert hash_of(model) == before
     with pytest.raises(KeyboardInterrupt):
-        Tuner(model, [disc()], quick(name)).run(stop_after(1, KeyboardInterrupt))
+        prepare(model, [disc()], quick(name)).run(stop_after(1, KeyboardInterrupt))
     assert hash_of(model) == before
     failing(monkeypatch, RuntimeError("something broke"), after=1)
     with pytest.raises(RuntimeError, match="something broke"):
-        Tuner(model, [disc()], quick(name)).run()
+        prepare(model, [disc()], quick(name)).run()
     assert hash_of(model) == before
     assert torch.equal(torch.get_rng_state(), rng), "the caller's random numbers go on as if nothing had happened"
 
 
+def keep(tuner, folder):
+    snapshots.save_snapshot(tuner.state(), tuner.attribute(), folder)
+
+
 @pytest.mark.parametrize("name", ["escdiff-appearance", "unziplora"])
 def test_a_failed_step_leaves_nothing_for_the_next(name, model, monkeypatch):
-    unbroken, broken = (Tuner(model, [disc()], quick(name)) for _ in range(2))
+    unbroken, broken = (prepare(model, [disc()], quick(name)) for _ in range(2))
     unbroken.step()
     with monkeypatch.context() as patch:
         patch.setattr(broken.optimizer, "step", lambda: (_ for _ in ()).throw(RuntimeError("late")))
@@ -82,16 +88,16 @@ def test_a_failed_step_leaves_nothing_for_the_next(name, model, monkeypatch):
 def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path, monkeypatch):
     monkeypatch.setattr(unzip, "OPENINGS", (range(1), range(2, 4)))       # the break is in the midst of the second
     recipe = quick(name, steps=4, cached=cached)
-    unbroken = Tuner(model, [disc()], recipe)
+    unbroken = prepare(model, [disc()], recipe)
     whole = saved(unbroken.run(snapshots=tmp_path / "whole", snapshot_every=2), tmp_path, "whole")
     with pytest.raises(Stop):
-        Tuner(model, [disc()], recipe).run(stop_after(3), tmp_path / "broken", 2)
+        prepare(model, [disc()], recipe).run(stop_after(3), tmp_path / "broken", 2)
     assert sorted(p.name for p in (tmp_path / "broken").iterdir()) == [
         "resume.safetensors", "step-000002.safetensors", "step-000003.safetensors"]
-    again = Tuner(model, [disc()], recipe)
     told = []
-    resumed = again.run(lambda p: told.append(p.step), tmp_path / "broken", 2, resume=True)
-    assert told == [4] and again.report.losses == unbroken.report.losses
+    resumed, report = learn(model, [disc()], recipe, on_step=lambda p: told.append(p.step),
+                            snapshots=Snapshots(tmp_path / "broken", 2, resume=True))
+    assert told == [4] and report.losses == unbroken.report.losses
     assert saved(resumed, tmp_path, "resumed") == whole
     middle = "step-000002.safetensors"
     assert (tmp_path / "broken" / middle).read_bytes() == (tmp_path / "whole" / middle).read_bytes()
@@ -103,20 +109,23 @@ def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path, monkey
     {"recipe": {"steps": 3}},
 ], ids=lambda o: next(iter(o)))  # fmt: skip
 def test_the_state_of_another_run_is_refused(other, model, tmp_path):
-    snapshots.save_snapshot(Tuner(model, [disc()], quick("escdiff-appearance")), tmp_path)
+    keep(prepare(model, [disc()], quick("escdiff-appearance")), tmp_path)
     references = [disc(colour=0.5) if "references" in other else disc()]
     words = {k: v for k, v in other.items() if k not in ("references", "recipe")}
-    tuner = Tuner(model, references, quick("escdiff-appearance", **other.get("recipe", {})), **words)
+    given = model, references, quick("escdiff-appearance", **other.get("recipe", {}))
     with pytest.raises(ESCDiffError, match="another model, reference, recipe, seed or ESCDiff"):
-        tuner.run(snapshots=tmp_path, resume=True)
+        learn(*given, snapshots=Snapshots(tmp_path, resume=True), **words)
+    begun = []
+    learn(*given, snapshots=Snapshots(tmp_path, resume=True, discard=True), on_begin=lambda t: begun.append(t.done), **words)
+    assert begun == [0], "begun anew, where that was asked for"
 
 
 def test_resuming_without_a_state_starts_afresh_and_with_a_damaged_one_says_so(model, tmp_path):
-    tuner = Tuner(model, [disc()], quick("escdiff-appearance", steps=1))
-    assert tuner.run(snapshots=tmp_path / "none", resume=True).steps == 1
+    given = model, [disc()], quick("escdiff-appearance", steps=1)
+    assert learn(*given, snapshots=Snapshots(tmp_path / "none", resume=True))[0].steps == 1
     (tmp_path / snapshots.STATE).write_bytes(b"half a file")
     with pytest.raises(ESCDiffError, match="damaged"):
-        tuner.run(snapshots=tmp_path, resume=True)
+        learn(*given, snapshots=Snapshots(tmp_path, resume=True))
 
 
 @pytest.mark.parametrize("error", [
@@ -127,7 +136,7 @@ def test_resuming_without_a_state_starts_afresh_and_with_a_damaged_one_says_so(m
 ], ids=["gpu", "python", "cpu allocator", "windows", "mac"])  # fmt: skip
 def test_out_of_memory_is_one_sentence_and_saves_what_was_learned(error, model, monkeypatch, tmp_path):
     failing(monkeypatch, error, after=1)
-    tuner = Tuner(model, [disc()], quick("escdiff-appearance"))
+    tuner = prepare(model, [disc()], quick("escdiff-appearance"))
     with pytest.raises(ESCDiffError, match=r"out of memory: .* GiB .* batch of 2 .* lower the batch size") as caught:
         tuner.run(snapshots=tmp_path)
     assert "\n" not in str(caught.value) and all(p.grad is None for p in tuner.weights.values())
@@ -139,47 +148,44 @@ def test_a_snapshot_that_finds_no_room_ends_no_run(model, monkeypatch, tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("escdiff_core.files.save_file", full)
-    assert Tuner(model, [disc()], quick("escdiff-appearance")).run(snapshots=tmp_path, snapshot_every=1).steps == 2
+    assert prepare(model, [disc()], quick("escdiff-appearance")).run(snapshots=tmp_path, snapshot_every=1).steps == 2
     assert caplog.text.count("no snapshot of step") == 2
     with pytest.raises(Stop):
-        Tuner(model, [disc()], quick("escdiff-appearance")).run(stop_after(1), tmp_path)
+        prepare(model, [disc()], quick("escdiff-appearance")).run(stop_after(1), tmp_path)
 
 
 def test_a_run_goes_on_with_its_own_filter_only(model, tmp_path):
-    def started(seed):
-        tuner = Tuner(model, [disc()], quick("escdiff-shape"))
-        network = make_filter(model, tuner.features, seed)
-        return Tuner(model, [disc()], quick("escdiff-shape"), network=network)
-
-    snapshots.save_snapshot(started(0), tmp_path)
-    assert started(0).run(snapshots=tmp_path, resume=True).steps == 2
-    snapshots.save_snapshot(started(0), tmp_path)
+    given = model, [disc()], quick("escdiff-shape")
+    networks = [make_filter(model, prepare(*given).start.features, seed) for seed in range(2)]
+    keep(prepare(*given, network=networks[0]), tmp_path)
+    assert learn(*given, network=networks[0], snapshots=Snapshots(tmp_path, resume=True))[0].steps == 2
+    keep(prepare(*given, network=networks[0]), tmp_path)
     with pytest.raises(ESCDiffError, match="holds a run with another"):
-        started(1).run(snapshots=tmp_path, resume=True)
+        learn(*given, network=networks[1], snapshots=Snapshots(tmp_path, resume=True))
 
 
 def test_a_fresh_run_replaces_the_snapshots_of_the_one_before(model, tmp_path):
-    Tuner(model, [disc()], quick("escdiff-appearance", steps=4)).run(snapshots=tmp_path, snapshot_every=2)
-    Tuner(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=3)
+    prepare(model, [disc()], quick("escdiff-appearance", steps=4)).run(snapshots=tmp_path, snapshot_every=2)
+    prepare(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["resume.safetensors", "step-000003.safetensors"]
 
 
 def test_a_fresh_run_that_cannot_save_leaves_the_snapshots_of_the_one_before(model, tmp_path, monkeypatch):
-    Tuner(model, [disc()], quick("escdiff-appearance", steps=2)).run(snapshots=tmp_path, snapshot_every=2)
+    prepare(model, [disc()], quick("escdiff-appearance", steps=2)).run(snapshots=tmp_path, snapshot_every=2)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("escdiff_core.files.save_file", full)
-    Tuner(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=3)
+    prepare(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=3)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("recipe", ["escdiff-appearance", "dreambooth-prior"])
 def test_preparing_is_heard_and_can_be_stopped(recipe, model):
     heard = []
-    Tuner(model, [disc()], quick(recipe), preparing=lambda done, total: heard.append((done, total)))
+    prepare(model, [disc()], quick(recipe), preparing=lambda done, total: heard.append((done, total)))
     done, totals = zip(*heard, strict=True)
     assert list(done) == sorted(done) and len(set(totals)) == 1 and done[-1] == totals[0]
 
@@ -187,13 +193,13 @@ def test_preparing_is_heard_and_can_be_stopped(recipe, model):
         raise Stop
 
     with pytest.raises(Stop):
-        Tuner(model, [disc()], quick(recipe), preparing=stop)
+        prepare(model, [disc()], quick(recipe), preparing=stop)
 
 
 @pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-shape-paper"])
 def test_what_a_run_will_need_is_known_before_it_begins(name, model):
     recipe = quick(name)
-    tuner = Tuner(model, [disc()], recipe)
+    tuner = prepare(model, [disc()], recipe)
     weights = 20 * sum(p.numel() for p in tuner.weights.values())
     assert expected_state_bytes(model, recipe) == weights > 0
     assert expected_state_bytes(model, quick("escdiff-shape-lora")) == 0
@@ -207,5 +213,5 @@ def test_a_run_that_ran_away_is_nothing_to_go_on_from(model, monkeypatch, tmp_pa
 
     monkeypatch.setattr(Tuner, "loss", loss)
     with pytest.raises(ESCDiffError, match="the loss of step 2 is nan"):
-        Tuner(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=0)
+        prepare(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=0)
     assert not (tmp_path / snapshots.STATE).exists()

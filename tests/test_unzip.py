@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 from method_zoo import disc, tiny_model
+from model_zoo import states
 
 from escdiff_core.learning import unzip
+from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import find_recipe
-from escdiff_core.learning.tune import Tuner
 from escdiff_core.mixing.mix import Mix
 from escdiff_core.mixing.plan import Use
-from escdiff_core.model.text import encode_prompts
-from escdiff_core.unet.route import pack
 
 QUICK = {"steps": 2, "batch_size": 2, "views": 1, "warmup_steps": 0, "rank": 2, "lr_weights": 1e-2, "lr_token": 0.1}
 
@@ -23,18 +22,18 @@ def model(tmp_path_factory):
 
 def test_two_loras_read_a_prompt_each_and_share_out_the_columns(model, monkeypatch):
     monkeypatch.setattr(unzip, "OPENINGS", (range(1), range(2, 3)))
-    tuner = Tuner(model, [disc()], find_recipe("unziplora", "appearance", **{**QUICK, "steps": 4}), describe="on a red table",
+    tuner = prepare(model, [disc()], find_recipe("unziplora", "appearance", **{**QUICK, "steps": 4}), describe="on a red table",
                   class_word="disc", precision="fp32")
     layers = {n: m for n, m in tuner.unet.named_modules() if isinstance(m, unzip.TwoLoRA)}
     assert len(layers) == 16 * 8, "four linears of both attentions of all 16 layers"
     drawn = tuner.draws(np.random.default_rng(0), 1)
     with torch.no_grad():
-        packed = tuner.texts(np.random.default_rng(0), drawn.prompts, {"*a": tuner.vector()}, drawn.t, drawn.alone)
-    whole, alone, rest = packed.chunk(3, dim=1)
+        packed = tuner.texts(np.random.default_rng(0), drawn.prompts, {"*a": tuner.vectors()}, drawn.t, drawn.alone)
+    whole, alone, rest = packed.context.chunk(3, dim=1)
     assert "disc" in drawn.prompts[0] and "red table" in drawn.prompts[0]
     assert "*a" in drawn.alone[0] and "disc" not in drawn.alone[0] and "table" not in drawn.alone[0]
-    for states, text in ((whole, drawn.prompts[0]), (alone, drawn.alone[0]), (rest, drawn.prompts[0].replace("*a", "plain"))):
-        torch.testing.assert_close(states, encode_prompts(model, [text], {"*a": tuner.vector().detach()}))
+    for given, text in ((whole, drawn.prompts[0]), (alone, drawn.alone[0]), (rest, drawn.prompts[0].replace("*a", "plain"))):
+        torch.testing.assert_close(given, states(model, [text], {"*a": tuner.vectors()["clip_l"].detach()}))
     shares = []
     for step in range(4):
         tuner.step()
@@ -59,7 +58,7 @@ def test_base_and_two_loras_read_their_own_part_of_the_text():
     whole, alone, rest = torch.randn(3, 1, 5, 6)
     added = [part @ (up @ down).T for part, up, down in zip((alone, rest), layer.up, layer.down, strict=True)]
     added[1][..., :3] = 0
-    torch.testing.assert_close(layer(pack([whole, alone, rest])), base(whole) + added[0] + added[1])
+    torch.testing.assert_close(layer(torch.cat([whole, alone, rest], dim=1)), base(whole) + added[0] + added[1])
 
 
 def test_columns_go_to_those_on_which_the_loss_depends_most(monkeypatch):
@@ -96,16 +95,16 @@ def test_the_score_of_a_column_is_the_sum_of_weight_times_gradient(monkeypatch):
 def test_of_two_loras_the_first_is_kept(model, monkeypatch):
     monkeypatch.setattr(unzip, "OPENINGS", (range(1),))
     with torch.enable_grad():
-        tuner = Tuner(model, [disc()], find_recipe("unziplora", "shape", **QUICK), describe="on a red table", precision="fp32")
+        tuner = prepare(model, [disc()], find_recipe("unziplora", "shape", **QUICK), describe="on a red table", precision="fp32")
         made = tuner.run()
     assert made.form == "lora"
-    x, t, context = torch.ones(1, 4, 8, 8), torch.tensor([5]), encode_prompts(model, ["a star"])
+    x, t, context = torch.ones(1, 4, 8, 8), torch.tensor([5]), states(model, ["a star"])
     with tuner.averaged():
         others = [m.up[unzip.OTHER] for m in tuner.unet.modules() if isinstance(m, unzip.TwoLoRA)]
         assert sum(bool(up.any()) for up in others) > len(others) / 2, "the other one learned as well"
         for up in others:
             up.zero_()
-        kept = tuner.unet(x, t, pack([context] * 3)).sample
+        kept = tuner.unet(x, t, context.repeat(1, 3, 1)).sample
     merged = Mix(model, shape=Use(made)).variant(0.0).unet(x, t, context).sample
     base = model.unet(x, t, context).sample
     assert (merged - kept).abs().max() < 0.01 * (kept - base).abs().max()

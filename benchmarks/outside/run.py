@@ -25,9 +25,10 @@ from escdiff_core.bench.run import Bench, run
 from escdiff_core.bench.table import summary
 from escdiff_core.cli.bench import own_subjects
 from escdiff_core.cli.common import progress_bar
+from escdiff_core.families.load import load_model
 from escdiff_core.metrics.reading import read
 from escdiff_core.metrics.scores import Judge, harmonic_mean
-from escdiff_core.model.load import DiffusionModel, load_model
+from escdiff_core.model.diffusion import DiffusionModel
 from escdiff_core.model.sample import image_to_latents, latents_to_images
 from escdiff_core.pictures import compose_sheet
 from escdiff_core.reference import load_reference

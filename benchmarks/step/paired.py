@@ -21,9 +21,9 @@ import torch
 torch.set_num_threads(int(threads))
 from tuning_speed import reference
 from escdiff_core.learning.recipes import find_recipe
-from escdiff_core.learning.tune import Tuner
-from escdiff_core.model.load import load_model
-tuner = Tuner(load_model(checkpoint, device="cpu"), [reference(128)], find_recipe(recipe))
+from escdiff_core.learning.learn import prepare
+from escdiff_core.families.load import load_model
+tuner = prepare(load_model(checkpoint, device="cpu"), [reference(128)], find_recipe(recipe))
 for _ in sys.stdin:
     start = time.perf_counter()
     loss = tuner.step()

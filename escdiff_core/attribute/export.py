@@ -1,7 +1,7 @@
 """Exports that work without this pack: LoRA, full difference, textual inversion.
 
 The LoRA speaks the names that kohya's trainers made common (``lora_unet_`` + diffusers' module name): the only spelling
-that both ``diffusers.load_lora_weights`` and ComfyUI's stock LoraLoader read for SD 1.x, convolutions included.
+that both ``diffusers.load_lora_weights`` and ComfyUI's stock LoraLoader read, convolutions included.
 """
 
 import json
@@ -52,8 +52,8 @@ def export_lora(
     A LoRA delta of one rank and alpha is written as it is; others are padded to one rank and the scale goes into the
     factors, because diffusers loses the alphas of attention layers where they differ. A full delta is approximated per
     module by a truncated SVD of ``rank``; biases and norms have no place in a LoRA. ``unet_config``: the configuration
-    (diffusers form) of the UNet it was learned on; left out, ``attribute.extra["unet_config"]``, or else the names of
-    SD 1.5, which the pocket model shares.
+    (diffusers form) of the UNet it was learned on; left out, ``attribute.extra["unet_config"]``, or else the names of its
+    family.
     Raises ESCDiffError when there is no delta, the names are not this UNet's, or the file cannot be written.
     """
     if attribute.form == "none":
@@ -135,13 +135,12 @@ def _label(attribute: Attribute, **more: float) -> str:
 
 def _diffusers_modules(attribute: Attribute, unet_config: Mapping[str, Any] | None) -> dict[str, str]:
     """Return {canonical module: diffusers module} of the UNet, and check that the delta's modules are among them."""
-    from ..model.families import FAMILIES  # brings diffusers, which the other exports do without
+    from ..families import FAMILIES, usual_names  # brings diffusers, which the other exports do without
     from ..model.names import unet_map
 
-    # Widths that differ from level to level give a skip convolution to each, so that no SD 1.x name is missing.
-    any_sd1 = {**FAMILIES["sd15"].unet, "block_out_channels": [320, 640, 960, 1280]}
-    config = unet_config or attribute.extra.get("unet_config") or any_sd1
-    names = {c.rpartition(".")[0]: d.rpartition(".")[0] for d, c in unet_map(config).items()}
+    family, config = str(attribute.extra.get("family")), unet_config or attribute.extra.get("unet_config")
+    known = unet_map(config) if config else usual_names(family if family in FAMILIES else "sd15")
+    names = {c.rpartition(".")[0]: d.rpartition(".")[0] for d, c in known.items()}
     strange = next((m for m in map(module_of, attribute.delta) if m not in names), None)
     if strange is not None:
         raise ESCDiffError(f"the attribute changes {strange!r}, which the UNet of the given configuration does not "

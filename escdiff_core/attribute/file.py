@@ -165,7 +165,7 @@ def _metadata(attribute: Attribute) -> dict[str, Any]:
 def _read_metadata(header: Header, path: Path) -> dict[str, Any]:
     """Return the metadata with blocks as a tuple and the thumbnail as bytes."""
     if METADATA_KEY not in header.metadata:
-        from ..model.families import FOREIGN  # brings diffusers, which reading an attribute does without
+        from ..families.recognise import FOREIGN  # brings diffusers, which reading an attribute does without
 
         marks = next((f.title for f in FOREIGN if any(m in name for name in header.entries for m in f.marks)), None)
         what = f"looks like {marks}" if marks else "is a safetensors file of another kind"

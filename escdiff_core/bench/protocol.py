@@ -18,7 +18,7 @@ from ..metrics.comparison import other_shapes
 from ..metrics.scores import Judge, attribute_scores, harmonic_mean, mix_scores, prompt_share
 from ..mixing.mix import Mix
 from ..mixing.plan import Use
-from ..model.load import DiffusionModel
+from ..model.diffusion import DiffusionModel
 from ..pictures import to_bytes
 from ..reference import Reference, load_reference
 from ..words import with_articles

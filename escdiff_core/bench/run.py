@@ -23,9 +23,11 @@ import torch
 from ..attribute import Attribute
 from ..errors import ESCDiffError
 from ..learning.encoders import choose_encoder, choose_filter
+from ..learning.learn import prepare
+from ..learning.start import read_features
 from ..learning.tune import Tuner
 from ..mixing.plan import Use
-from ..model.load import DiffusionModel
+from ..model.diffusion import DiffusionModel
 from ..pictures import save_picture
 from ..registry import worlds
 from . import protocol
@@ -77,10 +79,11 @@ class Bench:
         recipe, encoder = contender.recipe(kind), self.encoder if contender.sees != "unet" else None
         network = choose_filter(None, recipe, self.model, encoder) if contender.pretrained else None
         words = (subject.describe, subject.class_word) if contender.describe else ("", "")
-        tuner = Tuner(self.model, [subject.reference], recipe, seed, *words, encoder, network)
-        if contender.sees == "clip" and tuner.features is not None:
-            tuner.features = replace(tuner.features, unet=torch.zeros_like(tuner.features.unet))
-        return tuner
+        features = None
+        if contender.sees == "clip" and recipe.filter_scale:
+            features = read_features(self.model, [subject.reference], recipe, encoder, seed)
+            features = replace(features, unet=torch.zeros_like(features.unet))
+        return prepare(self.model, [subject.reference], recipe, seed, *words, encoder, network, features=features)
 
     def rate(self, key: Key) -> dict:
         """Seconds until the first step, and for each."""

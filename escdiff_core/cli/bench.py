@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     from ..bench.run import Bench, run
     from ..bench.table import write
     from ..errors import lookup
-    from ..model.load import load_model
+    from ..families.load import load_model
 
     known = TABLES[options.table]
     contenders = [lookup(known, name, "contender") for name in options.recipes or known]

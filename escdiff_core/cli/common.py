@@ -15,7 +15,7 @@ LARGEST_SEED = 2**64 - 1
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="pocket", metavar="pocket|PATH",
-                        help="any single-file SD 1.x checkpoint or diffusers folder")
+                        help="a single-file checkpoint or diffusers folder of SD 1.x, SD 2.x or SDXL")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda")
 
 

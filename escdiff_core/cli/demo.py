@@ -57,11 +57,11 @@ def run(options: argparse.Namespace) -> None:
     need("demo", "ot")
     check_seed(options.seed)
     from ..bench.protocol import DRAW, Subject, draw_mix
-    from ..learning.encoders import choose_encoder, choose_filter
+    from ..families.load import load_model
+    from ..learning.encoders import choose_encoder
+    from ..learning.learn import learn
     from ..learning.recipes import DEFAULTS, find_recipe
-    from ..learning.tune import Tuner
     from ..mixing.plan import Use
-    from ..model.load import load_model
     from ..model.sample import sample
     from ..worlds.pocket.config import GUIDANCE
 
@@ -85,14 +85,13 @@ def run(options: argparse.Namespace) -> None:
         recipe = find_recipe(DEFAULTS[kind], steps=options.steps)
         show = whole.stage(f"learning {kind}")
         start = time.monotonic()
-        tuner = Tuner(model, [subjects[kind].reference], recipe, options.seed, encoder=encoder,
-                      network=choose_filter(None, recipe, model, encoder))
-        attribute = tuner.run(lambda p, show=show: show(p.step, p.steps))
+        attribute, figures = learn(model, [subjects[kind].reference], recipe, options.seed, encoder=encoder,
+                                   on_step=lambda p, show=show: show(p.step, p.steps))
         times[f"learn_{kind}"] = time.monotonic() - start
         attribute.save(folder / f"{kind}.safetensors")
         uses[kind] = Use(attribute)
         learned[kind] = {"recipe": recipe.name, "preset": recipe.preset, "steps": attribute.steps, "reference": name,
-                         **{k: v for k, v in asdict(tuner.report).items() if k != "losses"}}
+                         **{k: v for k, v in asdict(figures).items() if k != "losses"}}
         whole.bar.write(f"{kind} of the {name} learned in {times[f'learn_{kind}']:.1f} s", sys.stdout)
 
     start, show, drawn = time.monotonic(), whole.stage("drawing"), {}

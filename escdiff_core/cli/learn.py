@@ -35,11 +35,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..learning.encoders import choose_encoder, choose_filter
-    from ..learning.recipes import DEFAULTS, find_recipe
+    from ..families import FAMILIES
+    from ..families.load import load_model
+    from ..learning.encoders import choose_encoder
+    from ..learning.learn import Snapshots, learn
+    from ..learning.recipes import find_recipe
     from ..learning.snapshots import drop_state, was_cut_short
-    from ..learning.tune import Tuner
-    from ..model.load import load_model
     from ..reference import load_reference
 
     check_seed(options.seed)
@@ -50,22 +51,24 @@ def run(options: argparse.Namespace) -> None:
     masks = options.mask * len(options.reference) if options.mask in (["auto"], ["none"]) else options.mask
     if len(masks) != len(options.reference):
         raise ESCDiffError(f"{len(masks)} masks were given for {len(options.reference)} pictures; give one for each")
-    recipe = find_recipe(options.recipe or DEFAULTS[options.kind], options.kind, preset=options.preset, steps=options.steps,
-                         batch_size=options.batch_size)
+    changes = {"preset": options.preset, "steps": options.steps, "batch_size": options.batch_size}
+    if options.recipe:
+        find_recipe(options.recipe, options.kind, **changes)       # what is wrong with it need not wait for the model
     output_file(options.out)
     model = load_model(options.model, options.device)
+    recipe = find_recipe(options.recipe or FAMILIES[model.family].recipes[options.kind], options.kind, **changes)
     references = [load_reference(path, mask, model.native_size) for path, mask in zip(options.reference, masks, strict=True)]
     for path, reference in zip(options.reference, references, strict=True):
         if reference.note:
             log.info("%s: %s", path, reference.note)
-    encoder = choose_encoder(options.encoder, model)
-    tuner = Tuner(model, references, recipe, options.seed, options.describe, options.class_word, encoder,
-                  choose_filter(options.filter, recipe, model, encoder), options.token,
-                  options.checkpointing, preparing=progress_bar("preparing views"))
     bar = progress_bar(f"learning {options.kind}")
-    attribute = tuner.run(lambda p: bar(p.step, p.steps), snapshots, resume=options.resume)
+    attribute, report = learn(
+        model, references, recipe, options.seed, filters=options.filter, encoder=choose_encoder(options.encoder, model),
+        describe=options.describe, class_word=options.class_word, token=options.token, checkpointing=options.checkpointing,
+        preparing=progress_bar("preparing views"), on_step=lambda p: bar(p.step, p.steps),
+        snapshots=Snapshots(snapshots, resume=options.resume))
     attribute.save(options.out)
     drop_state(snapshots)                  # not before: what cannot be written can be gone on from
     earlier = f"; earlier steps in {snapshots}" if snapshots.exists() else ""
-    print(f"{options.out}: {options.kind} as {attribute.token}, {attribute.steps} steps in {tuner.report.seconds:.1f} s "
-          f"({tuner.report.steps_per_second:.1f}/s), {options.out.stat().st_size / 1e6:.1f} MB{earlier}")
+    print(f"{options.out}: {options.kind} as {attribute.token}, {attribute.steps} steps in {report.seconds:.1f} s "
+          f"({report.steps_per_second:.1f}/s), {options.out.stat().st_size / 1e6:.1f} MB{earlier}")

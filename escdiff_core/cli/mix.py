@@ -40,9 +40,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..attribute import Attribute
+    from ..families.load import load_model
     from ..mixing.mix import Mix
     from ..mixing.plan import Use
-    from ..model.load import load_model
     from ..model.text import split_placeholders
     from ..reference import load_reference
 

@@ -18,11 +18,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from ..families.load import load_model
     from ..learning.encoders import choose_encoder
     from ..learning.filters import save_filters
     from ..learning.recipes import DEFAULTS, find_recipe
     from ..learning.train_filters import examples_from_folder, look_at, train_filter
-    from ..model.load import load_model
     from ..registry import find_world
 
     within("--steps", options.steps, 1, 10**9)

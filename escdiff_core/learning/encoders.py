@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ..errors import ESCDiffError
-from ..model.load import DiffusionModel
+from ..model.diffusion import DiffusionModel
 from ..registry import world_of, worlds
-from .features import ReferenceEncoder, load_encoder
+from .features import ReferenceEncoder, ReferenceFeatures, load_encoder
 from .filters import AttributeFilter, base_of, load_filter
 from .recipes import Recipe
 
@@ -29,17 +29,19 @@ def filter_file(path: Path | None, recipe: Recipe, base: str) -> Path | None:
     return next((w.filters for w in worlds().values() if w.filters.exists() and base_of(w.filters) == base), None)
 
 
-def choose_filter(path: Path | None, recipe: Recipe, model: DiffusionModel,
-                  encoder: ReferenceEncoder | None) -> AttributeFilter | None:
+def choose_filter(path: Path | None, recipe: Recipe, model: DiffusionModel, encoder: ReferenceEncoder | None,
+                  features: ReferenceFeatures | None = None) -> AttributeFilter | None:
     """The filter at ``path``; without one, a world's pre-trained filter for its model; otherwise None (trains along).
 
-    A recipe without a filter (scale 0) takes none, whatever is given.
+    ``features`` that were read before say themselves if there was an encoder. A recipe without a filter (scale 0) takes none,
+    whatever is given.
     """
     file = filter_file(path, recipe, model.fingerprint)
     if file is None:
         return None
     network = load_filter(file, recipe.kind, model.fingerprint)
-    if network.from_clip is not None and encoder is None:
+    seen = encoder if features is None else features.clip
+    if network.from_clip is not None and seen is None:
         if path is None:
             return None
         raise ESCDiffError(f"{path} was trained with an OpenCLIP encoder; give the same one ‹the encoder›")

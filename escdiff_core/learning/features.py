@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..errors import ESCDiffError
-from ..model.load import DiffusionModel
+from ..model.diffusion import DiffusionModel
 from ..model.text import encode_prompts
 from ..registry import Tower, worlds
 from ..unet.halves import encode
@@ -112,8 +112,8 @@ def reference_features(model: DiffusionModel, latents: torch.Tensor, images: tor
     z = latents.repeat_interleave(NOISE_DRAWS, 0)
     noise = torch.randn(z.shape, generator=generator).to(z)
     x = (alpha.sqrt() * z + (1 - alpha).sqrt() * noise).to(model.unet.dtype)
-    context = encode_prompts(model, [""]).expand(len(x), -1, -1).to(x)
-    seen = encode(model.unet, x, torch.full((len(x),), timestep, device=x.device), context)
+    empty = encode_prompts(model, [""]).expand(len(x)).to(x)
+    seen = encode(model.unet, x, torch.full((len(x),), timestep, device=x.device), empty)
     pooled = torch.cat([f.float().mean((2, 3)) for f in (*seen.skips, seen.sample)], dim=1)     # (b * draws, n)
     clip = F.normalize(encoder(images.to(model.device)).mean(0), dim=0) if encoder is not None else None
     return ReferenceFeatures(pooled.mean(0), clip)

@@ -10,12 +10,13 @@ from torch import nn
 
 from ..errors import ESCDiffError
 from ..files import FILTERS_KEY, metadata_of, write_safetensors
-from ..model.load import DiffusionModel
+from ..model.diffusion import DiffusionModel
 from .features import ReferenceFeatures
 
 
 class AttributeFilter(nn.Module):
-    """Keeps of the fused reference features what belongs to one attribute: (n,), (m,) to a token offset (dim,).
+    """Keeps of the fused reference features what belongs to one attribute: (n,), (m,) to a token offset (dim,),
+    that of several text towers side by side.
 
     Linear maps fuse UNet and CLIP features; LeakyReLU, LayerNorm, Linear follow as in E4T (Gal et al. 2023). The last
     layer starts at zero, so that an untrained filter leaves the token at its word. ``scale`` is the s of the run that
@@ -45,7 +46,7 @@ class AttributeFilter(nn.Module):
 
 def make_filter(model: DiffusionModel, features: ReferenceFeatures, seed: int = 0) -> AttributeFilter:
     """A fresh filter for the model's token width and the features at hand, deterministic for ``seed``."""
-    width = model.text_encoder.get_input_embeddings().weight.shape[1]
+    width = sum(tower.width for tower in model.towers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = AttributeFilter(len(features.unet), 0 if features.clip is None else len(features.clip), width)

@@ -4,6 +4,9 @@ There half of a small model's step is what lies between its matrix products: cop
 pixels, divisions by one, a fused attention whose way back is slow, rows of a length that no vector unit likes.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from diffusers.models import Transformer2DModel
@@ -17,6 +20,7 @@ try:
 except ImportError:         # before 4.48
     AttentionInterface = None
 
+from ..model.towers import TextTower
 from .half import Masters, halve, shared_copy
 from .precision import in_bf16
 
@@ -148,19 +152,20 @@ def _causal_attention(module, query, key, value, attention_mask, scaling, **kwar
     return out.view(query.shape).transpose(1, 2), None
 
 
-def for_training(unet: nn.Module, text_encoder: nn.Module, device: torch.device,
-                 precision: str = "auto") -> tuple[nn.Module, Masters | None]:
-    """Make a private ``unet`` ready to train on ``device``; returns the text encoder to train with, and the masters, if any.
+def for_training(unet: nn.Module, towers: Sequence[TextTower], device: torch.device,
+                 precision: str = "auto") -> tuple[tuple[TextTower, ...], Masters | None]:
+    """Make a private ``unet`` ready to train on ``device``; returns the text towers to train with, and the masters, if any.
 
     On a GPU both stay as they are. On a CPU the layers are lean ones and, where it computes in bf16, so are all weights but those
     of the UNet's norms, each beside an fp32 master if it trains.
     """
     if device.type != "cpu":
-        return text_encoder, None
+        return tuple(towers), None
     make_lean(unet)
-    text_encoder = lean_text_encoder(text_encoder)
+    lean = tuple(replace(tower, encoder=lean_text_encoder(tower.encoder)) for tower in towers)
     if not in_bf16(device, precision):
-        return text_encoder, None
-    halve(text_encoder, everything=True)
+        return lean, None
+    for tower in lean:
+        halve(tower.encoder, everything=True)
     pairs = halve(unet)
-    return text_encoder, Masters(pairs) if pairs else None
+    return lean, Masters(pairs) if pairs else None

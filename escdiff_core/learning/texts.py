@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from ..model.load import DiffusionModel
-from ..model.text import encode_prompts
+from ..model.conditioning import Conditioning, chosen, joined, pack
+from ..model.diffusion import DiffusionModel
+from ..model.text import Vectors, encode_prompts
 from ..unet.blocks import block_of
-from ..unet.route import Route, pack, without_tokens
+from ..unet.route import Route, without_tokens
 from ..unet.tokens import by_layer, by_stage, cross_blocks, named_rows, row_name, stage_of
 
 
@@ -32,9 +33,9 @@ class TrainingTexts:
         first = int(self.hides)
         layers = {b: first + i for i, (b, _) in enumerate(own)} or (dict.fromkeys(blocks, 1) if self.hides else {})
         self.route = Route(apart or first + len(self.rows), {b: s for b, s in layers.items() if s})
-        self.known: dict[str, torch.Tensor] = {}
+        self.known: dict[str, Conditioning] = {}
 
-    def plain_states(self, prompts: Sequence[str], tokens: Sequence[str]) -> torch.Tensor:
+    def plain_states(self, prompts: Sequence[str], tokens: Sequence[str]) -> Conditioning:
         """States (b, 77, dim) of the prompts with the plain word in the place of every one of ``tokens``.
 
         They never change, so each prompt's are encoded once.
@@ -43,12 +44,13 @@ class TrainingTexts:
         new = [t for t in dict.fromkeys(texts) if t not in self.known]
         if new:
             with torch.no_grad():
-                self.known.update(zip(new, encode_prompts(self.model, new), strict=True))
-        return torch.stack([self.known[t] for t in texts])
+                made = encode_prompts(self.model, new)
+            self.known.update((text, made[i:i + 1]) for i, text in enumerate(new))
+        return joined([self.known[t] for t in texts])
 
-    def __call__(self, rng: np.random.Generator, prompts: Sequence[str], tokens: Mapping[str, torch.Tensor],
-                 timesteps: torch.Tensor, alone: Sequence[str] = ()) -> torch.Tensor:
-        """The packed states of ``prompts`` at ``timesteps`` (b,); gradients flow to the vectors of ``tokens``, (n, dim) each.
+    def __call__(self, rng: np.random.Generator, prompts: Sequence[str], tokens: Mapping[str, Vectors],
+                 timesteps: torch.Tensor, alone: Sequence[str] = ()) -> Conditioning:
+        """The packed states of ``prompts`` at ``timesteps`` (b,); gradients flow to the vectors of ``tokens``.
 
         ``alone``: the prompts that name nothing but the token, for what is learned apart.
         """
@@ -63,8 +65,8 @@ class TrainingTexts:
         if not self.hides:
             return pack(own)
         plain = self.plain_states(prompts, list(tokens))
-        hide = torch.from_numpy(rng.random(len(prompts)) < self.plain_share).to(plain.device)[:, None, None]
-        return pack([torch.where(hide, plain, own[0]), *own])
+        hide = torch.from_numpy(rng.random(len(prompts)) < self.plain_share).to(plain.context.device)
+        return pack([chosen(hide, plain, own[0]), *own])
 
     def _texts(self, prompts: Sequence[str], tokens: Sequence[str], timesteps: torch.Tensor, row: int) -> Sequence[str]:
         """The prompts as one slot reads them: a token with several vectors under the name of the one that counts there."""
@@ -74,6 +76,6 @@ class TrainingTexts:
         firsts = [stage_of(t, total) * max(len(self.layers), 1) if by_stage(self.layout) else 0 for t in timesteps.tolist()]
         return [without_tokens(p, {n: row_name(n, r + row) for n in tokens}) for p, r in zip(prompts, firsts, strict=True)]
 
-    def nothing_learned(self, prompts: Sequence[str], tokens: Sequence[str]) -> torch.Tensor:
+    def nothing_learned(self, prompts: Sequence[str], tokens: Sequence[str]) -> Conditioning:
         """The packed states where every slot reads the plain word."""
         return pack([self.plain_states(prompts, tokens)] * self.route.slots)

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from ..errors import ESCDiffError
-from ..model.load import DiffusionModel
+from ..model.conditioning import predict
+from ..model.diffusion import DiffusionModel
 from ..model.sample import image_to_latents
 from ..reference import load_reference
 from ..unet.blocks import find_preset
 from ..unet.copy import private_copy
 from ..unet.route import install
-from ..unet.words import merge, starting_word
+from ..unet.words import moved, starting_word
 from .features import ReferenceEncoder, ReferenceFeatures, reference_features
 from .filters import AttributeFilter, make_filter
 from .lean import for_training
@@ -100,11 +101,11 @@ def train_filter(model: DiffusionModel, seen: Seen, recipe: Recipe, steps: int, 
         groups.setdefault(tuple(z.shape), []).append(i)
     sizes = list(groups.values())
     network = make_filter(model, features[0], seed).train()
-    word = starting_word(model, recipe.init_word)
+    words = starting_word(model, recipe.init_word)
     blocks = find_preset(recipe.preset).blocks(kind, model.unet.state_dict())
     unet = private_copy(model.unet)
-    encoder, _ = for_training(unet, model.text_encoder, model.device)
-    texts = TrainingTexts(replace(model, text_encoder=encoder), blocks, recipe.word, recipe.plain_share)
+    towers, _ = for_training(unet, model.towers, model.device)
+    texts = TrainingTexts(replace(model, towers=towers), blocks, recipe.word, recipe.plain_share)
     install(unet, texts.route, constant=(0,) if texts.hides and recipe.plain_share == 1 else ())
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     alphas, began = model.schedule.alphas_cumprod().to(model.device), time.monotonic()
@@ -114,12 +115,12 @@ def train_filter(model: DiffusionModel, seen: Seen, recipe: Recipe, steps: int, 
         chosen = rng.choice(group, batch_size)
         pooled = torch.stack([features[i].unet for i in chosen])
         clip = None if features[0].clip is None else torch.stack([features[i].clip for i in chosen])
-        offset = recipe.filter_scale * network(pooled, clip) * word.norm()                        # (b, dim)
-        vectors = merge(word, offset)
+        seen_in_it = network(pooled, clip)                                                        # (b, sum of the widths)
+        vectors = moved(words, torch.zeros_like(seen_in_it), seen_in_it, recipe.filter_scale)
         names = [f"{recipe.token}{n}" for n in range(batch_size)]
         prompts = [recipe.prompt(rng.integers(len(recipe.templates)), name, examples[i].rest.get(kind, ""), examples[i].behind)
                    for name, i in zip(names, chosen, strict=True)]
-        tokens = dict(zip(names, vectors[:, None], strict=True))
+        tokens = {name: {tower: rows[i:i + 1] for tower, rows in vectors.items()} for i, name in enumerate(names)}
         z = torch.stack([latents[i] for i in chosen])
         t = torch.from_numpy((len(alphas) * (np.arange(batch_size) + rng.random(batch_size)) / batch_size).astype(np.int64))
         noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32)).to(z)
@@ -127,9 +128,9 @@ def train_filter(model: DiffusionModel, seen: Seen, recipe: Recipe, steps: int, 
         x = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
         target = noise if model.schedule.prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * z
         with autocast(model.device):
-            context = texts(rng, prompts, tokens, t)
-            error = (unet(x, t.to(z.device), context).sample.float() - target).square().mean()
-        loss = error + REGULARISER * (offset / word.norm()).square().sum(1).mean()
+            told = texts(rng, prompts, tokens, t)
+            error = (predict(unet, x, t.to(z.device), told).float() - target).square().mean()
+        loss = error + REGULARISER * (recipe.filter_scale * seen_in_it).square().sum(1).mean()
         done = max(step / steps, (time.monotonic() - began) / seconds if seconds else 0.0)
         for pg in optimizer.param_groups:
             pg["lr"] = lr * min(1.0, (step + 1) / 50, 2 * max(1 - done, 0.0))

@@ -9,149 +9,75 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from .. import __version__
 from ..attribute import Attribute
-from ..attribute.file import LONGEST_TEXT, is_text
 from ..errors import ESCDiffError, is_out_of_memory
-from ..model.load import DiffusionModel
-from ..model.sample import image_to_latents
+from ..families import usual_names
+from ..model.conditioning import Conditioning
+from ..model.diffusion import DiffusionModel
+from ..model.names import anatomy, unet_map
+from ..model.text import Vectors
 from ..reference import Reference
 from ..unet.blocks import find_preset
 from ..unet.copy import tensors_of
 from ..unet.halves import EncoderFeatures, decode, encode
 from ..unet.route import install
 from ..unet.tokens import lost_rows, vector_count
-from ..unet.words import merge, starting_word
 from .batches import Draws, pool_rows
-from .features import ReferenceEncoder, ReferenceFeatures, reference_features
-from .filters import AttributeFilter, make_filter
 from .forms import FORMS
 from .lean import for_training
+from .names import Names
 from .precision import autocast
 from .recipes import Recipe
-from .snapshots import load_snapshot, try_to_save_snapshot
+from .report import STATE_BYTES, Progress, Report, trained_blocks
+from .snapshots import RunState, drop_earlier, save_snapshot
+from .start import Start
 from .texts import TrainingTexts
-from .views import prepare_views
+from .views import Views
 
 log = logging.getLogger(__name__)
-STATE_BYTES = 20  # of a trained number: weight, gradient, two moments and the average, all fp32
 REUSE = 1.2       # of a cached draw: used 1.72 times they may cost quality, and 1.2 still saves the time that is asked for
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a callback is told after each step; ``attribute()`` builds what has been learned so far, for previews."""
-
-    step: int
-    steps: int
-    loss: float
-    attribute: Callable[[], Attribute] = field(repr=False)
-
-
-@dataclass
-class Report:
-    """Figures of one run: seconds, steps per second, trained parameters, bytes of trained state, and the losses."""
-
-    seconds: float = 0.0
-    steps_per_second: float = 0.0
-    trained_parameters: int = 0
-    trained_state_bytes: int = 0
-    losses: list[float] = field(default_factory=list)
-
-
-def trained_blocks(recipe: Recipe, names: Sequence[str]) -> tuple[str, ...]:
-    """The blocks that ``recipe`` trains of a UNet with tensors of these ``names``."""
-    return find_preset(recipe.preset).blocks("concept" if recipe.joint else recipe.kind, names)
-
-
-def expected_state_bytes(model: DiffusionModel, recipe: Recipe) -> int:
-    """What a run will keep of the weights it trains whole, before it begins; what other forms add beside them is small."""
-    names = tensors_of(model.unet, trained_blocks(recipe, list(model.unet.state_dict())), recipe.scope)
-    weights = model.unet.state_dict()
-    return STATE_BYTES * sum(weights[n].numel() for n in names) if recipe.form == "full" else 0
-
-
 class Tuner:
-    """One run of a recipe on one reference. ``step()`` takes one optimiser step; ``attribute()`` is what has been learned.
+    """One run of a recipe: what learn.prepare has made ready is learned step by step.
 
-    The caller's ``model`` stays bit-identical: trainable tensors are clones, frozen ones are shared and never written.
-    ``checkpointing`` keeps fewer activations and computes them again going back (Chen et al. 2016): same gradients, less
-    memory, more time. ``precision``: see precision.autocast. ``features``: those of the references, if they were read before.
-    ``preparing(done, total)`` hears of pictures that are drawn and encoded before the first step, and may raise to cancel.
+    ``step()`` takes one optimiser step; ``attribute()`` is what has been learned. The caller's ``model`` stays bit-identical:
+    trainable tensors are clones, frozen ones are shared and never written. ``checkpointing`` keeps fewer activations and computes
+    them again going back (Chen et al. 2016): same gradients, less memory, more time. ``precision``: see precision.autocast.
     """
 
-    def __init__(self, model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0,
-                 describe: str = "", class_word: str = "", encoder: ReferenceEncoder | None = None,
-                 network: AttributeFilter | None = None, token: str | None = None, checkpointing: bool = False,
-                 precision: str = "auto", features: ReferenceFeatures | None = None,
-                 preparing: Callable[[int, int], None] | None = None):
+    def __init__(self, model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int, names: Names,
+                 views: Views, start: Start, checkpointing: bool = False, precision: str = "auto"):
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
-        class_word = " ".join(class_word.split())
-        self.token, self.describe, self.class_word = token or recipe.token, describe, class_word
-        if len(self.token.split()) != 1:
-            raise ESCDiffError(f"the token is {self.token!r}; needed: one word without spaces, such as {recipe.token}")
-        for what, text in (("token", self.token), ("class word", class_word)):       # a file could not hold it
-            if not is_text(text):
-                raise ESCDiffError(f"the {what} is {text[:80]!r}; needed: at most {LONGEST_TEXT} letters, all of them visible")
-        if not 0 <= seed < 2**64:
-            raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**64 - 1")
-        # What a shape is of starts its token and stands for it; with an appearance it is a word of the prompt
-        named = class_word if recipe.kind != "appearance" else ""
-        self.init_word, self.plain = recipe.init_word, named or recipe.word
-        if named and recipe.lr_token:            # a token that stays at its word must not be the plain one
-            self.init_word = named
+        self.names, self.views, self.start = names, views, start
         self.done, self.report, self.checkpointing, self.precision = 0, Report(), checkpointing, precision
         self.fresh = True           # nothing of this run is on disk yet
-        names = list(model.unet.state_dict())
-        self.blocks, self.kept = trained_blocks(recipe, names), find_preset(recipe.preset).blocks(recipe.kind, names)
-        self.views = prepare_views(model, self.references, recipe, seed, describe, self.plain, preparing)
-        self.draws = Draws(self.views, recipe, model.schedule, self.token, self.plain,
-                           class_word if recipe.kind == "appearance" else "")
-        self.word = starting_word(model, self.init_word)                                       # (dim,)
-        self._choose_filter(network, features, encoder)
-        self.offset = nn.Parameter(torch.zeros(vector_count(recipe.layout, names), len(self.word), device=self.word.device),
+        tensors = list(model.unet.state_dict())
+        self.blocks, self.kept = trained_blocks(recipe, tensors), find_preset(recipe.preset).blocks(recipe.kind, tensors)
+        self.draws = Draws(views, recipe, model.schedule, names.token, names.plain, names.subject(recipe.kind))
+        width = sum(len(word) for word in start.words.values())
+        self.offset = nn.Parameter(torch.zeros(vector_count(recipe.layout, tensors), width, device=model.device),
                                    requires_grad=recipe.lr_token > 0)
         self._build_unet()
         self._build_optimizer()
         self.pool: tuple | None = None
-
-    def _choose_filter(self, network: AttributeFilter | None, features: ReferenceFeatures | None,
-                       encoder: ReferenceEncoder | None) -> None:
-        """The filter that starts the token: the given one, a fresh one that trains along, or none for recipes of scale 0."""
-        self.features, self.network, self.filter_trains, self.filter_scale = features, None, False, self.recipe.filter_scale
-        if not self.filter_scale:
-            return
-        if features is None:
-            self.features = self._read_features(encoder)
-        self.filter_trains = network is None
-        self.network = network if network is not None else make_filter(self.model, self.features, self.seed)
-        if self.network.scale is not None:
-            self.filter_scale = self.network.scale
-        clip = 0 if self.features.clip is None else len(self.features.clip)
-        needed = self.network.widths["clip_width"]
-        if needed not in (0, clip):
-            raise ESCDiffError(f"the filter was trained with an encoder of width {needed}, this one's is {clip}; give "
-                               "the same encoder, or train filters for this one")
-
-    def _read_features(self, encoder: ReferenceEncoder | None) -> ReferenceFeatures:
-        latents = torch.cat([image_to_latents(self.model, r.image[None]) for r in self.references])
-        images = torch.from_numpy(np.stack([r.image for r in self.references]))
-        return reference_features(self.model, latents, images, self.recipe.feature_timestep, encoder, self.seed)
 
     def _build_unet(self) -> None:
         model, recipe = self.model, self.recipe
         names = tensors_of(model.unet, self.blocks, recipe.scope)
         self.trained = FORMS[recipe.form](model.unet, names, recipe.rank, self.seed)
         self.unet, self.weights = self.trained.unet, self.trained.parameters
-        encoder, self.masters = for_training(self.unet, model.text_encoder, model.device, self.precision)
-        self.texts = TrainingTexts(replace(model, text_encoder=encoder), self.blocks, self.plain, recipe.plain_share, recipe.layout,
-                                   self.trained.slots)
+        towers, self.masters = for_training(self.unet, model.towers, model.device, self.precision)
+        self.texts = TrainingTexts(replace(model, towers=towers), self.blocks, self.names.plain, recipe.plain_share,
+                                   recipe.layout, self.trained.slots)
         self.route = self.texts.route
         hidden = self.texts.hides and recipe.plain_share == 1          # slot 0 never sees the token
         install(self.unet, self.route, constant=(0,) if hidden else (), packed=self.blocks if self.trained.slots else ())
@@ -170,8 +96,8 @@ class Tuner:
             weights = [self.masters.flat, *(w for w in weights if w not in self.masters)]
         groups = [{"params": weights, "lr": recipe.lr_weights}] if weights else []
         groups.append({"params": [self.offset], "lr": recipe.lr_token})
-        if self.filter_trains:
-            groups.append({"params": list(self.network.parameters()), "lr": recipe.lr_filter})
+        if self.start.trains:
+            groups.append({"params": list(self.start.network.parameters()), "lr": recipe.lr_filter})
         for group in groups:
             group["peak"] = group["lr"]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
@@ -202,19 +128,18 @@ class Tuner:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
-    def vector(self) -> torch.Tensor:
-        """The token's vectors as they stand, (n, dim), at the norm of its word."""
-        if self.network is None:
-            return merge(self.word, self.offset)
-        out = self.network(self.features.unet, self.features.clip)
-        return merge(self.word, self.filter_scale * out * self.word.norm() + self.offset)
+    def vectors(self) -> Vectors:
+        """The token's vectors as they stand, (n, dim) for each tower, at the norm of its word."""
+        return self.start.vectors(self.offset)
 
-    def kept_vectors(self) -> torch.Tensor:
-        """The vectors that the attribute keeps, (n, dim); those of other layers or stages are the word's."""
+    def kept_vectors(self) -> Vectors:
+        """The vectors that the attribute keeps, (n, dim) for each tower; those of other layers or stages are the word's."""
         with torch.no_grad():
-            vectors = self.vector()
-        vectors[lost_rows(self.recipe.layout, self.recipe.stages, self.kept, self.model.unet.state_dict())] = self.word
-        return vectors.cpu()
+            vectors = self.vectors()
+        lost = lost_rows(self.recipe.layout, self.recipe.stages, self.kept, self.model.unet.state_dict())
+        for tower, rows in vectors.items():
+            rows[lost] = self.start.words[tower]
+        return {tower: rows.cpu() for tower, rows in vectors.items()}
 
     def _fill_pool(self) -> None:
         """Encode a pool of draws once: exact while neither the encoder nor its prompt changes."""
@@ -223,13 +148,13 @@ class Tuner:
         drawn, parts = self.draws(np.random.default_rng((self.seed, 13)), batches * batch), []
         for start in range(0, len(drawn.prompts), 32):
             part = drawn.pick(torch.arange(start, min(start + 32, len(drawn.prompts))))
-            parts.append(self._encode(part.x, part.t, self.texts.nothing_learned(part.prompts, [self.token])))
+            parts.append(self._encode(part.x, part.t, self.texts.nothing_learned(part.prompts, [self.names.token])))
         self.pool = drawn, EncoderFeatures(torch.cat([p.sample for p in parts]),
                                            tuple(map(torch.cat, zip(*(p.skips for p in parts), strict=True))),
                                            torch.cat([p.emb for p in parts]))
 
-    def _encode(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> EncoderFeatures:
-        return encode(self.unet, x, t, context, grad=not self.encoder_frozen)
+    def _encode(self, x: torch.Tensor, t: torch.Tensor, texts: Conditioning) -> EncoderFeatures:
+        return encode(self.unet, x, t, texts, grad=not self.encoder_frozen)
 
     def loss(self) -> torch.Tensor:
         """The loss of the next step, with its graph."""
@@ -245,10 +170,10 @@ class Tuner:
         else:
             drawn, features = self.draws(rng, self.recipe.batch_size), None
         with autocast(self.model.device, self.precision):
-            context = self.texts(rng, drawn.prompts, {self.token: self.vector()}, drawn.t, drawn.alone)
+            texts = self.texts(rng, drawn.prompts, {self.names.token: self.vectors()}, drawn.t, drawn.alone)
             if features is None:
-                features = self._encode(drawn.x, drawn.t, context)
-            error = (decode(self.unet, features, context).float() - drawn.target).square()  # (b, 4, h, w)
+                features = self._encode(drawn.x, drawn.t, texts)
+            error = (decode(self.unet, features, texts).float() - drawn.target).square()  # (b, 4, h, w)
         return (error * self.views.weights[drawn.index]).mean()
 
     def step(self) -> float:
@@ -302,23 +227,56 @@ class Tuner:
         with self.averaged():
             vectors, delta = self.kept_vectors(), self.trained.delta(self.kept)
         return Attribute(
-            kind=self.recipe.kind, token=self.token, word=self.plain, embeddings={"clip_l": vectors},
+            kind=self.recipe.kind, token=self.names.token, word=self.names.plain, embeddings=vectors,
             delta=delta, blocks=self.kept, recipe=self.recipe.name,
             recipe_hash=self.recipe.hash(), preset=self.recipe.preset, base_fingerprint=self.model.fingerprint,
             steps=self.done, seed=self.seed, losses={"final": float(np.mean(recent)) if recent else 0.0},
             reference_hash=self.references[0].hash, thumbnail=self.references[0].thumbnail(),
-            reach=self.recipe.reach, layout=self.recipe.layout, extra={"init_word": self.init_word},
+            reach=self.recipe.reach, layout=self.recipe.layout,
+            extra={"init_word": self.names.init_word, "family": self.model.family, **self._unusual()},
         ).quantised()
 
+    def _unusual(self) -> dict[str, dict]:
+        """The UNet's anatomy, where its names do not follow from its family."""
+        config = self.model.unet.config
+        usual = unet_map(config).items() <= usual_names(self.model.family).items()
+        return {} if usual else {"unet_config": anatomy(config)}
+
+    def state(self) -> RunState:
+        """All that a later run needs to go on from here."""
+        tensors = {}
+        for i, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
+            tensors[f"{i}.value"], tensors[f"{i}.average"] = parameter.detach(), self.average[i]
+            tensors |= {f"{i}.{key}": value for key, value in self.optimizer.state[parameter].items()}
+        tensors |= {f"state.{key}": value for key, value in self.trained.state.items()}
+        return RunState(self.done, self.report.losses, tensors, self.identity())
+
+    def restore(self, state: RunState) -> None:
+        """Go on from a ``state`` of the same run."""
+        tensors = dict(state.tensors)
+        for i, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
+            parameter.data.copy_(tensors.pop(f"{i}.value"))
+            self.average[i].copy_(tensors.pop(f"{i}.average"))
+            self.optimizer.state[parameter] = {
+                # a copy: what safetensors hands out is a window into the file; and fused AdamW keeps its step on the device
+                k.split(".", 1)[1]: v.to(parameter.device, copy=True) for k, v in tensors.items() if k.startswith(f"{i}.")}
+        for key, value in self.trained.state.items():
+            value.copy_(tensors[f"state.{key}"])
+        self.done, self.report.losses, self.fresh = state.done, list(state.losses), False
+
+    def identity(self) -> list:
+        """What must agree between this run and its continuation, as JSON data."""
+        n = self.names
+        return [__version__, self.model.fingerprint, self.recipe.hash(), self.seed,
+                [n.token, n.plain, n.init_word, n.class_word, n.describe], [r.hash for r in self.references], self.start.identity()]
+
     def run(self, on_step: Callable[[Progress], None] | None = None, snapshots: Path | None = None,
-            snapshot_every: int = 50, resume: bool = False) -> Attribute:
+            snapshot_every: int = 50) -> Attribute:
         """Take the remaining steps and return the attribute.
 
-        ``on_step`` may raise to cancel; what was learned up to then is in ``snapshots``, from where ``resume`` goes on.
-        Every ``snapshot_every`` steps (0: not before) the attribute so far is kept as ``step-000050.safetensors``.
+        ``on_step`` may raise to cancel; what was learned up to then is in ``snapshots``. Every ``snapshot_every`` steps (0: not
+        before) the attribute so far is kept as ``step-000050.safetensors``.
         """
-        if resume and snapshots is not None:
-            load_snapshot(self, snapshots)
         log.info("learning %s with %s: %s parameters in %d blocks (%s), about %.2f GiB of trained state",
                  self.recipe.kind, self.recipe.name, f"{self.report.trained_parameters:,}", len(self.blocks),
                  ", ".join(self.blocks), self.report.trained_state_bytes / 2**30)
@@ -329,12 +287,23 @@ class Tuner:
                 if on_step is not None:
                     on_step(Progress(self.done, self.recipe.steps, loss, self.attribute))
                 if snapshots is not None and snapshot_every and self.done % snapshot_every == 0:
-                    try_to_save_snapshot(self, snapshots)
+                    self._keep(snapshots)
         except BaseException:      # Ctrl-C and the host's interruption are no Exceptions, and must not lose what was learned
             if snapshots is not None and self.done > first and math.isfinite(self.report.losses[-1]):
-                try_to_save_snapshot(self, snapshots)
+                self._keep(snapshots)
             raise
         self.report.seconds = time.monotonic() - start
         self.report.steps_per_second = (self.done - first) / max(self.report.seconds, 1e-9)
         log.info("learned in %.1f s, %.2f steps/s", self.report.seconds, self.report.steps_per_second)
         return self.attribute()
+
+    def _keep(self, directory: Path) -> None:
+        """Keep a snapshot if there is room for it: a run must not end, nor its error be hidden, because there is none."""
+        try:
+            save_snapshot(self.state(), self.attribute(), directory)
+        except (ESCDiffError, OSError) as error:
+            log.warning("no snapshot of step %d: %s", self.done, error)
+            return
+        if self.fresh:                         # not before its own are there: those of a run that this one replaces
+            drop_earlier(directory, self.done)
+            self.fresh = False

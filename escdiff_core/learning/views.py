@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import ESCDiffError, lookup
-from ..model.load import DiffusionModel
+from ..model.diffusion import DiffusionModel
 from ..model.sample import encoded_at_once, image_to_latents, sample
 from ..reference import Reference
 from ..registry import worlds

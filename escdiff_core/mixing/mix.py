@@ -6,15 +6,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..attribute.tensors import ENCODERS
 from ..errors import ESCDiffError
-from ..model.load import DiffusionModel
+from ..model.conditioning import Conditioning, joined, pack, predict
+from ..model.diffusion import DiffusionModel
 from ..model.sample import image_to_latents, sample
 from ..model.text import Words
 from ..model.weighted import encode_weighted
 from ..reference import Reference
 from ..unet.copy import private_copy
-from ..unet.route import install, pack, without_tokens
+from ..unet.route import install, without_tokens
 from ..unet.tokens import cross_blocks, row_name
 from ..unet.words import one_vector
 from .delta import changed_tensors
@@ -46,26 +46,26 @@ class Variant:
         """``prompt`` as each slot reads it: its own tokens stay, the others are their plain words."""
         return [without_tokens(prompt, plain_words(self.everyone, own)) for own in self.plan.slots]
 
-    def states(self, prompt: str) -> torch.Tensor:
+    def states(self, prompt: str) -> Conditioning:
         """The packed text states of ``prompt``, (1, slots * 77, dim)."""
         return packed_states([self], [prompt])
 
 
-def packed_states(variants: Sequence[Variant], prompts: Sequence[str]) -> torch.Tensor:
+def packed_states(variants: Sequence[Variant], prompts: Sequence[str]) -> Conditioning:
     """The text states of ``prompts`` for every slot of ``variants`` side by side, (b, n * 77, dim), encoded in one batch."""
-    slots, tokens = [], {}
+    slots, tokens, towers = [], {}, variants[0].model.towers
     for variant in variants:
         for texts, own in zip(zip(*map(variant.texts, prompts), strict=True), variant.plan.slots, strict=True):
             # one name per vector: slots may know the same token by different vectors
             names = {u.attribute.token: row_name(u.attribute.token, id(u.attribute)) for u in own}
-            tokens |= {names[u.attribute.token]: token_vectors(Words.of(variant.model), u) for u in own}
+            tokens |= {names[u.attribute.token]: {t.name: token_vectors(Words.of(t), u, t.name) for t in towers} for u in own}
             slots.append([without_tokens(text, names) for text in texts])
     unique = list(dict.fromkeys(text for texts in slots for text in texts))
     states = encode_weighted(variants[0].model, unique, tokens)
     return pack([states[[unique.index(text) for text in texts]] for texts in slots])
 
 
-def token_vectors(words: Words, use: Use, encoder: str = ENCODERS[0]) -> torch.Tensor:
+def token_vectors(words: Words, use: Use, encoder: str) -> torch.Tensor:
     """The token's vectors (n, dim) for one text encoder, at the attribute's strength: on the line from its plain word,
     which is strength 0. The line is one of directions: on the straight way between two words the norm would sink (see
     filters.merge).
@@ -130,20 +130,20 @@ class Mix:
         offsets = dict(zip(needed, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))
         states = packed_states(needed, [*prompts, negative, ""])                  # "" is what a style picture is read with
         positive, negatives, empty = states[:-2], states[-2:-1], states[-1:]
-        length = positive.shape[1] // sum(lengths)
+        length = positive.context.shape[1] // sum(lengths)
 
-        def unet_call(x: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        def unet_call(x: torch.Tensor, timestep: torch.Tensor, texts: Conditioning) -> torch.Tensor:
             variant = self.variant(round(1 - (float(timestep) + 1) / total, 6))
             first = offsets[variant] * length
             part = slice(first, first + variant.route.slots * length)
-            own = context[:, part]
+            own = texts.slot(part)
             if self.style is None:
-                return variant.unet(x, timestep, encoder_hidden_states=own).sample
-            own = torch.cat([own, empty[:, part].to(own)])
-            return variant.unet(self.style.beside(x, timestep), timestep, encoder_hidden_states=own).sample[:-1]
+                return predict(variant.unet, x, timestep, own)
+            own = joined([own, empty.slot(part).to(x.device, x.dtype)])
+            return predict(variant.unet, self.style.beside(x, timestep), timestep, own)[:-1]
 
         return sample(self.model, None, steps=steps, guidance_scale=guidance_scale, seed=seed, size=size,
-                      progress=progress, encoder_hidden_states=positive, negative_hidden_states=negatives,
+                      progress=progress, positive=positive, negatives=negatives,
                       unet_call=unet_call, denoise=denoise,
                       start=None if start is None else image_to_latents(self.model, start[None]))
 

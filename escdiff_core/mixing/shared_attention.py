@@ -4,7 +4,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..errors import ESCDiffError
-from ..model.load import DiffusionModel
+from ..model.diffusion import DiffusionModel
 from ..model.sample import image_to_latents
 from ..reference import Reference
 

@@ -1,39 +1,41 @@
 """Canonical tensor names (those of the original Stable Diffusion checkpoints) and diffusers' names, both ways.
 
-The translation is not written down here: tagged scalars are pushed through diffusers' own converters, and where a
-tag comes out is the other name of the tensor. What this module knows is only which names a configuration has.
+Written down once, as pairs of modules, for every anatomy that the families have: levels with and without attention, transformers of
+any depth, a middle that is whole, a lone resnet or missing. The tests hold them against diffusers' own converters.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-)
-
 from ..errors import ESCDiffError
-from .infer import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 
 Config = Mapping[str, Any]
-_BOTH = ("weight", "bias")
+ANATOMY = ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types", "mid_block_type", "addition_embed_type",
+           "transformer_layers_per_block", "reverse_transformer_layers_per_block")
+Pair = tuple[str, str]          # diffusers' name, canonical name
+_BOTH = (".weight", ".bias")
+_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+           "conv2": "out_layers.3"}
+_ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
+         "conv_norm_out": "out.0", "conv_out": "out.2"}
+_ADDED = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
+_TRANSFORMER = ("norm1", "norm2", "norm3", "attn1.to_out.0", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
+_QKV = tuple(f"{a}.{p}.weight" for a in ("attn1", "attn2") for p in ("to_q", "to_k", "to_v"))
 
 
 def unet_map(config: Config) -> dict[str, str]:
     """Map every diffusers UNet name to its canonical name, without ``model.diffusion_model.``."""
-    return _trace(ldm_unet_names(config), UNET_PREFIX, lambda tags: convert_ldm_unet_checkpoint(tags, dict(config)))
+    return dict(_unet_pairs(config))
 
 
 def vae_map(config: Config) -> dict[str, str]:
     """Map every AutoencoderKL name to its canonical name, without ``first_stage_model.``."""
-    return _trace(ldm_vae_names(config), VAE_PREFIX, lambda tags: convert_ldm_vae_checkpoint(tags, dict(config)))
+    return dict(_vae_pairs(config))
 
 
-def text_map(config: Config) -> dict[str, str]:
-    """Map every CLIPTextModel name (in the nested form, ``text_model.…``) to its canonical name; they are the same."""
-    return _trace(clip_text_names(config), TEXT_PREFIX, convert_ldm_clip_checkpoint)
+def anatomy(config: Config) -> dict[str, Any]:
+    """The part of a UNet's configuration that its names follow from, as JSON data."""
+    return {key: list(config[key]) if isinstance(config[key], tuple) else config[key] for key in ANATOMY if key in config}
 
 
 def to_canonical(state: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def to_canonical(state: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[s
     unknown = [n for n in state if n not in mapping]
     if unknown:
         raise ESCDiffError(
-            f"{len(unknown)} tensors are not of this Stable Diffusion 1.x model (first: {unknown[0]}); "
+            f"{len(unknown)} tensors are not of this Stable Diffusion model (first: {unknown[0]}); "
             "was the file made for another?"
         )
     return {mapping[n]: value for n, value in state.items()}
@@ -52,112 +54,108 @@ def to_diffusers(state: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[s
     return to_canonical(state, {canonical: name for name, canonical in mapping.items()})
 
 
-def ldm_unet_names(config: Config) -> Iterator[str]:
-    """Yield the original names of every tensor of the UNet that ``config`` (diffusers form) describes."""
-    widths, layers = list(config["block_out_channels"]), config["layers_per_block"]
-    depth = config.get("transformer_layers_per_block") or 1
-    linear = ("time_embed.0", "time_embed.2", "input_blocks.0.0")
-    for module in (*linear, "out.0", "out.2"):
-        yield from _leaves(module)
+def attention_depths(config: Config) -> tuple[list[list[int]], int | None, list[list[int]]]:
+    """How many transformer blocks each layer has, level by level: (on the way down, in the middle, on the way up).
 
-    block, width = 1, widths[0]
-    for level, (kind, out) in enumerate(zip(config["down_block_types"], widths, strict=True)):
-        for _ in range(layers):
-            yield from _unet_resnet(f"input_blocks.{block}.0", skip=width != out)
-            if kind.startswith("CrossAttn"):
-                yield from _transformer(f"input_blocks.{block}.1", depth)
+    0 is a layer without attention. A middle of None is none at all, one of 0 a lone resnet.
+    """
+    layers, levels = config["layers_per_block"], len(config["block_out_channels"])
+    given = config.get("transformer_layers_per_block") or 1
+    given = list(given) if isinstance(given, (list, tuple)) else [given] * levels
+    back = config.get("reverse_transformer_layers_per_block") or given[::-1]
+    kinds = {"down": config["down_block_types"], "up": config["up_block_types"]}
+
+    def level(kind: str, depth: int | list[int], count: int) -> list[int]:
+        if not kind.startswith("CrossAttn"):
+            return [0] * count
+        return list(depth) if isinstance(depth, (list, tuple)) else [depth] * count
+
+    down = [level(k, d, layers) for k, d in zip(kinds["down"], given, strict=True)]
+    up = [level(k, d, layers + 1) for k, d in zip(kinds["up"], back, strict=True)]
+    middle = config.get("mid_block_type", "UNetMidBlock2DCrossAttn")
+    last = given[-1]
+    whole = last[0] if isinstance(last, (list, tuple)) else last
+    return down, None if middle is None else whole if middle.endswith("CrossAttn") else 0, up
+
+
+def _unet_pairs(config: Config) -> Iterator[Pair]:
+    widths, layers = list(config["block_out_channels"]), config["layers_per_block"]
+    down, middle, up = attention_depths(config)
+    ends = _ENDS | (_ADDED if config.get("addition_embed_type") else {})
+    yield from _leaves(ends.items())
+
+    block, width, last = 1, widths[0], len(widths) - 1
+    for level, (depths, out) in enumerate(zip(down, widths, strict=True)):
+        for layer, depth in enumerate(depths):
+            yield from _layer(f"down_blocks.{level}", layer, f"input_blocks.{block}", depth, skip=width != out)
             block, width = block + 1, out
-        if level < len(widths) - 1:
-            yield from _leaves(f"input_blocks.{block}.0.op")
+        if level < last:
+            yield from _leaves([(f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{block}.0.op")])
             block += 1
 
-    yield from _unet_resnet("middle_block.0", skip=False)
-    yield from _transformer("middle_block.1", depth)
-    yield from _unet_resnet("middle_block.2", skip=False)
+    if middle is not None:
+        yield from _resnet("mid_block.resnets.0", "middle_block.0", skip=False)
+    if middle:
+        yield from _transformer("mid_block.attentions.0", "middle_block.1", middle)
+        yield from _resnet("mid_block.resnets.1", "middle_block.2", skip=False)
 
-    block = 0
-    for level, kind in enumerate(config["up_block_types"]):
-        attends = kind.startswith("CrossAttn")
-        for layer in range(layers + 1):  # one more than on the way down: conv_in and the downsamplers leave skips too
-            yield from _unet_resnet(f"output_blocks.{block}.0", skip=True)
-            if attends:
-                yield from _transformer(f"output_blocks.{block}.1", depth)
-            if layer == layers and level < len(widths) - 1:
-                yield from _leaves(f"output_blocks.{block}.{1 + attends}.conv")
-            block += 1
+    for level, depths in enumerate(up):       # one layer more than on the way down: conv_in and the downsamplers leave skips too
+        for layer, depth in enumerate(depths):
+            yield from _layer(f"up_blocks.{level}", layer, f"output_blocks.{level * (layers + 1) + layer}", depth, skip=True)
+        if level < last:
+            place = f"output_blocks.{level * (layers + 1) + layers}.{1 + bool(depths[-1])}"
+            yield from _leaves([(f"up_blocks.{level}.upsamplers.0.conv", f"{place}.conv")])
 
 
-def ldm_vae_names(config: Config) -> Iterator[str]:
-    """Yield the original names of every tensor of the AutoencoderKL that ``config`` (diffusers form) describes."""
+def _layer(level: str, layer: int, block: str, depth: int, skip: bool) -> Iterator[Pair]:
+    yield from _resnet(f"{level}.resnets.{layer}", f"{block}.0", skip)
+    if depth:
+        yield from _transformer(f"{level}.attentions.{layer}", f"{block}.1", depth)
+
+
+def _resnet(name: str, original: str, skip: bool) -> Iterator[Pair]:
+    parts = _RESNET | ({"conv_shortcut": "skip_connection"} if skip else {})
+    yield from _leaves((f"{name}.{n}", f"{original}.{o}") for n, o in parts.items())
+
+
+def _transformer(name: str, original: str, depth: int) -> Iterator[Pair]:
+    yield from _leaves((f"{name}.{part}", f"{original}.{part}") for part in ("norm", "proj_in", "proj_out"))
+    for inner in (f"transformer_blocks.{i}" for i in range(depth)):
+        yield from _leaves((f"{name}.{inner}.{part}", f"{original}.{inner}.{part}") for part in _TRANSFORMER)
+        yield from ((f"{name}.{inner}.{part}", f"{original}.{inner}.{part}") for part in _QKV)
+
+
+def _vae_pairs(config: Config) -> Iterator[Pair]:
     widths, layers = list(config["block_out_channels"]), config["layers_per_block"]
-    last = len(widths) - 1
-    for module in ("quant_conv", "post_quant_conv"):
-        yield from _leaves(module)
+    last, width = len(widths) - 1, widths[0]
+    yield from _leaves((n, n) for n in ("quant_conv", "post_quant_conv"))
     for half in ("encoder", "decoder"):
-        for module in ("conv_in", "norm_out", "conv_out"):
-            yield from _leaves(f"{half}.{module}")
-        for module in ("norm", "q", "k", "v", "proj_out"):
-            yield from _leaves(f"{half}.mid.attn_1.{module}")
-        for number in (1, 2):
-            yield from _vae_resnet(f"{half}.mid.block_{number}", skip=False)
-    width = widths[0]
+        yield from _leaves([(f"{half}.conv_in", f"{half}.conv_in"), (f"{half}.conv_norm_out", f"{half}.norm_out"),
+                            (f"{half}.conv_out", f"{half}.conv_out")])
+        parts = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+        yield from _leaves((f"{half}.mid_block.attentions.0.{n}", f"{half}.mid.attn_1.{o}") for n, o in parts.items())
+        for number in (0, 1):
+            yield from _vae_resnet(f"{half}.mid_block.resnets.{number}", f"{half}.mid.block_{number + 1}", skip=False)
     for level, out in enumerate(widths):
         for layer in range(layers):
-            yield from _vae_resnet(f"encoder.down.{level}.block.{layer}", skip=width != out)
+            yield from _vae_resnet(f"encoder.down_blocks.{level}.resnets.{layer}", f"encoder.down.{level}.block.{layer}",
+                                   skip=width != out)
             width = out
         if level < last:
-            yield from _leaves(f"encoder.down.{level}.downsample.conv")
-    for level in range(last, -1, -1):
+            yield from _leaves([(f"encoder.down_blocks.{level}.downsamplers.0.conv", f"encoder.down.{level}.downsample.conv")])
+    for place, level in enumerate(range(last, -1, -1)):
         for layer in range(layers + 1):
-            yield from _vae_resnet(f"decoder.up.{level}.block.{layer}", skip=width != widths[level])
+            yield from _vae_resnet(f"decoder.up_blocks.{place}.resnets.{layer}", f"decoder.up.{level}.block.{layer}",
+                                   skip=width != widths[level])
             width = widths[level]
         if level > 0:
-            yield from _leaves(f"decoder.up.{level}.upsample.conv")
+            yield from _leaves([(f"decoder.up_blocks.{place}.upsamplers.0.conv", f"decoder.up.{level}.upsample.conv")])
 
 
-def clip_text_names(config: Config) -> Iterator[str]:
-    """Yield the names of every tensor of a CLIP text model, as SD checkpoints and transformers < 5.6 say them."""
-    yield "text_model.embeddings.token_embedding.weight"
-    yield "text_model.embeddings.position_embedding.weight"
-    attention = tuple(f"self_attn.{p}_proj" for p in ("q", "k", "v", "out"))
-    for layer in range(config["num_hidden_layers"]):
-        for module in (*attention, "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"):
-            yield from _leaves(f"text_model.encoder.layers.{layer}.{module}")
-    yield from _leaves("text_model.final_layer_norm")
+def _vae_resnet(name: str, original: str, skip: bool) -> Iterator[Pair]:
+    parts = {p: p for p in ("norm1", "conv1", "norm2", "conv2")} | ({"conv_shortcut": "nin_shortcut"} if skip else {})
+    yield from _leaves((f"{name}.{n}", f"{original}.{o}") for n, o in parts.items())
 
 
-def _leaves(module: str) -> Iterator[str]:
-    yield from (f"{module}.{leaf}" for leaf in _BOTH)
-
-
-def _unet_resnet(block: str, skip: bool) -> Iterator[str]:
-    parts = ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3")
-    for part in (*parts, "skip_connection") if skip else parts:
-        yield from _leaves(f"{block}.{part}")
-
-
-def _vae_resnet(block: str, skip: bool) -> Iterator[str]:
-    parts = ("norm1", "conv1", "norm2", "conv2")
-    for part in (*parts, "nin_shortcut") if skip else parts:
-        yield from _leaves(f"{block}.{part}")
-
-
-def _transformer(block: str, depth: int) -> Iterator[str]:
-    for part in ("norm", "proj_in", "proj_out"):
-        yield from _leaves(f"{block}.{part}")
-    for inner in (f"{block}.transformer_blocks.{i}" for i in range(depth)):
-        for part in ("norm1", "norm2", "norm3", "attn1.to_out.0", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2"):
-            yield from _leaves(f"{inner}.{part}")
-        for attention in ("attn1", "attn2"):
-            yield from (f"{inner}.{attention}.{p}.weight" for p in ("to_q", "to_k", "to_v"))
-
-
-def _trace(names: Iterator[str], prefix: str, convert: Callable[[dict[str, torch.Tensor]], dict]) -> dict[str, str]:
-    """Push one scalar tag per name through ``convert``; return {name that comes out: name that went in}."""
-    names = list(names)
-    tags = {prefix + n: torch.tensor(i) for i, n in enumerate(names)}
-    found = {new: names[int(tag)] for new, tag in convert(tags).items()}
-    if len(found) != len(names) or len(set(found.values())) != len(names):
-        lost = sorted(set(names) - set(found.values()))
-        raise ESCDiffError(f"the installed diffusers does not convert {lost[:3]}; install diffusers 0.33 or newer")
-    return found
+def _leaves(modules: Iterable[Pair]) -> Iterator[Pair]:
+    yield from ((name + leaf, original + leaf) for name, original in modules for leaf in _BOTH)

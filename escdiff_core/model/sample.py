@@ -1,6 +1,7 @@
 """Text to image with diffusers' schedulers and classifier-free guidance; pictures to latents and back."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from ..errors import ESCDiffError, lookup
-from .load import DiffusionModel
+from .conditioning import Conditioning, joined, predict
+from .diffusion import DiffusionModel
 from .schedule import NoiseSchedule
-from .text import check_prompts
+from .text import Vectors, check_prompts
 from .weighted import encode_weighted
 
 # Class and what it needs beyond the noise schedule. "trailing" starts at the last timestep, where the latent is pure
@@ -24,8 +26,8 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
 
 ENCODED_AT_ONCE = 16 * 128 * 128      # pixels; one picture of 512 px, for which SD 1.x's autoencoder takes 0.6 GiB
 
-# (latents (b, 4, h, w), timestep (), encoder_hidden_states (b, n, dim)) -> the UNet's output (b, 4, h, w)
-UNetCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# (latents (b, 4, h, w), timestep (), what it is told of the prompts) -> the UNet's output (b, 4, h, w)
+UNetCall = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
 
 
 def make_scheduler(schedule: NoiseSchedule, name: str = "dpmpp_2m"):
@@ -46,9 +48,9 @@ def sample(
     scheduler: str = "dpmpp_2m",
     progress: Callable[[int, int], None] | None = None,
     *,
-    tokens: Mapping[str, torch.Tensor] | None = None,
-    encoder_hidden_states: torch.Tensor | None = None,
-    negative_hidden_states: torch.Tensor | None = None,
+    tokens: Mapping[str, Vectors | torch.Tensor] | None = None,
+    positive: Conditioning | None = None,
+    negatives: Conditioning | None = None,
     unet_call: UNetCall | None = None,
     start: torch.Tensor | None = None,
     denoise: float = 1.0,
@@ -58,30 +60,31 @@ def sample(
 
     Picture i starts from noise of seed ``seed + i``, drawn on the CPU, so that it depends neither on its batch nor on
     the device. ``size`` is the side or (height, width) in pixels, default the model's native size. ``tokens`` is handed
-    to encode_weighted. ``encoder_hidden_states`` (b, n, dim) replaces the prompts and ``negative_hidden_states`` (1 or
-    b, n, dim) the negative. ``unet_call`` replaces the plain UNet: it sees the batch [negatives, positives] in that
+    to encode_weighted. ``positive`` (b rows) replaces the prompts and ``negatives`` (1 or b rows) the negative.
+    ``unet_call`` replaces the plain UNet: it sees the batch [negatives, positives] in that
     order, or the positives alone when ``guidance_scale`` is 1. ``start`` (1, 4, h, w), scaled latents, is where every picture
     begins (image-to-image, Meng et al. 2021): noised as far as the last ``denoise`` of the steps go, which alone are taken.
     ``progress(done, total)`` is called after every step and may raise to cancel. Raises ESCDiffError for an unknown
     scheduler and impossible sizes or counts.
     """
     height, width = _check(model, steps, size, batch_size)
-    positive, negatives = encoder_hidden_states, negative_hidden_states
     guided = guidance_scale != 1.0
     if positive is None:
         check_prompts(prompts)
     if positive is None and negatives is None:
-        positive, negatives = encode_weighted(model, [*prompts, negative], tokens).split([len(prompts), 1])
+        both = encode_weighted(model, [*prompts, negative], tokens)
+        positive, negatives = both[:-1], both[-1:]
     elif positive is None:
-        positive = encode_weighted(model, prompts, tokens)  # (b, n * 77, dim)
+        positive = encode_weighted(model, prompts, tokens)
     elif negatives is None and guided:
         negatives = encode_weighted(model, [negative], tokens)
-    if guided and negatives.shape[1:] != positive.shape[1:]:
+    if guided and negatives.context.shape[1:] != positive.context.shape[1:]:
         raise ESCDiffError(
-            f"the negative's text states are {tuple(negatives.shape[1:])}, the prompt's {tuple(positive.shape[1:])}; "
+            f"the negative's text states are {tuple(negatives.context.shape[1:])}, the prompt's "
+            f"{tuple(positive.context.shape[1:])}; "
             "they run in one batch and must be alike"
         )
-    call = unet_call or (lambda x, t, c: model.unet(x, t, encoder_hidden_states=c).sample)
+    call = unet_call or partial(predict, model.unet)
     latent = (1, model.unet.config.in_channels, height // latent_factor(model), width // latent_factor(model))
     if start is not None and tuple(start.shape) != latent:
         raise ESCDiffError(f"the picture to start from has latents of {tuple(start.shape)}, the drawing of {latent}; give a "
@@ -96,8 +99,8 @@ def sample(
         noise = start_noise(model, range(seed + first, seed + first + len(part)), height, width)
         context = part
         if guided:
-            many = negatives.expand(len(positive), -1, -1)[first : first + batch_size]
-            context = torch.cat([many, part])  # (2b, n, dim)
+            many = negatives.expand(len(positive))[first : first + batch_size]
+            context = joined([many, part])  # 2b rows
         taken = steps - skipped
         told = None if progress is None else _shifted(progress, number * taken, len(firsts) * taken)
         solver = make_scheduler(model.schedule, scheduler)  # a fresh one: it remembers the last steps
@@ -164,7 +167,7 @@ def latents_to_images(model: DiffusionModel, latents: torch.Tensor) -> np.ndarra
 
 
 def _denoise(model, latents, context, guidance_scale, scheduler, timesteps, call, progress) -> torch.Tensor:
-    """Take the steps at ``timesteps``: latents (b, 4, h, w); context (b, n, dim), or (2b, n, dim), negatives first."""
+    """Take the steps at ``timesteps``: latents (b, 4, h, w); context of b rows, or 2b, negatives first."""
     guided = len(context) == 2 * len(latents)
     dtype = model.unet.dtype
     context = context.to(model.device, dtype)

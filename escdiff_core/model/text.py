@@ -9,9 +9,10 @@ from functools import partial
 from typing import Protocol
 
 import torch
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import ESCDiffError
+from .conditioning import Conditioning
+from .towers import TextTower, side_by_side
 
 log = logging.getLogger(__name__)
 STAND_IN = 0  # id at the places whose embedding is replaced anyway; neither start nor end, which transformers looks for
@@ -20,41 +21,56 @@ LETTER = "[^\\W\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\ua4cf
          "\uf900-\ufaff\uff66-\uffdc\U0001b000-\U0001b2ff\U00020000-\U0003ffff]"
 
 
-class HasText(Protocol):
-    """What encoding needs of a model: load.DiffusionModel, or a private copy in training."""
-
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+Vectors = Mapping[str, torch.Tensor]      # a token's vectors for each text tower: (n, dim), the same n in each
 
 
-def encode_prompts(
-    model: HasText, prompts: Sequence[str], tokens: Mapping[str, torch.Tensor] | None = None
-) -> torch.Tensor:
-    """Encode prompts as SD 1.x was trained on them: the text encoder's last hidden state, (b, 77, dim).
+class HasTowers(Protocol):
+    """What encoding needs of a model: diffusion.DiffusionModel, or a private copy in training."""
 
-    ``tokens`` maps a placeholder (``*m``) to its vectors, (n, dim) or (dim,); wherever the placeholder stands as a word
-    of its own (case counts), the n vectors take its place. Gradients flow to them. Prompts beyond 77 tokens are cut,
-    and the log says so; weighted.encode_weighted, for drawing, has no such end. Raises ESCDiffError for vectors of the
-    wrong width and for no prompt at all.
+    towers: Sequence[TextTower]
+
+
+def encode_prompts(model: HasTowers, prompts: Sequence[str], tokens: Mapping[str, Vectors | torch.Tensor] | None = None
+                   ) -> Conditioning:
+    """Encode prompts as the model was trained on them: text states (b, 77, dim), and whatever else its family has.
+
+    ``tokens`` maps a placeholder (``*m``) to its vectors for each tower, (n, dim) or (dim,); with one tower they may stand alone.
+    Wherever the placeholder stands as a word of its own (case counts), the n vectors take its place. Gradients flow to them.
+    Prompts beyond 77 tokens are cut, and the log says so; weighted.encode_weighted, for drawing, has no such end. Raises
+    ESCDiffError for vectors of the wrong width and for no prompt at all.
     """
     check_prompts(prompts)
-    tokens = {name: as_rows(model, name, vectors) for name, vectors in (tokens or {}).items()}
-    encoder = model.text_encoder
-    length = encoder.config.max_position_embeddings
-    device = embedding_table(model).weight.device
+    return side_by_side([_encode(tower, prompts, tokens_of(model, tower, tokens or {})) for tower in model.towers])
+
+
+def _encode(tower: TextTower, prompts: Sequence[str], tokens: Mapping[str, torch.Tensor]) -> Conditioning:
+    length, device = tower.places, tower.table.weight.device
     rows, spots = [], []
     for number, prompt in enumerate(prompts):
-        places = places_of(model, prompt, tokens)
+        places = places_of(tower, prompt, tokens)
         if len(places) > length - 2:
             lost = any(vector is not None for _, vector in places[length - 2 :])
             log.warning("prompt cut to %d of %d tokens%s: %r", length - 2, len(places),
                         ", and a learned one is lost; put it further to the front" if lost else "", prompt)
             places = places[: length - 2]
-        ids = [model.tokenizer.bos_token_id, *(number for number, _ in places), model.tokenizer.eos_token_id]
-        rows.append(ids + [model.tokenizer.pad_token_id] * (length - len(ids)))
+        ids = [tower.tokenizer.bos_token_id, *(number for number, _ in places), tower.tokenizer.eos_token_id]
+        rows.append(ids + [tower.tokenizer.pad_token_id] * (length - len(ids)))
         spots += [(number, i, vector[None]) for i, (_, vector) in enumerate(places, 1) if vector is not None]
-    with replaced_embeddings(embedding_table(model), spots):
-        return encoder(input_ids=torch.tensor(rows, device=device)).last_hidden_state  # ids (b, 77)
+    with replaced_embeddings(tower.table, spots):
+        return tower.read(torch.tensor(rows, device=device))  # ids (b, 77)
+
+
+def tokens_of(model: HasTowers, tower: TextTower, tokens: Mapping[str, Vectors | torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The vectors (n, dim) that ``tower`` has for each of ``tokens``. Raises ESCDiffError for one that it has none for."""
+    made = {}
+    for name, given in tokens.items():
+        if isinstance(given, torch.Tensor) and len(model.towers) == 1:
+            given = {tower.name: given}
+        if isinstance(given, torch.Tensor) or tower.name not in given:
+            raise ESCDiffError(f"the token {name!r} has no vectors for the text encoder {tower.name}, which this model reads; "
+                               "load the model it was learned on")
+        made[name] = as_rows(tower, name, given[tower.name])
+    return made
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -63,18 +79,13 @@ def check_prompts(prompts: Sequence[str]) -> None:
         raise ESCDiffError(f"prompts must be a list with at least one text, not {prompts!r}")
 
 
-def word_embedding(model: HasText, word: str) -> torch.Tensor:
+def word_embedding(tower: TextTower, word: str) -> torch.Tensor:
     """Return the rows of the embedding table for ``word``, (n, dim), one per BPE token. A copy, without gradient."""
-    ids = _ids(model, word)
+    ids = _ids(tower, word)
     if not ids:
         raise ESCDiffError(f"the word {word!r} has no tokens; give a word with letters")
-    table = embedding_table(model).weight
+    table = tower.table.weight
     return table.detach()[torch.tensor(ids, device=table.device)].clone()
-
-
-def embedding_table(model: HasText) -> torch.nn.Embedding:
-    """The token embedding of the text encoder, (vocabulary, dim)."""
-    return model.text_encoder.get_input_embeddings()
 
 
 @dataclass(frozen=True)
@@ -86,9 +97,8 @@ class Words:
     device: torch.device
 
     @classmethod
-    def of(cls, model: HasText) -> "Words":
-        table = embedding_table(model).weight
-        return cls(table.shape[1], partial(word_embedding, model), table.device)
+    def of(cls, tower: TextTower) -> "Words":
+        return cls(tower.width, partial(word_embedding, tower), tower.table.weight.device)
 
 
 def split_placeholders(prompt: str, names: Sequence[str]) -> list[tuple[str, bool]]:
@@ -119,25 +129,25 @@ def _as_pattern(name: str) -> str:
     return f"{before}{re.escape(name)}{behind}"
 
 
-def places_of(model: HasText, text: str, tokens: Mapping[str, torch.Tensor]) -> list[tuple[int, torch.Tensor | None]]:
+def places_of(tower: TextTower, text: str, tokens: Mapping[str, torch.Tensor]) -> list[tuple[int, torch.Tensor | None]]:
     """The places that ``text`` takes: (id, None), or (a stand-in, vector) where a placeholder of ``tokens`` stands."""
     made: list[tuple[int, torch.Tensor | None]] = []
     for piece, is_placeholder in split_placeholders(text, list(tokens)):
         if is_placeholder:
             made += [(STAND_IN, vector) for vector in tokens[piece]]
         else:
-            made += [(number, None) for number in _ids(model, piece)]
+            made += [(number, None) for number in _ids(tower, piece)]
     return made
 
 
-def _ids(model: HasText, text: str) -> list[int]:
-    return model.tokenizer(text, add_special_tokens=False).input_ids
+def _ids(tower: TextTower, text: str) -> list[int]:
+    return tower.tokenizer(text, add_special_tokens=False).input_ids
 
 
-def as_rows(model: HasText, name: str, vectors: torch.Tensor) -> torch.Tensor:
+def as_rows(tower: TextTower, name: str, vectors: torch.Tensor) -> torch.Tensor:
     """``vectors`` of the token ``name`` as (n, dim). Raises ESCDiffError for those of another model."""
     rows = vectors[None] if vectors.ndim == 1 else vectors  # (n, dim)
-    width = embedding_table(model).weight.shape[1]
+    width = tower.width
     if not name.strip() or rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
         raise ESCDiffError(
             f"the token {name!r} has vectors of shape {tuple(vectors.shape)}; this model needs (n, {width}) with n at "

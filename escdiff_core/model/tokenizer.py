@@ -15,12 +15,14 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 OPEN_CLIP_SPECIALS = {"<start_of_text>": START, "<end_of_text>": END}
 
 
-def build_tokenizer(data: Mapping[str, Any] | None, max_length: int = 77, source: str = "the model") -> CLIPTokenizer:
-    """Return a CLIPTokenizer for ``{"vocab": {token: id}, "merges": ["a b", ...]}``; None means SD 1.x's own.
+def build_tokenizer(data: Mapping[str, Any] | None, max_length: int = 77, source: str = "the model",
+                    padding: str | None = None) -> CLIPTokenizer:
+    """Return a CLIPTokenizer for ``{"vocab": {token: id}, "merges": ["a b", ...]}``; None means Stable Diffusion's own.
+    ``padding`` is the word that fills a prompt up, None the end word.
 
     Raises ESCDiffError when the vocabulary lacks the start or end word, or cannot be used.
     """
-    data = data if data is not None else sd1_vocabulary()
+    data = data if data is not None else usual_vocabulary()
     vocab, merges = data.get("vocab"), data.get("merges")
     usable = isinstance(vocab, Mapping) and isinstance(merges, (list, tuple))
     if not usable or not {START, END} <= vocab.keys() or not all(isinstance(i, int) for i in vocab.values()):
@@ -33,7 +35,8 @@ def build_tokenizer(data: Mapping[str, Any] | None, max_length: int = 77, source
         Path(folder, "vocab.json").write_text(json.dumps(dict(vocab)), encoding="utf-8")
         Path(folder, "merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]), encoding="utf-8")
         try:
-            return CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=max_length)
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=max_length,
+                                                 pad_token=padding or END)
         except (ValueError, KeyError, OSError) as error:
             raise ESCDiffError(f"{source}: the tokenizer is unusable ({error})") from error
 
@@ -49,7 +52,7 @@ def check_tokenizer(tokenizer: CLIPTokenizer, vocab_size: int, source: str) -> N
         )
 
 
-def sd1_vocabulary() -> dict[str, Any]:
+def usual_vocabulary() -> dict[str, Any]:
     """Return the 49408 words and 48894 merges of CLIP ViT-L/14, read from the file that open_clip brings along."""
     from open_clip.tokenizer import SimpleTokenizer  # slow to import, and the pocket model does without
 

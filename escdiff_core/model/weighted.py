@@ -8,10 +8,13 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 
-from .text import HasText, as_rows, check_prompts, embedding_table, places_of, replaced_embeddings
+from .conditioning import Conditioning
+from .text import HasTowers, Vectors, check_prompts, places_of, replaced_embeddings, tokens_of
+from .towers import TextTower, side_by_side
 
 log = logging.getLogger(__name__)
 EMBEDDING = re.compile(r"(?:^|\s)embedding:\S")
@@ -21,9 +24,10 @@ LONG = 8                # words of a part that may be cut in two; a shorter one 
 Place = tuple[int, torch.Tensor | None, float]      # id, the vector that takes its place, weight
 
 
-def encode_weighted(model: HasText, prompts: Sequence[str],
-                    tokens: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-    """Encode prompts for drawing: (b, n * 77, dim), where n chunks hold the longest of them.
+def encode_weighted(model: HasTowers, prompts: Sequence[str],
+                    tokens: Mapping[str, Vectors | torch.Tensor] | None = None) -> Conditioning:
+    """Encode prompts for drawing: text states (b, n * 77, dim), where n chunks hold the longest of them; a pooled vector is that of
+    the first chunk, without weights.
 
     ``tokens`` as in text.encode_prompts, which is for training. Shorter prompts are repeated, which no
     cross-attention notices. Raises ESCDiffError as encode_prompts does.
@@ -31,26 +35,28 @@ def encode_weighted(model: HasText, prompts: Sequence[str],
     check_prompts(prompts)
     if any(EMBEDDING.search(prompt) for prompt in prompts):
         log.warning("a prompt has an embedding: file, which only ComfyUI knows; it is read as plain words")
-    tokens = {name: as_rows(model, name, vectors) for name, vectors in (tokens or {}).items()}
-    cut = [chunks_of(model, prompt, tokens) for prompt in prompts]
+    return side_by_side([_encode(tower, prompts, tokens_of(model, tower, tokens or {})) for tower in model.towers])
+
+
+def _encode(tower: TextTower, prompts: Sequence[str], tokens: Mapping[str, torch.Tensor]) -> Conditioning:
+    cut = [chunks_of(tower, prompt, tokens) for prompt in prompts]
     rows = [chunk for chunks in cut for chunk in chunks]
     if any(weight != 1 for row in rows for *_, weight in row):
-        rows.append(chunks_of(model, "", {})[0])            # weights count from the empty prompt
-    device = embedding_table(model).weight.device
-    ids = torch.tensor([[number for number, *_ in row] for row in rows], device=device)    # (chunks, 77)
+        rows.append(chunks_of(tower, "", {})[0])            # weights count from the empty prompt
+    ids = torch.tensor([[number for number, *_ in row] for row in rows], device=tower.table.weight.device)    # (chunks, 77)
     spots = [(r, place, vector[None]) for r, row in enumerate(rows)
              for place, (_, vector, _) in enumerate(row) if vector is not None]
-    with replaced_embeddings(embedding_table(model), spots):
-        states = model.text_encoder(input_ids=ids).last_hidden_state
+    with replaced_embeddings(tower.table, spots):
+        read = tower.read(ids)
+    states = read.context
     weights = torch.tensor([[weight for *_, weight in row] for row in rows]).to(states)[..., None]
     # where the weight is 1, the states themselves: the sum below would round them
     states = torch.where(weights == 1, states, (states - states[-1:]) * weights + states[-1:])
-    most, made, first = math.lcm(*map(len, cut)), [], 0
-    for chunks in cut:
+    most, made, firsts = math.lcm(*map(len, cut)), [], [0, *accumulate(map(len, cut))][:-1]
+    for first, chunks in zip(firsts, cut, strict=True):
         own = states[first:first + len(chunks)].flatten(0, 1)
         made.append(own.repeat(most // len(chunks), 1))
-        first += len(chunks)
-    return torch.stack(made)
+    return Conditioning(torch.stack(made), None if read.pooled is None else read.pooled[firsts])
 
 
 def weighted_parts(text: str, weight: float = 1.0) -> Iterator[tuple[str, float]]:
@@ -89,15 +95,15 @@ def _weight_of(inner: str, around: float) -> tuple[str, float]:
         return inner, around * EMPHASIS
 
 
-def chunks_of(model: HasText, prompt: str, tokens: Mapping[str, torch.Tensor]) -> list[list[Place]]:
+def chunks_of(tower: TextTower, prompt: str, tokens: Mapping[str, torch.Tensor]) -> list[list[Place]]:
     """``prompt`` in chunks of 77 places, start, end and padding included; at least one."""
-    start, end, pad = ((i, None, 1.0) for i in (model.tokenizer.bos_token_id, model.tokenizer.eos_token_id,
-                                                model.tokenizer.pad_token_id))
-    room = model.text_encoder.config.max_position_embeddings - 2
+    start, end, pad = ((i, None, 1.0) for i in (tower.tokenizer.bos_token_id, tower.tokenizer.eos_token_id,
+                                                tower.tokenizer.pad_token_id))
+    room = tower.places - 2
     chunks: list[list[Place]] = [[]]
     for text, weight in weighted_parts(prompt):
         plain = text.replace("\\(", "(").replace("\\)", ")")
-        group = [(*place, weight) for place in places_of(model, plain, tokens)]
+        group = [(*place, weight) for place in places_of(tower, plain, tokens)]
         may_be_cut = len(group) >= LONG
         while group:
             left = room - len(chunks[-1])

@@ -7,7 +7,6 @@ the slot that its layer is routed to. Slot 0 is the main prompt.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from diffusers import UNet2DConditionModel
 
 from ..model.text import replace_placeholders
@@ -49,11 +48,6 @@ def derive_route(owners: Sequence[Sequence[str]], middle: int | None = 0) -> tup
 def without_tokens(prompt: str, words: Mapping[str, str]) -> str:
     """``prompt`` with each placeholder of ``words`` replaced by its plain word; other text that contains it stays."""
     return " ".join(replace_placeholders(prompt, words).split())
-
-
-def pack(contexts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Lay the slots' text states, each (b, 77, dim), side by side: (b, slots * 77, dim)."""
-    return torch.cat(list(contexts), dim=1)
 
 
 class RoutedProcessor:

@@ -7,12 +7,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-import torch
 import torch.nn.functional as F
 
 from ..attribute import Attribute
 from ..choices import STAGES
 from ..errors import ESCDiffError
+from ..model.text import Vectors
 from .blocks import block_of
 
 CROSS = ".attn2.to_k.weight"
@@ -57,9 +57,10 @@ def row_name(token: str, row: int) -> str:
     return f"{token}#{row}"
 
 
-def named_rows(tokens: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every vector of every token, (1, dim), under its own name."""
-    return {row_name(name, i): row[None] for name, rows in tokens.items() for i, row in enumerate(rows)}
+def named_rows(tokens: Mapping[str, Vectors]) -> dict[str, Vectors]:
+    """Every vector of every token, (1, dim) for each tower, under its own name."""
+    return {row_name(name, i): {tower: rows[i:i + 1] for tower, rows in vectors.items()}
+            for name, vectors in tokens.items() for i in range(len(next(iter(vectors.values()))))}
 
 
 def in_one(attribute: Attribute) -> Attribute:

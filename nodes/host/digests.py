@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from .export import HOST_TEXT, NOT_TEXT, checkpoint_fingerprint, config_of, remembered, unpatched
+from ...escdiff_core.families import FAMILIES
+from .export import checkpoint_fingerprint, config_of, named, remembered, text_tensors
 
 
 def source_digests(model, clip, vae) -> dict[str, object]:
@@ -20,7 +21,8 @@ def source_digests(model, clip, vae) -> dict[str, object]:
     text, decoder = clip.cond_stage_model, vae.first_stage_model
     return {"unet": checkpoint_fingerprint(model), "unet_patches": patches_digest(model),
             "text": remembered(text, "digest", lambda: weights_digest(
-                {n: t for n, t in unpatched(clip.patcher, HOST_TEXT).items() if not n.endswith(NOT_TEXT)})),
+                {f"{tower}.{n}": t for tower in FAMILIES[config.family].tower_names
+                 for n, t in text_tensors(clip, tower, named).items()})),
             "text_patches": patches_digest(clip.patcher),
             "vae": remembered(decoder, "digest", lambda: weights_digest(decoder.state_dict())),
             "config": asdict(config)}

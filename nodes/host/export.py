@@ -8,64 +8,100 @@ import comfy.model_management
 import comfy.model_sampling
 import torch
 
-from ...escdiff_core.errors import ESCDiffError
-from ...escdiff_core.model.families import FAMILIES, ModelConfig, recognise
-from ...escdiff_core.model.infer import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, infer_unet
-from ...escdiff_core.model.load import DiffusionModel, fingerprint, model_from_tensors
+from ...escdiff_core.errors import ESCDiffError, lookup
+from ...escdiff_core.families import FAMILIES, SUPPORTED, Family, ModelConfig
+from ...escdiff_core.families.family import widths_of
+from ...escdiff_core.families.load import model_from_tensors
+from ...escdiff_core.families.recognise import configured
+from ...escdiff_core.model.clip_names import PROJECTION
+from ...escdiff_core.model.diffusion import DiffusionModel, fingerprint
+from ...escdiff_core.model.infer import UNET_PREFIX, VAE_PREFIX, infer_text_encoder, infer_unet, infer_vae
 from ...escdiff_core.model.names import to_diffusers, unet_map
 from .contract import hold, require
 from .progress import make_room
 
-HOST_UNET, HOST_TEXT = "diffusion_model.", "clip_l.transformer."
-NOT_TEXT = ("text_projection.weight", "position_ids")
+HOST_UNET, HOST_TEXT = "diffusion_model.", "{}.transformer."     # prefixes of the weights on a MODEL, and of a tower's on a CLIP
+NOT_TEXT = ("position_ids", "logit_scale")
+SOURCE = "the loaded model"
 
 
 def private_model(model, clip, vae) -> DiffusionModel:
     """Copy the host's MODEL, CLIP and VAE into a DiffusionModel, with every LoRA that is on them baked in, fp32.
 
     Its ``fingerprint`` is that of the base without LoRAs: an attribute belongs to a checkpoint. Raises ESCDiffError in one
-    sentence for a model that is no Stable Diffusion 1.x, and for a missing CLIP or VAE.
+    sentence for a model of no family, and for a missing CLIP or VAE.
     """
     config = config_of(model, clip, vae)
-    tensors = {UNET_PREFIX + n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()}
-    tensors |= {TEXT_PREFIX + n.removeprefix(HOST_TEXT): t for n, t in baked(clip.patcher, HOST_TEXT).items()
-                if not n.endswith(NOT_TEXT)}
-    tensors |= {VAE_PREFIX + n: t.detach().float().cpu() for n, t in vae.first_stage_model.state_dict().items()}
-    make_room(4 * sum(t.numel() for t in tensors.values()))
-    made = model_from_tensors(tensors, config, comfy.model_management.get_torch_device(), source="the loaded model")
+    unet = {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()}
+    texts = {tower: text_tensors(clip, tower, baked) for tower in FAMILIES[config.family].tower_names}
+    decoder = {n: t.detach().float().cpu() for n, t in vae.first_stage_model.state_dict().items()}
+    make_room(4 * sum(t.numel() for part in (unet, decoder, *texts.values()) for t in part.values()))
+    made = model_from_tensors(unet, decoder, texts, config, comfy.model_management.get_torch_device(), source=SOURCE)
     return replace(made, fingerprint=base_fingerprint(model)) if model.patches else made
+
+
+def text_tensors(clip, tower: str, read: Callable) -> dict[str, torch.Tensor]:
+    """The weights of a ``tower`` of ``clip`` under transformers' names, as ``read`` (baked or unpatched) gives them."""
+    prefix = HOST_TEXT.format(tower)
+    found = {n.removeprefix(prefix): t for n, t in read(clip.patcher, prefix).items() if not n.endswith(NOT_TEXT)}
+    if not any(row.name == tower and row.pooled for family in FAMILIES.values() for row in family.towers):
+        found.pop(PROJECTION, None)       # the host keeps one for every tower, of ones where a checkpoint has none
+    return found
 
 
 def config_of(model, clip, vae) -> ModelConfig:
     """The core's configuration of the three, CLIP skip included. Nothing is copied. Raises ESCDiffError as private_model does."""
     check_model(model)
-    check_clip(clip)
+    family = family_of(model)
+    check_clip(clip, family)
     check_vae(vae)
-    given = ((UNET_PREFIX, unpatched(model)), (TEXT_PREFIX, unpatched(clip.patcher, HOST_TEXT)),
-             (VAE_PREFIX, vae.first_stage_model.state_dict()))
-    shapes = {prefix + n: tuple(t.shape) for prefix, tensors in given for n, t in tensors.items() if not n.endswith(NOT_TEXT)}
-    return _without_skipped_layers(model_config(model, shapes), clip.layer_idx)
+    own = getattr(model.model, "escdiff_config", None)      # the pocket model carries its own
+    config = own or configured(family, unet_config(model), _vae_config(vae), {
+        tower: _text_config(clip, tower) for tower in family.tower_names})
+    config = replace(config, unet=unet_config(model), scheduler=_schedule(model),
+                     vae={**config.vae, "scaling_factor": model.model.latent_format.scale_factor})
+    return _without_skipped_layers(config, clip)
+
+
+def family_of(model) -> Family | None:
+    """The family of the host's MODEL, None if it is of no family here."""
+    inner = getattr(model, "model", None)
+    if getattr(inner, "escdiff_config", None) is not None:
+        return FAMILIES[inner.escdiff_config.family]
+    unet, config = getattr(inner, "diffusion_model", None), getattr(getattr(inner, "model_config", None), "unet_config", {})
+    if unet is None or not hasattr(unet, "input_blocks") or config.get("in_channels") != 4:
+        return None
+    family = next((f for f in FAMILIES.values() if f.context == config.get("context_dim")), None)
+    if family is None or config.get("adm_in_channels") != family.unet.get("projection_class_embeddings_input_dim"):
+        return None
+    return family if bool(config.get("use_linear_in_transformer")) == family.unet["use_linear_projection"] else None
+
+
+def usual_recipe(model, kind: str) -> str:
+    """What ``kind`` is learned with on the host's MODEL where nobody asks for another recipe."""
+    check_model(model)
+    return lookup(family_of(model).recipes, kind, "kind")
 
 
 def check_model(model) -> None:
-    """Raise ESCDiffError unless ``model`` is a Stable Diffusion 1.x UNet, as contract has it."""
+    """Raise ESCDiffError unless ``model`` is the UNet of a family, as contract has it."""
     require("model")
-    inner = getattr(model, "model", None)
-    unet = getattr(inner, "diffusion_model", None)
-    config = getattr(getattr(inner, "model_config", None), "unet_config", {})
-    if unet is None or not hasattr(unet, "input_blocks") or config.get("adm_in_channels") or config.get("in_channels") != 4 \
-            or config.get("use_linear_in_transformer"):
-        family = type(getattr(inner, "model_config", inner)).__name__
-        raise ESCDiffError(f"this MODEL is of the family {family}; ESCDiff works with Stable Diffusion 1.x text-to-image "
-                           "models: load such a checkpoint, or use the ESCDiff pocket model")
-    remembered(inner, "contract", lambda: hold("model", model))
+    if family_of(model) is None:
+        inner = getattr(model, "model", None)
+        kind = type(getattr(inner, "model_config", inner)).__name__
+        raise ESCDiffError(f"this MODEL is of the family {kind}; ESCDiff works with text-to-image models of {SUPPORTED}: "
+                           "load such a checkpoint, or use the ESCDiff pocket model")
+    remembered(model.model, "contract", lambda: hold("model", model))
 
 
-def check_clip(clip) -> None:
-    """Raise ESCDiffError unless ``clip`` is the text encoder of Stable Diffusion 1.x, as contract has it."""
+def check_clip(clip, family: Family | None = None) -> None:
+    """Raise ESCDiffError unless ``clip`` has the text encoders of ``family`` (None: of any), as contract has it."""
     require("clip")
-    if clip is None or not hasattr(clip.cond_stage_model, "clip_l") or hasattr(clip.cond_stage_model, "clip_g"):
-        raise ESCDiffError("the CLIP is missing or not that of Stable Diffusion 1.x; connect the CLIP that came with the model")
+    towers = () if clip is None else {n for f in FAMILIES.values() for n in f.tower_names if hasattr(clip.cond_stage_model, n)}
+    fits = any(set(f.tower_names) == set(towers) for f in (FAMILIES.values() if family is None else [family]))
+    if not fits:
+        raise ESCDiffError(f"the CLIP is missing or not that of {SUPPORTED if family is None else family.title}; connect the CLIP "
+                           "that came with the model")
     remembered(clip.cond_stage_model, "contract", lambda: hold("clip", clip))
 
 
@@ -140,23 +176,30 @@ def unet_config(model) -> dict:
     own = getattr(model.model, "escdiff_config", None)      # the pocket model carries its own
     if own is None:
         shapes = {UNET_PREFIX + n: tuple(t.shape) for n, t in unpatched(model).items()}
-        unet = {**FAMILIES["sd15"].unet, **infer_unet(shapes, "the loaded model")}
+        unet = {**family_of(model).unet, **infer_unet(shapes, SOURCE)}
     else:
-        unet = own.unet
-    return {**unet, "attention_head_dim": _heads(model, unet["block_out_channels"])}
+        unet = dict(own.unet)
+    return {**unet, "attention_head_dim": _heads(model, unet)}
 
 
-def model_config(model, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    """The core's configuration of the host's model and what came with it."""
-    own = getattr(model.model, "escdiff_config", None) or recognise(shapes, {}, "the loaded model")
-    return replace(own, unet=unet_config(model), scheduler=_schedule(model),
-                   vae={**own.vae, "scaling_factor": model.model.latent_format.scale_factor})
+def _text_config(clip, tower: str) -> dict:
+    shapes = {n: tuple(t.shape) for n, t in text_tensors(clip, tower, named).items()}
+    return infer_text_encoder(shapes, "", "transformers", SOURCE)
 
 
-def _heads(model, widths) -> int | list[int]:
+def named(patcher, prefix: str) -> dict[str, torch.Tensor]:
+    """The weights under ``prefix`` without any patch, under their whole names."""
+    return {prefix + n: t for n, t in unpatched(patcher, prefix).items()}
+
+
+def _vae_config(vae) -> dict:
+    return infer_vae({VAE_PREFIX + n: tuple(t.shape) for n, t in vae.first_stage_model.state_dict().items()}, SOURCE)
+
+
+def _heads(model, unet: Mapping) -> int | list[int]:
     config = model.model.model_config.unet_config
     number, width = config.get("num_heads", -1), config.get("num_head_channels", -1)
-    return number if number and number > 0 else [w // width for w in widths]
+    return number if number and number > 0 else widths_of(unet, width)
 
 
 def _schedule(model) -> dict:
@@ -172,9 +215,19 @@ def _schedule(model) -> dict:
             "beta_end": sampling.linear_end, "beta_schedule": "scaled_linear", "prediction_type": kind}
 
 
-def _without_skipped_layers(config: ModelConfig, layer: int | None) -> ModelConfig:
-    """CLIP skip: the private copy ends where the user's does, since its final norm follows whichever layer is last."""
-    layers = config.text_encoder["num_hidden_layers"]
-    if layer is None or abs(layer) > layers:
+def _without_skipped_layers(config: ModelConfig, clip) -> ModelConfig:
+    """CLIP skip: the private copy reads the layer that the user's does. A tower that ends in its final norm ends there; one that is
+    read before it keeps all its layers. A number beyond them is the last layer, as the host has it.
+    """
+    layer = clip.layer_idx
+    if layer is None:
         return config
-    return replace(config, text_encoder={**config.text_encoder, "num_hidden_layers": layer % layers + 1})
+    texts, reads = {n: dict(text) for n, text in config.text_encoders.items()}, {}
+    for row in FAMILIES[config.family].towers:
+        layers = _text_config(clip, row.name)["num_hidden_layers"]
+        beyond = abs(layer) > layers
+        if row.hidden_state is None:
+            texts[row.name]["num_hidden_layers"] = layers if beyond else layer % layers + 1
+        else:
+            reads[row.name] = None if beyond else layer
+    return replace(config, text_encoders=texts, reads=reads)

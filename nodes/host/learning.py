@@ -1,7 +1,7 @@
 """Learning inside the host: on a private copy, outside inference mode, with progress, preview, cancel and the cache."""
 
 import logging
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,16 +15,18 @@ from ...escdiff_core import __version__
 from ...escdiff_core.attribute import Attribute
 from ...escdiff_core.attribute.cache import AttributeCache, cache_key
 from ...escdiff_core.errors import ESCDiffError, is_out_of_memory, memory_as_a_sentence
-from ...escdiff_core.learning.encoders import choose_filter, filter_file
-from ...escdiff_core.learning.features import ReferenceEncoder, ReferenceFeatures, reference_features
+from ...escdiff_core.learning.encoders import filter_file
+from ...escdiff_core.learning.features import ReferenceEncoder
 from ...escdiff_core.learning.features import load_encoder as load_tower
+from ...escdiff_core.learning.learn import Snapshots
+from ...escdiff_core.learning.learn import learn as core_learn
 from ...escdiff_core.learning.recipes import Recipe
-from ...escdiff_core.learning.snapshots import load_snapshot, was_cut_short
-from ...escdiff_core.learning.tune import Tuner, expected_state_bytes
+from ...escdiff_core.learning.report import expected_state_bytes
+from ...escdiff_core.learning.snapshots import was_cut_short
+from ...escdiff_core.learning.start import read_features
 from ...escdiff_core.mixing.mix import Mix
 from ...escdiff_core.mixing.plan import Use
-from ...escdiff_core.model.load import DiffusionModel
-from ...escdiff_core.model.sample import image_to_latents
+from ...escdiff_core.model.diffusion import DiffusionModel
 from ...escdiff_core.reference import Reference
 from ..pictures import references
 from .digests import file_digest, picture_digest, source_digests
@@ -55,14 +57,14 @@ class Features:
     references: tuple[Reference, ...]
     pictures: str                       # digest of what was given
     encoder: ReferenceEncoder | None
-    timestep: int
-    seed: int
     base: str                           # fingerprint of the checkpoint that is to look
+    timestep: int | None = None         # to look at, and the seed of its noise; None: the recipe's and the run's
+    seed: int | None = None
 
-    def seen_by(self, copy: DiffusionModel) -> ReferenceFeatures:
-        latents = torch.cat([image_to_latents(copy, r.image[None]) for r in self.references])
-        pictures = torch.from_numpy(np.stack([r.image for r in self.references]))
-        return reference_features(copy, latents, pictures, self.timestep, self.encoder, self.seed)
+    def settled(self, recipe: Recipe, seed: int) -> "Features":
+        """With everything said that was left to ``recipe`` and ``seed``."""
+        return replace(self, timestep=recipe.feature_timestep if self.timestep is None else self.timestep,
+                       seed=seed if self.seed is None else self.seed)
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,13 @@ def load_encoder(name: str) -> ReferenceEncoder:
         return load_tower(source, comfy.model_management.get_torch_device())
 
 
-def read_reference(source: Source, image, mask, encoder: ReferenceEncoder | None, timestep: int, seed: int) -> Features:
+def read_reference(source: Source, image, mask, encoder: ReferenceEncoder | None, timestep: int | None = None,
+                   seed: int | None = None) -> Features:
     """Stage 1: the references, and what they shall be looked at with."""
     config = config_of(source.model, source.clip, source.vae)
     with torch.inference_mode(False), memory_as_a_sentence():
         found = references(image, mask, config.native_size)
-        return Features(tuple(found), picture_digest(image, mask), encoder, timestep, seed, checkpoint_fingerprint(source.model))
+        return Features(tuple(found), picture_digest(image, mask), encoder, checkpoint_fingerprint(source.model), timestep, seed)
 
 
 def learn(source: Source, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "",
@@ -100,27 +103,37 @@ def learn(source: Source, token: Token, recipe: Recipe, seed: int, describe: str
     if token.features.base != checkpoint_fingerprint(source.model):
         raise ESCDiffError("the reference was read with another model than it shall be learned with; connect ESCDiff Reference "
                            "Features and ESCDiff Tune to the same model, clip and vae")
-    recipe, store, losses = replace(recipe, feature_timestep=token.features.timestep), cache(), []
+    looking, store, losses = token.features.settled(recipe, seed), cache(), []
+    recipe, token = replace(recipe, feature_timestep=looking.timestep), replace(token, features=looking)
     key = key_of(source, token, recipe, seed, describe, name)
 
     def work() -> Attribute:
         copy = source.copy()
-        features = token.features.seen_by(copy)
-        network = choose_filter(Path(token.filter_file) if token.filter_file else None, recipe, copy, features.clip)
+        features = read_features(copy, looking.references, recipe, looking.encoder, looking.seed) if recipe.filter_scale else None
         make_room(expected_state_bytes(copy, recipe) * 1.5)
-        tuner = Tuner(copy, token.features.references, recipe, seed, describe, token.class_word, network=network,
-                      token=name or None, checkpointing=checkpointing, features=features,
-                      preparing=lambda _done, _total: _interrupted())
-        unfinished = store.unfinished(key)
-        go_on(tuner, unfinished)
-        report = reporter(recipe.steps, lambda: _preview(copy, tuner), preview_every)
+        unfinished, done = store.unfinished(key), 0
+        report = reporter(recipe.steps, lambda attribute: _preview(copy, attribute), preview_every)
+
+        def begin(tuner) -> None:
+            if tuner.done:
+                tell(f"going on from step {tuner.done}, where the same was stopped before")
+
+        def step(progress) -> None:
+            nonlocal done
+            done = progress.step
+            report(progress.step, progress.attribute)
+
         try:
-            made = tuner.run(lambda p: report(p.step), unfinished, snapshot_every=0)
+            made, figures = core_learn(
+                copy, looking.references, recipe, seed, filters=Path(token.filter_file) if token.filter_file else None,
+                describe=describe, class_word=token.class_word, token=name or None, checkpointing=checkpointing,
+                features=features, preparing=lambda _done, _total: _interrupted(), on_begin=begin, on_step=step,
+                snapshots=Snapshots(unfinished, every=0, resume=True, discard=True))
         except comfy.model_management.InterruptProcessingException:
             if was_cut_short(unfinished):
-                tell(f"stopped after step {tuner.done} of {recipe.steps}; queue the same again to go on from there")
+                tell(f"stopped after step {done} of {recipe.steps}; queue the same again to go on from there")
             raise
-        losses.extend(tuner.report.losses)
+        losses.extend(figures.losses)
         return made
 
     with torch.inference_mode(False), torch.enable_grad(), memory_as_a_sentence():
@@ -140,17 +153,6 @@ def key_of(source: Source, token: Token, recipe: Recipe, seed: int, describe: st
                       "words": [describe, name or recipe.token, token.class_word], "filter": file_digest(file)})
 
 
-def go_on(tuner: Tuner, unfinished: Path) -> None:
-    """Bring ``tuner`` to where an earlier run of the same was cut short, if there was one that can be read."""
-    try:
-        load_snapshot(tuner, unfinished)
-    except ESCDiffError as error:
-        log.info("ESCDiff: begun anew: %s", error)
-        shutil.rmtree(unfinished, ignore_errors=True)
-    if tuner.done:
-        tell(f"going on from step {tuner.done}, where the same was stopped before")
-
-
 def cache() -> AttributeCache:
     """The cache of learned attributes, in the host's user folder."""
     return AttributeCache(Path(folder_paths.get_user_directory()) / "escdiff" / "cache")
@@ -166,10 +168,10 @@ def _wait() -> None:
     tell("another ComfyUI is learning the same; waiting for it")
 
 
-def _preview(copy: DiffusionModel, tuner: Tuner) -> Image.Image | None:
+def _preview(copy: DiffusionModel, attribute: Callable[[], Attribute]) -> Image.Image | None:
     """What the token draws at this moment, a few steps, with the user's random numbers left alone; None without room for it."""
     try:
-        made = tuner.attribute()
+        made = attribute()
         with torch.no_grad():
             drawn = Mix(copy, **{made.kind: Use(made)}).draw(f"a photo of a {made.token}", steps=8, seed=0)
     except (RuntimeError, MemoryError) as error:

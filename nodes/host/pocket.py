@@ -19,7 +19,7 @@ import folder_paths
 import torch
 
 from ...escdiff_core.errors import ESCDiffError
-from ...escdiff_core.model.families import CONFIG_KEY, ModelConfig, parse_config
+from ...escdiff_core.families.recognise import CONFIG_KEY, ModelConfig, parse_config
 from ...escdiff_core.model.infer import UNET_PREFIX, VAE_PREFIX
 from ...escdiff_core.model.tokenizer import build_tokenizer
 from ...escdiff_core.reference.picture import AREA_BOUNDS
@@ -91,7 +91,7 @@ def _load_unet(tensors, config: ModelConfig):
 
 
 def _load_clip(tensors, config: ModelConfig, **patcher_options):
-    text = config.text_encoder
+    (text,) = config.text_encoders.values()
     start, end = text["bos_token_id"], text["eos_token_id"]
 
     class Text(comfy.sd1_clip.SDClipModel):

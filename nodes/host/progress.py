@@ -9,16 +9,17 @@ from PIL import Image
 PREVIEW_PIXELS = 512    # longest side the host shows
 
 
-def reporter(total: int, preview: Callable[[], Image.Image | None] = lambda: None, every: int = 0) -> Callable[[int], None]:
-    """A function to call with the number of finished steps: moves the node's bar, shows a picture every ``every`` steps.
+def reporter(total: int, preview: Callable[..., Image.Image | None] = lambda *so_far: None, every: int = 0) -> Callable[..., None]:
+    """A function to call with the number of finished steps, and whatever ``preview`` makes a picture of: it moves the
+    node's bar and shows a picture every ``every`` steps.
 
     It raises the host's own interruption when the user cancels.
     """
     bar = comfy.utils.ProgressBar(total)
 
-    def report(done: int) -> None:
+    def report(done: int, *so_far) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        picture = preview() if every and done % every == 0 and done < total else None
+        picture = preview(*so_far) if every and done % every == 0 and done < total else None
         bar.update_absolute(done, total, ("JPEG", picture, PREVIEW_PIXELS) if picture is not None else None)
 
     return report

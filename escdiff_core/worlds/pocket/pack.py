@@ -31,7 +31,7 @@ def _round_off(path: Path) -> None:
 
 def unpack(directory: Path) -> None:
     """Write the shipped checkpoint's parts to ``directory``, so that training can go on from them anywhere."""
-    from ...model.load import load_model
+    from ...families.load import load_model
 
     model = load_model("pocket", "cpu")
     directory.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def pack(directory: Path) -> None:
     """Write ``config.CHECKPOINT`` and ``config.VISION_CHECKPOINT`` from the parts in ``directory``."""
     import torch
 
-    from ...model.checkpoint import write_checkpoint
+    from ...families.save import write_checkpoint
 
     cpu = torch.device("cpu")
     unet = UNet2DConditionModel(**config.UNET)

@@ -1,7 +1,7 @@
-"""Load a diffusers folder (unet/, vae/, text_encoder/, tokenizer/, scheduler/) from disk only."""
+"""Load a diffusers folder (unet/, vae/, text_encoder/, tokenizer/, scheduler/ …) from disk only."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,56 +10,63 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ..errors import ESCDiffError
-from .checkpoint import module_config
-from .families import ModelConfig, check_sd1_unet
-from .tokenizer import check_tokenizer
+from ..model.checkpoint import module_config
+from ..model.tokenizer import check_tokenizer
+from ..model.towers import TextTower
+from .family import ModelConfig, TowerRow
+from .recognise import family_of
 
-NEEDED = (
-    "unet/config.json",
-    "vae/config.json",
-    "text_encoder/config.json",
-    "tokenizer",
-    "scheduler/scheduler_config.json",
-)
+NEEDED = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
 
 def load_folder(path: Path, dtype: torch.dtype):
-    """Return (unet, vae, text_encoder, tokenizer, ModelConfig) of the diffusers folder ``path``, on the CPU.
+    """Return (unet, vae, towers, ModelConfig) of the diffusers folder ``path``, on the CPU.
 
-    Raises ESCDiffError when a part is missing or damaged, kept only as a pickle, or not SD 1.x.
+    Raises ESCDiffError when a part is missing or damaged, kept only as a pickle, or of no family.
     """
-    missing = [part for part in NEEDED if not (path / part).exists()]
-    if missing:
-        inside = next(iter(sorted(path.glob("*.safetensors"))), None)
-        hint = f"; did you mean the file {inside}?" if inside else ""
-        raise ESCDiffError(f"folder {path} is no diffusers model: it lacks {', '.join(missing)}{hint}")
+    _check_parts(path, NEEDED)
     source = str(path)
     unet_config = _json(path / "unet/config.json")
-    check_sd1_unet(unet_config, source)
+    family = family_of(unet_config, source, any_context=True)
+    _check_parts(path, [part for row in family.towers for part in (f"{row.folder}/config.json", row.words)])
     unet = _part(UNet2DConditionModel, path / "unet", torch_dtype=dtype)
     vae = _part(AutoencoderKL, path / "vae", torch_dtype=torch.float32)
-    text_encoder = _part(CLIPTextModel, path / "text_encoder").to(dtype)
-    tokenizer = _tokenizer(path / "tokenizer")
-    check_tokenizer(tokenizer, text_encoder.config.vocab_size, source)
-    given, read = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    towers = tuple(_tower(path, row, dtype, source) for row in family.towers)
+    given, read = sum(tower.width for tower in towers), unet.config.cross_attention_dim
     if given != read:
         raise ESCDiffError(
             f"{source}: the text encoder gives vectors of width {given}, the UNet reads {read}; "
             "the folder mixes two models"
         )
     config = ModelConfig(
-        family="diffusers",
+        family=family.name,
         unet=module_config(unet),
         vae=module_config(vae),
-        text_encoder=module_config(text_encoder),
+        text_encoders={tower.name: module_config(tower.encoder) for tower in towers},
         scheduler=_json(path / "scheduler/scheduler_config.json"),
         native_size=int(unet.config.sample_size or 64) * 2 ** (len(vae.config.block_out_channels) - 1),
     )
-    return unet, vae, text_encoder, tokenizer, config
+    return unet, vae, towers, config
+
+
+def _check_parts(path: Path, needed: Sequence[str]) -> None:
+    missing = [part for part in needed if not (path / part).exists()]
+    if missing:
+        inside = next(iter(sorted(path.glob("*.safetensors"))), None)
+        hint = f"; did you mean the file {inside}?" if inside else ""
+        raise ESCDiffError(f"folder {path} is no diffusers model: it lacks {', '.join(missing)}{hint}")
+
+
+def _tower(path: Path, row: TowerRow, dtype: torch.dtype, source: str) -> TextTower:
+    """A folder's encoder ends where its UNet reads it, so what a row says of layers is for towers without a final norm."""
+    encoder = _part(CLIPTextModelWithProjection if row.pooled else CLIPTextModel, path / row.folder).to(dtype)
+    tokenizer = _tokenizer(path / row.words)
+    check_tokenizer(tokenizer, encoder.config.vocab_size, source)
+    return TextTower(row.name, encoder, tokenizer, row.hidden_state, row.pooled)
 
 
 def _part(cls: type, folder: Path, **options: Any):

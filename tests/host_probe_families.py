@@ -1,0 +1,187 @@
+"""Runs inside one real ComfyUI: SD 2.x and SDXL checkpoints from the stock loader, learned on, mixed and exported; prints JSON.
+
+``python host_probe_families.py HOST BASE PACK``; called by test_host_families.py.
+"""
+
+import json
+import time
+import traceback
+from dataclasses import replace
+
+from host_probe import load_pack
+from host_probe_base import core, draw, few_views, found, largest, node, stock, torch
+
+PROMPT = "a photo of a *m with *a appearance on a white background"
+SIZE = 128                                   # the families' own sizes would take minutes here
+TOLD = (768, 768, 0, 0, 768, 768)            # what the host tells an SDXL of the picture's size where no node says it
+
+
+def shrink() -> None:
+    """The families learn and draw at SIZE."""
+    families = core("escdiff_core.families").FAMILIES
+    for name, family in families.items():
+        families[name] = replace(family, native_size=SIZE, noise=lambda shapes, read: {})
+
+
+def headless(model, texts):
+    """What the core's ``model`` makes of prompts, with the size that the host tells."""
+    told = core("escdiff_core.model.weighted").encode_weighted(model, texts)
+    return told if told.pooled is None else replace(told, time_ids=torch.tensor([TOLD]).expand(len(texts), -1))
+
+
+def parity(name: str, model, clip, vae):
+    """The private copy against the host: text states, pooled vector, and the UNet with and without a LoRA."""
+    import comfy.model_management
+
+    seen, export, predict = {}, core("nodes.host.export"), core("escdiff_core.model.conditioning").predict
+    copy = export.private_model(model, clip, vae)
+    seen["family"], seen["class"] = copy.family, type(model.model.model_config).__name__
+    for skip in (None, -1, -3):
+        used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=skip)[0] if skip else clip
+        private = replace(copy, towers=export.private_model(model, used, vae).towers) if skip else copy
+        theirs, pooled = used.encode_from_tokens(used.tokenize("a (red:1.2) star"), return_pooled=True)
+        ours = headless(private, ["a (red:1.2) star"])
+        seen[f"text {skip}"] = largest(theirs, ours.context)
+        if ours.pooled is not None:
+            seen[f"pooled {skip}"] = largest(pooled, ours.pooled)
+    told, generator = headless(copy, ["a red star"]), torch.Generator().manual_seed(3)
+    x, t = torch.randn(1, 4, 16, 16, generator=generator), torch.tensor([500.0])
+    key = "diffusion_model.input_blocks.1.0.in_layers.2.weight"
+    patched = model.clone()
+    patched.add_patches({key: ("diff", (0.1 * torch.randn(dict(model.model.named_parameters())[key].shape, generator=generator),))},
+                        0.7)
+    more = {} if told.pooled is None else {"y": model.model.encode_adm(pooled_output=told.pooled, device="cpu")}
+    for what, patcher in (("unet", model), ("lora", patched)):
+        comfy.model_management.load_models_gpu([patcher], force_patch_weights=True)
+        theirs = patcher.model.diffusion_model(x, t, context=told.context, **more)
+        unet = copy.unet if patcher is model else export.private_model(patched, clip, vae).unet
+        seen[what] = largest(theirs, predict(unet, x, t, told)) / float(theirs.abs().max())
+        seen[f"{what} acts"] = largest(theirs, predict(copy.unet, x, t, told))
+    found[name] = seen
+    return copy
+
+
+def beside_headless(model, copy, mixed, positive, negative, mix) -> float:
+    """Largest relative difference of each sampling step on the host to the headless mix at that point."""
+    sampling, steps, watched = model.get_model_object("model_sampling"), [], mixed.clone()
+    conditioning = core("escdiff_core.model.conditioning")
+
+    def keep(call, given):
+        out = call(given["input"], given["timestep"], **given["c"])
+        steps.append((given["input"], given["timestep"], out))
+        return out
+
+    watched.set_model_unet_function_wrapper(keep)
+    draw(watched, positive, negative, cfg=1.0)
+    worst = 0.0
+    for x, sigma, out in steps:
+        t = sampling.timestep(sigma)
+        variant = mix.variant(1 - (float(t[0]) + 1) / 1000)
+        told = variant.states(PROMPT)
+        if told.pooled is not None:
+            told = replace(told, time_ids=torch.tensor([TOLD]))
+        answer = conditioning.predict(variant.unet, sampling.calculate_input(sigma, x), t, told)
+        worst = max(worst, largest(out, sampling.calculate_denoised(sigma, answer, x)) / max(1.0, float(out.abs().max())))
+    return worst
+
+
+def learned(name: str, model, clip, vae) -> dict:
+    """Both kinds with the family's own recipes, through the node, saved and loaded."""
+    generator, made = torch.Generator().manual_seed(4), {}
+    picture, mask = torch.rand(1, SIZE, SIZE, 3, generator=generator), torch.zeros(1, SIZE, SIZE)
+    mask[:, 30:100, 30:100] = 1
+    for kind, learn in (("shape", "ESCDiffLearnShape"), ("appearance", "ESCDiffLearnLook")):
+        one = node(learn, model=model, clip=clip, vae=vae, image=picture, mask=mask, class_word="", recipe="recipe's own",
+                   steps=1, seed=2**33, describe="", batch_size=1, preview_every=0)[0]
+        node("ESCDiffSaveAttribute", attribute=one, name=f"{name}_{kind}")
+        made[kind] = node("ESCDiffLoadAttribute", file=f"{name}_{kind}.safetensors")[0]
+        found[name][kind] = [one.recipe, {n: list(t.shape) for n, t in made[kind].embeddings.items()}, made[kind].form]
+    return made
+
+
+def stronger(made):
+    """The attribute with its change of weights so large that a mistake would show."""
+    generator = torch.Generator().manual_seed(5)
+    return replace(made, delta={n: 0.02 * torch.randn(t.shape, generator=generator) if n.endswith(".lora_up.weight") else t
+                                for n, t in made.delta.items()})
+
+
+def mixing(name: str, model, clip, copy, made) -> None:
+    """Mix against the headless method: together, each in its part of the schedule, routed as published, behind a stock LoRA."""
+    method = core("escdiff_core.mixing.mix")
+    made = {kind: stronger(one) for kind, one in made.items()}
+    published = {kind: replace(one, reach="own") for kind, one in made.items()}
+    cases = {"together": (made, {}, {}), "own prompts": (published, {}, {}),
+             "start and end": (made, {"end": 0.5}, {"start": 0.4})}
+    for case, (given, shape, appearance) in cases.items():
+        ranges = {f"shape_{k}": v for k, v in shape.items()} | {f"appearance_{k}": v for k, v in appearance.items()}
+        mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **given, **ranges)
+        mix = method.Mix(copy, method.Use(given["shape"], **shape), method.Use(given["appearance"], **appearance))
+        found[name][f"mix {case}"] = beside_headless(model, copy, mixed, positive, negative, mix)
+    mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made)
+    plain = [stock("CLIPTextEncode", "encode", clip=clip, text=text)[0] for text in ("a red star", "")]
+    base = draw(model, *plain)
+    found[name]["mix acts"] = largest(draw(mixed, positive, negative), base)
+    off = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="", **made, shape_strength=0.0,
+               appearance_strength=0.0)
+    found[name]["strength 0 is stock"] = torch.equal(draw(*off[:3]), base)
+    half = torch.zeros(1, SIZE, SIZE)
+    half[:, :, :SIZE // 2] = 1
+    for case, rows in {"area": stock("ConditioningSetArea", "append", conditioning=positive, width=SIZE // 2, height=SIZE, x=0, y=0,
+                                     strength=1.0)[0],
+                       "mask": stock("ConditioningSetMask", "append", conditioning=positive, mask=half, set_cond_area="default",
+                                     strength=1.0)[0]}.items():
+        both = stock("ConditioningCombine", "combine", conditioning_1=rows, conditioning_2=plain[0])[0]
+        out, everywhere = draw(mixed, both, negative, steps=1), draw(mixed, plain[0], negative, steps=1)
+        found[name][case] = [largest(a, b) / float(everywhere.abs().max())
+                             for a, b in zip(out.split(8, -1), everywhere.split(8, -1), strict=True)]
+
+
+def exports(name: str, model, clip, made) -> None:
+    """What other programs load of it: the stock LoraLoader and ``embedding:`` against Mix, and no key left over."""
+    import comfy.lora
+    import comfy.utils
+    import folder_paths
+
+    shape = stronger(made["shape"])
+    prompt = "a photo of a {} on a white background"
+    ours = draw(*node("ESCDiffMix", model=model, clip=clip, prompt=prompt.format("*m"), negative="", shape=shape)[:3])
+    node("ESCDiffExport", attribute=shape, form="embedding", name=f"{name}_token")
+    texts = [stock("CLIPTextEncode", "encode", clip=clip, text=text)[0] for text in (prompt.format(f"embedding:{name}_token"), "")]
+    for form in ("full", "lora"):
+        node("ESCDiffExport", attribute=shape, form=form, name=f"{name}_{form}")
+        file = f"{name}_{form}.safetensors"
+        loaded, _ = stock("LoraLoader", "load_lora", model=model, clip=clip, lora_name=file, strength_model=1.0, strength_clip=1.0)
+        found[name][f"export {form}"] = largest(ours, draw(loaded, *texts)) / float(ours.abs().max())
+        tensors = comfy.utils.load_torch_file(folder_paths.get_full_path("loras", file))
+        known = comfy.lora.model_lora_keys_unet(model.model, {})
+        patches = comfy.lora.load_lora(tensors, known, log_missing=False)
+        found[name][f"export {form} keys"] = [len(model.clone().add_patches(patches, 1.0)), len(patches), len({
+            n.rpartition(".")[0].removesuffix(".lora_up").removesuffix(".lora_down") + (n.endswith((".diff_b",)) * "b")
+            for n in tensors})]
+    behind = stock("LoraLoader", "load_lora", model=node("ESCDiffApply", model=model, shape=shape)[0], clip=clip,
+                   lora_name=f"{name}_full.safetensors", strength_model=-1.0, strength_clip=1.0)[0]
+    found[name]["LoRA behind takes it back"] = largest(draw(behind, *texts), draw(model, *texts)) / float(ours.abs().max())
+
+
+def main() -> None:
+    load_pack()
+    with torch.inference_mode():
+        few_views(2)
+        shrink()
+        for name in ("sd2", "sdxl"):
+            began = time.monotonic()
+            try:
+                model, clip, vae = stock("CheckpointLoaderSimple", "load_checkpoint", ckpt_name=f"{name}_random.safetensors")
+                copy = parity(name, model, clip, vae)
+                made = learned(name, model, clip, vae)
+                mixing(name, model, clip, copy, made)
+                exports(name, model, clip, made)
+            except Exception:
+                found.setdefault(name, {})["failed"] = traceback.format_exc()
+            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    print("FOUND " + json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
