@@ -42,6 +42,7 @@ class World:
     read_tower: Callable[[], Tower]
     view_sources: Callable[[], Mapping[str, "ViewSource"]]        # by the name that recipes know them by
     examples: Callable[[int, int, int], list["Example"]]          # count, seed, pixels a side: pictures to train filters on
+    recipes: Mapping[str, str]                                    # what each kind is learned with where nobody says
 
 
 @cache

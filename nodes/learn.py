@@ -64,10 +64,10 @@ class _Filter:
     @classmethod
     def execute(cls, features, class_word="", filter=AUTO):
         from .host.folders import find_attribute
-        from .host.learning import Token as Start
+        from .host.learning import TokenStart
 
         path = "" if filter == AUTO else str(find_attribute(filter))
-        return io.NodeOutput(Start(cls.KIND, features, class_word.strip(), path))
+        return io.NodeOutput(TokenStart(cls.KIND, features, class_word.strip(), path))
 
 
 class ESCDiffShapeFilter(_Filter, io.ComfyNode):
@@ -173,14 +173,13 @@ class _Learn:
     @classmethod
     def execute(cls, model, clip, vae, image, kind="", class_word="", recipe=AUTO, mask=None, encoder=None, **rest):
         from .host.export import usual_recipe
-        from .host.learning import Source, read_reference
-        from .host.learning import Token as Start
+        from .host.learning import Source, TokenStart, read_reference
 
         kind = cls.KIND or kind
         recipe = usual_recipe(model, kind) if recipe == AUTO else recipe
         source = Source(model, clip, vae)
         features = read_reference(source, image, mask, encoder)
-        made, plot = tune(source, Start(kind, features, class_word.strip()), recipe, **rest)
+        made, plot = tune(source, TokenStart(kind, features, class_word.strip()), recipe, **rest)
         return io.NodeOutput(made, plot)
 
 

@@ -61,7 +61,7 @@ class ESCDiffShapeAndLook(io.ComfyNode):
         from ..escdiff_core.learning.recipes import find_recipe
         from .host.contract import require
         from .host.export import usual_recipe
-        from .host.learning import Source, Token, read_reference
+        from .host.learning import Source, TokenStart, read_reference
         from .host.mixing import conditioning, warn_of_missing_tokens
         from .host.notes import tell
         from .host.seen import empty_latent, learned_picture
@@ -75,7 +75,7 @@ class ESCDiffShapeAndLook(io.ComfyNode):
             features[kind] = read_reference(source, image, mask, encoder)
         for number, kind in enumerate(WORDS, 1):
             tell(f"{number} of 2: the {WORDS[kind]}")
-            token = Token(kind, features[kind], class_word.strip() if kind == "shape" else "")
+            token = TokenStart(kind, features[kind], class_word.strip() if kind == "shape" else "")
             made[kind], _ = learned(source, token, recipes[kind], seed=seed, **{"steps": 0, **rest})
         mixed = put_together(model, **made, shape_strength=shape_strength, appearance_strength=look_strength)
         warn_of_missing_tokens(mixed, prompt)

@@ -88,7 +88,8 @@ def keys(model, clip, vae, encoder, image, mask):
         source = learning.Source(model, clip, vae)
         features = learning.read_reference(source, image, mask, encoder, timestep, looked)
         row = recipes.find_recipe(recipes.DEFAULTS[kind], kind, **recipe)
-        return learning.key_of(source, learning.Token(kind, features, class_word, filter_file), row, seed, describe, token_name)
+        start = learning.TokenStart(kind, features, class_word, filter_file)
+        return learning.key_of(source, start, row, seed, describe, token_name)
 
     usual = key()
     threads = torch.get_num_threads()

@@ -3,7 +3,9 @@
 ``python host_probe_families.py HOST BASE PACK``; called by test_host_families.py.
 """
 
+import gc
 import json
+import resource
 import time
 import traceback
 from dataclasses import replace
@@ -34,17 +36,18 @@ def parity(name: str, model, clip, vae):
     import comfy.model_management
 
     seen, export, predict = {}, core("nodes.host.export"), core("escdiff_core.model.conditioning").predict
-    copy = export.private_model(model, clip, vae)
-    seen["family"], seen["class"] = copy.family, type(model.model.model_config).__name__
-    for skip in (None, -1, -3):
+    for skip in (-1, -3, None):       # one copy at a time: each takes 4 GB
         used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=skip)[0] if skip else clip
-        private = replace(copy, towers=export.private_model(model, used, vae).towers) if skip else copy
+        copy = None
+        copy = export.private_model(model, used, vae)
         theirs, pooled = used.encode_from_tokens(used.tokenize("a (red:1.2) star"), return_pooled=True)
-        ours = headless(private, ["a (red:1.2) star"])
+        ours = headless(copy, ["a (red:1.2) star"])
         seen[f"text {skip}"] = largest(theirs, ours.context)
         if ours.pooled is not None:
             seen[f"pooled {skip}"] = largest(pooled, ours.pooled)
+    seen["family"], seen["class"] = copy.family, type(model.model.model_config).__name__
     told, generator = headless(copy, ["a red star"]), torch.Generator().manual_seed(3)
+    copy = replace(copy, towers=())
     x, t = torch.randn(1, 4, 16, 16, generator=generator), torch.tensor([500.0])
     key = "diffusion_model.input_blocks.1.0.in_layers.2.weight"
     patched = model.clone()
@@ -58,10 +61,9 @@ def parity(name: str, model, clip, vae):
         seen[what] = largest(theirs, predict(unet, x, t, told)) / float(theirs.abs().max())
         seen[f"{what} acts"] = largest(theirs, predict(copy.unet, x, t, told))
     found[name] = seen
-    return copy
 
 
-def beside_headless(model, copy, mixed, positive, negative, mix) -> float:
+def beside_headless(model, mixed, positive, negative, mix) -> float:
     """Largest relative difference of each sampling step on the host to the headless mix at that point."""
     sampling, steps, watched = model.get_model_object("model_sampling"), [], mixed.clone()
     conditioning = core("escdiff_core.model.conditioning")
@@ -106,9 +108,9 @@ def stronger(made):
                                 for n, t in made.delta.items()})
 
 
-def mixing(name: str, model, clip, copy, made) -> None:
+def mixing(name: str, model, clip, vae, made) -> None:
     """Mix against the headless method: together, each in its part of the schedule, routed as published, behind a stock LoRA."""
-    method = core("escdiff_core.mixing.mix")
+    method, copy = core("escdiff_core.mixing.mix"), core("nodes.host.export").private_model(model, clip, vae)
     made = {kind: stronger(one) for kind, one in made.items()}
     published = {kind: replace(one, reach="own") for kind, one in made.items()}
     cases = {"together": (made, {}, {}), "own prompts": (published, {}, {}),
@@ -117,7 +119,8 @@ def mixing(name: str, model, clip, copy, made) -> None:
         ranges = {f"shape_{k}": v for k, v in shape.items()} | {f"appearance_{k}": v for k, v in appearance.items()}
         mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **given, **ranges)
         mix = method.Mix(copy, method.Use(given["shape"], **shape), method.Use(given["appearance"], **appearance))
-        found[name][f"mix {case}"] = beside_headless(model, copy, mixed, positive, negative, mix)
+        found[name][f"mix {case}"] = beside_headless(model, mixed, positive, negative, mix)
+    copy = mix = None
     mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made)
     plain = [stock("CLIPTextEncode", "encode", clip=clip, text=text)[0] for text in ("a red star", "")]
     base = draw(model, *plain)
@@ -173,13 +176,16 @@ def main() -> None:
             began = time.monotonic()
             try:
                 model, clip, vae = stock("CheckpointLoaderSimple", "load_checkpoint", ckpt_name=f"{name}_random.safetensors")
-                copy = parity(name, model, clip, vae)
+                parity(name, model, clip, vae)
                 made = learned(name, model, clip, vae)
-                mixing(name, model, clip, copy, made)
+                mixing(name, model, clip, vae, made)
                 exports(name, model, clip, made)
             except Exception:
                 found.setdefault(name, {})["failed"] = traceback.format_exc()
-            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+            model = clip = vae = made = None
+            gc.collect()
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            print(f"{name}: {time.monotonic() - began:.0f} s, up to {peak:.1f} GiB", flush=True)
     print("FOUND " + json.dumps(found))
 
 

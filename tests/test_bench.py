@@ -15,7 +15,7 @@ from PIL import Image
 from escdiff_core.attribute.tensors import channel_norms
 from escdiff_core.bench import run as bench_run
 from escdiff_core.bench.contenders import ABLATIONS, BEST, BEST_DENOISE, CONTENDERS, DENOISES, FACTORS, RATES, Contender
-from escdiff_core.bench.plan import Plan, Store
+from escdiff_core.bench.plan import Experiment, Store
 from escdiff_core.bench.protocol import Subject, appearance_references, shape_references
 from escdiff_core.cli import bench as command
 from escdiff_core.cli import main
@@ -68,7 +68,7 @@ def test_every_contender_has_a_recipe_for_both_kinds_and_every_ablation_a_questi
 
 def test_a_contender_whose_kinds_change_the_same_weights_is_mixed_in_both_ways(checkpoint, tmp_path, quick):
     model, ways = load_model(checkpoint, "cpu"), {}
-    bench = bench_run.Bench(model, Plan((), {}, ()), Store(tmp_path))
+    bench = bench_run.Bench(model, Experiment((), {}, ()), Store(tmp_path))
     subject = SimpleNamespace(reference=disc(), describe="", class_word="")
     for c in CONTENDERS.values():
         if c.learns("shape") and c.learns("appearance"):
@@ -131,7 +131,7 @@ def test_a_run_that_was_cut_off_in_a_line_goes_on_and_a_changed_recipe_is_measur
 
 
 def test_pictures_are_drawn_with_the_model_s_usual_guidance(checkpoint, tmp_path):
-    plan = Plan((), {"shape": (), "appearance": ()}, (1.0,))
+    plan = Experiment((), {"shape": (), "appearance": ()}, (1.0,))
     assert [bench_run.Bench(load_model(m, "cpu"), plan, Store(tmp_path)).guidance for m in ("pocket", checkpoint)] == [3, 6]
 
 
@@ -261,13 +261,13 @@ def test_the_field_s_rates_are_the_best_that_were_measured():
 def test_what_is_learned_in_the_same_way_is_learned_once():
     subjects = {"shape": "ab", "appearance": "ab"}
     chosen = [CONTENDERS["escdiff"], CONTENDERS["style-aligned"], ABLATIONS["preset whole"], CONTENDERS["escdiff-paper"]]
-    plan = Plan(chosen, subjects, (1.0,))
+    plan = Experiment(chosen, subjects, (1.0,))
     learned = [key for stage in plan.stages()[1:] for key in stage if key[1] == "shape" and key[2] == 0]
     assert [key[0] for key in learned] == ["escdiff", "escdiff-paper", "plain"], "a whole UNet is the default for a shape"
     assert plan.sources["style-aligned", "appearance"] == "style-aligned", "what is shown is its own"
     assert plan.sources["preset whole", "appearance"] == "preset whole"
     fast, slow = (RATES[f"dreambooth x{factor}"] for factor in (10, 30))
-    plan = Plan([fast, slow], subjects, (1.0,))
+    plan = Experiment([fast, slow], subjects, (1.0,))
     assert plan.sources[slow.name, "shape"] == slow.name and plan.paces[slow.name, "shape"] == fast.name
     assert plan.stages()[0] == [(fast.name, "rate", kind) for kind in subjects]
 
@@ -277,7 +277,7 @@ def test_the_overlap_counts_for_mixes_of_two_that_were_learned_alone(checkpoint,
     chosen.append(replace(chosen[-1], name="style-aligned-added", overlap="add"))
     subjects = {kind: [Subject.of_spec(kind, references(1)[0])] for kind, references in
                 (("shape", shape_references), ("appearance", appearance_references))}
-    plan = Plan(chosen, subjects, (1.0,))
+    plan = Experiment(chosen, subjects, (1.0,))
     bench = bench_run.Bench(load_model(checkpoint, "cpu"), plan, Store(tmp_path))
     for key in plan.stages()[0]:
         bench.store.put(key, bench.identity(key), {"setup": 0.0, "step": 0.1})
@@ -287,16 +287,16 @@ def test_the_overlap_counts_for_mixes_of_two_that_were_learned_alone(checkpoint,
 
 @pytest.mark.parametrize("count", [4, 5, 7])
 def test_pairs_use_every_subject_equally_often(count):
-    pairs = Plan((), {"shape": "abcdefg"[:count], "appearance": "tuvwxyz"[:count]}, (1.0,)).pairs()
+    pairs = Experiment((), {"shape": "abcdefg"[:count], "appearance": "tuvwxyz"[:count]}, (1.0,)).pairs()
     assert len(set(pairs)) == 2 * count and all([p[side] for p in pairs].count(n) == 2 for side in (0, 1) for n in range(count))
 
 
 def test_pairs_come_with_the_stage_that_learned_them():
-    plan = Plan((), {"shape": "abcd", "appearance": "wxyz"}, (1.0,))
+    plan = Experiment((), {"shape": "abcd", "appearance": "wxyz"}, (1.0,))
     pairs = plan.pairs()
-    assert len(Plan((), {"shape": "abc", "appearance": "xyz"}, (1.0,)).pairs()) == 9
+    assert len(Experiment((), {"shape": "abc", "appearance": "xyz"}, (1.0,)).pairs()) == 9
     assert {max(p) // 2 for p in pairs if min(p) < 2} == {0}, "the first two of each kind are a table of their own"
-    stages = Plan((Contender("escdiff"),), {"shape": "abcd", "appearance": "wxyz"}, (1.0, 2.0)).stages()
+    stages = Experiment((Contender("escdiff"),), {"shape": "abcd", "appearance": "wxyz"}, (1.0, 2.0)).stages()
     learned = set()
     for stage in stages[1:]:
         learned |= {key[1:3] for key in stage if key[1] != "mix"}
@@ -307,7 +307,7 @@ def test_workers_measure_what_one_process_does(checkpoint, quick, tmp_path, monk
     monkeypatch.setattr(bench_run.Bench, "rate", lambda self, key: {"setup": 0.0, "step": 0.01})
     subjects = {kind: [Subject.of_spec(kind, references(1)[0])] for kind, references in
                 (("shape", shape_references), ("appearance", appearance_references))}
-    plan, found = Plan((CONTENDERS["textual-inversion"],), subjects, (0.01, 0.02)), []
+    plan, found = Experiment((CONTENDERS["textual-inversion"],), subjects, (0.01, 0.02)), []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
         folder.mkdir()

@@ -8,7 +8,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from escdiff_core.bench.contenders import Contender
-from escdiff_core.bench.plan import Plan
+from escdiff_core.bench.plan import Experiment
 from escdiff_core.bench.table import SCALE, as_markdown, curves, interval, plot, summary
 from escdiff_core.metrics.scores import harmonic_mean
 
@@ -62,7 +62,7 @@ def test_curves_say_at_which_step_an_attribute_is_there_and_from_which_it_leaks(
 
 
 def test_the_table_is_the_mean_of_its_cells():
-    plan = Plan((Contender("escdiff"),), {"shape": "ab", "appearance": "ab"}, (60.0,))
+    plan = Experiment((Contender("escdiff"),), {"shape": "ab", "appearance": "ab"}, (60.0,))
     row = {"budget": 60.0, "steps": 9, "seconds": 60.1, "leak": 0.1, "prompt": 1.0, "megabytes": 2.0}
     cells = [{"key": ["escdiff", kind, i, 0], "rows": [{**row, "own": own}], "trained_parameters": 5, "trained_state_bytes": 6}
              for kind in ("shape", "appearance") for i, own in enumerate((0.2, 0.8))]

@@ -36,7 +36,7 @@ def test_the_private_copy_computes_what_the_host_computes(seen, what):
 
 @pytest.mark.parametrize("kind", ["shape", "appearance"])
 def test_the_node_learns_with_the_family_s_recipe_and_keeps_every_tower(seen, kind):
-    assert seen[kind] == [f"escdiff-{kind}-lora", TOWERS[seen["name"]], "lora"]
+    assert seen[kind] == [f"escdiff-{kind}-sd", TOWERS[seen["name"]], "lora"]
 
 
 @pytest.mark.parametrize("case", ["together", "own prompts", "start and end"])

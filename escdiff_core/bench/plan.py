@@ -17,7 +17,7 @@ Key = tuple
 
 
 @dataclass(frozen=True)
-class Plan:
+class Experiment:
     """Every contender on every subject of both kinds, after ``budgets`` seconds of learning, and ``pairs`` of subjects mixed."""
 
     contenders: Sequence[Contender]

@@ -32,7 +32,7 @@ from ..pictures import save_picture
 from ..registry import worlds
 from . import protocol
 from .contenders import Contender
-from .plan import Key, Plan, Store
+from .plan import Experiment, Key, Store
 from .protocol import Drawn, Subject
 
 WARM, TIMED = 3, 6         # steps before and while a contender's speed is measured
@@ -44,7 +44,7 @@ class Bench:
     """One process's hands: a model, the plan and the store."""
 
     model: DiffusionModel
-    plan: Plan
+    plan: Experiment
     store: Store
     threads: int | None = None       # with which speeds were measured, where this process has fewer
 
@@ -204,7 +204,7 @@ def run(bench: Bench, workers: int, load: Callable[[], DiffusionModel], progress
 class _Workers:
     """Processes that measure cells; whatever ends the run ends them too."""
 
-    def __init__(self, count: int, load: Callable[[], DiffusionModel], plan: Plan, folder: Path, threads: int):
+    def __init__(self, count: int, load: Callable[[], DiffusionModel], plan: Experiment, folder: Path, threads: int):
         self.pool = ProcessPoolExecutor(count, get_context("spawn"), _open, (load, plan, folder, threads, max(1, threads // count)))
 
     def __enter__(self) -> "_Workers":
@@ -228,7 +228,7 @@ class _Workers:
 _bench: Bench | None = None         # a worker's own
 
 
-def _open(load: Callable[[], DiffusionModel], plan: Plan, folder: Path, threads: int, own: int) -> None:
+def _open(load: Callable[[], DiffusionModel], plan: Experiment, folder: Path, threads: int, own: int) -> None:
     global _bench
     signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is the parent's to answer
     torch.set_num_threads(own)

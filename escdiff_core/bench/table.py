@@ -9,7 +9,7 @@ from PIL import Image
 from ..metrics.scores import harmonic_mean
 from ..pictures import draw_sheet, save_report, save_text
 from .contenders import PLAIN
-from .plan import Plan, Store
+from .plan import Experiment, Store
 from .protocol import PICTURES
 
 RESAMPLES = 2000
@@ -18,7 +18,7 @@ SCALE = ("iou_floor", "iou_ceiling", "colour_floor", "colour_ceiling", "texture_
 Rows = list[dict]
 
 
-def summary(cells: Sequence[dict], plan: Plan) -> Rows:
+def summary(cells: Sequence[dict], plan: Experiment) -> Rows:
     """One row per contender and budget: means over subjects, pairs and seeds, intervals, and what the first contender leads by.
 
     Rows of contenders that learn nothing have budget 0; the plain model's is the last. ``leads`` has an interval for each budget
@@ -177,7 +177,7 @@ def plot(rows: Rows, path: Path) -> None:
     pyplot.close(figure)
 
 
-def sheet(plan: Plan, store: Store, path: Path) -> None:
+def sheet(plan: Experiment, store: Store, path: Path) -> None:
     """At the largest budget: all contenders side by side on the first references, or all that a single one learned and mixed.
 
     Where there is none, because it failed or an earlier run measured it and left no picture in the folder, it is grey.
@@ -207,7 +207,7 @@ def _strip(path: Path, count: int = 2) -> list[np.ndarray]:
     return np.array_split(np.asarray(Image.open(path), np.float32) / 255, PICTURES, axis=1)[:count]
 
 
-def write(plan: Plan, store: Store, cells: Sequence[dict], about: Mapping[str, object]) -> str:
+def write(plan: Experiment, store: Store, cells: Sequence[dict], about: Mapping[str, object]) -> str:
     """Write table.json, table.md, plot.png and sheet.png; returns the table."""
     rows = summary(cells, plan)
     save_report({**about, "rows": rows, "cells": list(cells)}, store.folder / "table.json")

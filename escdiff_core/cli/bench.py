@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     need("bench", "ot", "matplotlib")
     from ..bench.contenders import TABLES
-    from ..bench.plan import CELLS, Plan, Store
+    from ..bench.plan import CELLS, Experiment, Store
     from ..bench.run import Bench, run
     from ..bench.table import write
     from ..errors import lookup
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     size = SIZES["quick" if options.quick else "cuda" if model.device.type == "cuda" else "cpu"]
     subjects = own_subjects(options.references, model.native_size) if options.references else \
         held_out(options, size, model.native_size)
-    plan, store = Plan(contenders, subjects, budgets, options.seeds or size["seeds"]), Store(folder)
+    plan, store = Experiment(contenders, subjects, budgets, options.seeds or size["seeds"]), Store(folder)
     bar = progress_bar("cells")
     cells = run(Bench(model, plan, store), options.workers, load,
                 lambda done, total, what: (bar(done, total), print(f"{done}/{total} {what}", flush=True)))

@@ -35,7 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..families import FAMILIES
+    from ..families import usual_recipes
     from ..families.load import load_model
     from ..learning.encoders import choose_encoder
     from ..learning.learn import Snapshots, learn
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         find_recipe(options.recipe, options.kind, **changes)       # what is wrong with it need not wait for the model
     output_file(options.out)
     model = load_model(options.model, options.device)
-    recipe = find_recipe(options.recipe or FAMILIES[model.family].recipes[options.kind], options.kind, **changes)
+    recipe = find_recipe(options.recipe or usual_recipes(model.family, model.source)[options.kind], options.kind, **changes)
     references = [load_reference(path, mask, model.native_size) for path, mask in zip(options.reference, masks, strict=True)]
     for path, reference in zip(options.reference, references, strict=True):
         if reference.note:

@@ -3,12 +3,19 @@
 from collections.abc import Mapping
 
 from ..model.names import unet_map
+from ..registry import world_of
 from . import sd1, sd2, sdxl
 from .family import Family, ModelConfig, TowerRow, names_of
 
 FAMILIES: Mapping[str, Family] = {module.FAMILY.name: module.FAMILY for module in (sd1, sd2, sdxl)}
 SUPPORTED = names_of(list(FAMILIES.values()))
 
+
+
+def usual_recipes(family: str, source: str = "") -> Mapping[str, str]:
+    """What each kind is learned with on a model of ``family``, read from the file ``source``, where nobody asks for another."""
+    world = world_of(source)
+    return world.recipes if world else FAMILIES[family].recipes
 
 
 def usual_names(family: str) -> dict[str, str]:
@@ -18,4 +25,4 @@ def usual_names(family: str) -> dict[str, str]:
     return unet_map({**unet, "block_out_channels": [32 * (i + 1) for i in range(len(unet["block_out_channels"]))]})
 
 
-__all__ = ["FAMILIES", "SUPPORTED", "Family", "ModelConfig", "TowerRow", "usual_names"]
+__all__ = ["FAMILIES", "SUPPORTED", "Family", "ModelConfig", "TowerRow", "usual_names", "usual_recipes"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..errors import ESCDiffError
 from ..model.checkpoint import CheckpointFile, open_checkpoint
@@ -57,15 +57,14 @@ def load_model(
 
 
 def model_from_tensors(unet: Tensors, vae: Tensors, texts: Mapping[str, Tensors], config: ModelConfig, device: torch.device,
-                       dtype: torch.dtype = torch.float32, source: str = "the model",
-                       tokenizer: CLIPTokenizer | None = None) -> DiffusionModel:
+                       dtype: torch.dtype = torch.float32, source: str = "the model") -> DiffusionModel:
     """Build a model from tensors as a host exports them: ``unet`` and ``vae`` under the names of the original SD layout, the
     ``texts`` of each tower under transformers'.
 
-    The tensors are copied, so that the host's stay its own. ``tokenizer`` replaces the configuration's. Raises ESCDiffError
-    when one is missing or has another shape than ``config`` says.
+    Tensors of ``dtype`` become the model's own, so they must be nobody else's. Raises ESCDiffError when one is missing or has
+    another shape than ``config`` says.
     """
-    return _finish(*_assemble(unet, vae, texts, config, dtype, source, tokenizer), config, device, source)
+    return _finish(*_assemble(unet, vae, texts, config, dtype, source, copy=False), config, device, source)
 
 
 def _under(file: CheckpointFile, prefix: str) -> dict[str, torch.Tensor]:
@@ -95,21 +94,23 @@ def _finish(unet, vae, towers: tuple[TextTower, ...], config: ModelConfig, place
 
 
 def _assemble(unet_state: Tensors, vae_state: Tensors, texts: Mapping[str, Tensors], config: ModelConfig, dtype: torch.dtype,
-              source: str, tokenizer: CLIPTokenizer | None = None):
-    """Build UNet, VAE and towers and fill them with tensors of the original layout's names; texts have transformers'."""
+              source: str, copy: bool = True):
+    """Build UNet, VAE and towers and fill them with tensors of the original layout's names; texts have transformers'. ``copy``:
+    tensors of ``dtype`` are copied too, since those of a file are a window into it.
+    """
     unet, vae, encoders = build_modules(config, source)
-    _fill(unet, {n: unet_state[c] for n, c in unet_map(unet.config).items() if c in unet_state}, dtype, source)
+    _fill(unet, {n: unet_state[c] for n, c in unet_map(unet.config).items() if c in unet_state}, dtype, source, copy)
     expected = vae.state_dict()
     vae_tensors = {n: vae_state[c] for n, c in vae_map(vae.config).items() if c in vae_state}
     # the original's attention is made of 1x1 convolutions
     vae_tensors = {n: t.flatten(1) if n in expected and t.ndim > expected[n].ndim else t for n, t in vae_tensors.items()}
-    _fill(vae, vae_tensors, torch.float32, source)
+    _fill(vae, vae_tensors, torch.float32, source, copy)
     towers = []
     for row in FAMILIES[config.family].towers:
         encoder, state = encoders[row.name], nested(texts.get(row.name, {}))
         names = {name: name if name in state else f"text_model.{name}" for name in encoder.state_dict()}
-        _fill(encoder, {n: state[c] for n, c in names.items() if c in state}, dtype, source)
-        words = tokenizer or build_tokenizer(config.tokenizer, encoder.config.max_position_embeddings, source, row.padding)
+        _fill(encoder, {n: state[c] for n, c in names.items() if c in state}, dtype, source, copy)
+        words = build_tokenizer(config.tokenizer, encoder.config.max_position_embeddings, source, row.padding)
         check_tokenizer(words, encoder.config.vocab_size, source)
         towers.append(TextTower(row.name, encoder, words, config.reads.get(row.name, row.hidden_state), row.pooled))
     return unet, vae, tuple(towers)
@@ -134,7 +135,7 @@ def build_modules(config: ModelConfig, source: str = "the model"):
         raise ESCDiffError(f"{source}: no model can be built from its configuration ({reason})") from error
 
 
-def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype, source: str) -> None:
+def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype, source: str, copy: bool) -> None:
     """Put ``state`` into a module on the meta device; every tensor must be there with its right shape."""
     expected = module.state_dict()
     kind = type(module).__name__
@@ -150,5 +151,4 @@ def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor], dtype: torch.
             f"{source}: tensor {wrong} of the {kind} has shape {tuple(state[wrong].shape)}, needed "
             f"{tuple(expected[wrong].shape)}"
         )
-    # A copy, since tensors of the file's own dtype are still a window into the file.
-    module.load_state_dict({n: state[n].to(dtype, copy=True) for n in expected}, assign=True)
+    module.load_state_dict({n: state[n].to(dtype, copy=copy).contiguous() for n in expected}, assign=True)

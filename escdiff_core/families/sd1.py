@@ -44,4 +44,4 @@ FAMILY = Family(
     name="sd15", title="Stable Diffusion 1.x", context=768, unet=UNET, vae=VAE,
     towers=(TowerRow("clip_l", "cond_stage_model.transformer.", "transformers", CLIP_L),),
     scheduler=NoiseSchedule().config(), native_size=512,
-    recipes={"shape": "escdiff-shape", "appearance": "escdiff-appearance"})
+    recipes={"shape": "escdiff-shape-sd", "appearance": "escdiff-appearance-sd"})

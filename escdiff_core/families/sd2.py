@@ -29,4 +29,4 @@ FAMILY = Family(
     name="sd2", title="Stable Diffusion 2.x", context=1024, unet=UNET, vae=sd1.VAE,
     towers=(TowerRow("clip_h", "cond_stage_model.model.", "open_clip", CLIP_H, reads=-2, padding="!"),),
     scheduler=sd1.FAMILY.scheduler, native_size=512, noise=noise,
-    recipes={"shape": "escdiff-shape-lora", "appearance": "escdiff-appearance-lora"})
+    recipes={"shape": "escdiff-shape-sd", "appearance": "escdiff-appearance-sd"})

@@ -44,4 +44,4 @@ FAMILY = Family(
             TowerRow("clip_g", "conditioner.embedders.1.model.", "open_clip", CLIP_G, "text_encoder_2", "tokenizer_2", reads=-2,
                      normed=False, pooled=True, padding="!")),
     scheduler=sd1.FAMILY.scheduler, native_size=1024, noise=noise, refused=refused,
-    recipes={"shape": "escdiff-shape-lora", "appearance": "escdiff-appearance-lora"})
+    recipes={"shape": "escdiff-shape-sd", "appearance": "escdiff-appearance-sd"})

@@ -9,6 +9,7 @@ from peft import LoraConfig
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..errors import ESCDiffError
 from ..model.names import unet_map
 from ..unet.blocks import block_of
 from ..unet.copy import private_copy
@@ -136,9 +137,13 @@ def train_offsets(base: UNet2DConditionModel, names: Sequence[str], rank: int, s
 
 
 def _matrices(unet: UNet2DConditionModel, names: Sequence[str]) -> list[str]:
-    """Those of ``names`` that are weights of linears and convolutions."""
+    """Those of ``names`` that are weights of linears and convolutions. Raises ESCDiffError if there are none."""
     wanted = {n.removesuffix(".weight") for n in names if n.endswith(".weight")}
-    return [f"{n}.weight" for n, m in unet.named_modules() if n in wanted and isinstance(m, (nn.Linear, nn.Conv2d))]
+    found = [f"{n}.weight" for n, m in unet.named_modules() if n in wanted and isinstance(m, (nn.Linear, nn.Conv2d))]
+    if not found:
+        raise ESCDiffError(f"none of the {len(names)} tensors that the recipe trains of this model is the weight of a linear or a "
+                           "convolution, which is all that a LoRA or an offset can change; take another preset or form 'full'")
+    return found
 
 
 FORMS: Mapping[str, Callable[[UNet2DConditionModel, Sequence[str], int, int], Trained]] = {

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from ..errors import ESCDiffError, lookup
-from ..reference.subject import Subject, as_working, find_subject
+from ..reference.subject import Segmentation, as_working, find_subject
 from ..worlds.pocket import colours, patterns, shapes
 from ..worlds.pocket.world import Spec, silhouette
 from .palette import colour_names, colours_right, palette
@@ -48,7 +48,7 @@ def best_shape(mask: np.ndarray, candidates: tuple[str, ...] = tuple(shapes.KNOW
     return max(finalists, key=lambda name: _matcher(name).align(seen).iou)
 
 
-def background_name(subject: Subject) -> str:
+def background_name(subject: Segmentation) -> str:
     """The named colour nearest to the background's mean."""
     outside = subject.background[~subject.mask] if not subject.mask.all() else subject.background.reshape(-1, 3)
     return colours.NAMES[int(colour_names(outside.mean(0, keepdims=True))[0])]
@@ -59,19 +59,19 @@ def _plus(known: dict, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*known, name)))
 
 
-def _background(image: np.ndarray, subject: Subject, spec: Spec) -> bool:
+def _background(image: np.ndarray, subject: Segmentation, spec: Spec) -> bool:
     return background_name(subject) == spec.background
 
 
-def _colours(image: np.ndarray, subject: Subject, spec: Spec) -> bool:
+def _colours(image: np.ndarray, subject: Segmentation, spec: Spec) -> bool:
     return colours_right(palette(image, subject.mask), spec.colours, gradient=spec.pattern == "gradient")
 
 
-def _shape(image: np.ndarray, subject: Subject, spec: Spec) -> bool:
+def _shape(image: np.ndarray, subject: Segmentation, spec: Spec) -> bool:
     return best_shape(subject.mask, _plus(shapes.KNOWN, spec.shape)) == spec.shape
 
 
-def _pattern(image: np.ndarray, subject: Subject, spec: Spec) -> bool:
+def _pattern(image: np.ndarray, subject: Segmentation, spec: Spec) -> bool:
     return best_surface(image, subject.mask, _plus(patterns.KNOWN, spec.pattern)) == spec.pattern
 
 

@@ -15,8 +15,9 @@ from ..model.names import unet_map
 def own_channels(attributes: Sequence[Attribute]) -> list[Attribute]:
     """The attributes as they act together: an output channel of a layer's tensor that several changed is one's alone.
 
-    It is the one's whose change of it is the largest beside its mean change of the tensor; a bias goes with its weight. UnZipLoRA
-    (Liu et al. 2024) learns which columns are whose; here nothing is learned. An attribute that shares no tensor stays itself.
+    A channel goes to the attribute that changed it most, each change measured by that attribute's mean change of the tensor. A bias
+    goes with its weight. UnZipLoRA (Liu et al. 2024) learns which columns are whose; here nothing is learned. An attribute that
+    shares no tensor stays itself.
     """
     if len(attributes) < 2:
         return list(attributes)

@@ -115,8 +115,8 @@ class Mix:
                                             self.style is not None, self.merged)
         return self.variants[active]
 
-    def draw(self, prompt: str | Sequence[str], negative: str = "", count: int = 1, steps: int = 30, guidance_scale: float = 5.0,
-             seed: int = 0, size: int | tuple[int, int] | None = None,
+    def draw(self, prompt: str | Sequence[str], negative: str = "", count: int = 1, steps: int = 30,
+             guidance_scale: float | None = None, seed: int = 0, size: int | tuple[int, int] | None = None,
              progress: Callable[[int, int], None] | None = None, start: np.ndarray | None = None,
              denoise: float = 1.0) -> np.ndarray:
         """Draw ``count`` pictures of ``prompt``, or one of each of several: float32 (n, h, w, 3), seeds ``seed + i``.

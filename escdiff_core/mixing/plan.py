@@ -18,7 +18,7 @@ MIDDLE_BLOCK = "middle_block."       # of canonical names
 
 @dataclass(frozen=True)
 class Use:
-    """An attribute in use: strength 0 to 2 (1 = as learned), active from ``start`` to ``end`` of the schedule (0 to 1)."""
+    """An attribute in use: strength -4 to 4 (1 as learned, 0 off), active from ``start`` to ``end`` of the schedule (0 to 1)."""
 
     attribute: Attribute
     strength: float = 1.0

@@ -42,7 +42,7 @@ def sample(
     prompts: Sequence[str] | None = None,
     negative: str = "",
     steps: int = 30,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
     seed: int = 0,
     size: int | tuple[int, int] | None = None,
     scheduler: str = "dpmpp_2m",
@@ -62,12 +62,14 @@ def sample(
     the device. ``size`` is the side or (height, width) in pixels, default the model's native size. ``tokens`` is handed
     to encode_weighted. ``positive`` (b rows) replaces the prompts and ``negatives`` (1 or b rows) the negative.
     ``unet_call`` replaces the plain UNet: it sees the batch [negatives, positives] in that
-    order, or the positives alone when ``guidance_scale`` is 1. ``start`` (1, 4, h, w), scaled latents, is where every picture
-    begins (image-to-image, Meng et al. 2021): noised as far as the last ``denoise`` of the steps go, which alone are taken.
+    order, or the positives alone when ``guidance_scale`` is 1; None is the model's usual one. ``start`` (1, 4, h, w), scaled
+    latents, is where every picture begins (image-to-image, Meng et al. 2021): noised as far as the last ``denoise`` of the
+    steps go, which alone are taken.
     ``progress(done, total)`` is called after every step and may raise to cancel. Raises ESCDiffError for an unknown
     scheduler and impossible sizes or counts.
     """
     height, width = _check(model, steps, size, batch_size)
+    guidance_scale = model.usual_guidance if guidance_scale is None else guidance_scale
     guided = guidance_scale != 1.0
     if positive is None:
         check_prompts(prompts)

@@ -24,7 +24,7 @@ PLAIN = 0.5           # share of the border the surface must explain for the bac
 
 
 @dataclass(frozen=True)
-class Subject:
+class Segmentation:
     """``mask`` bool (h, w), ``background`` float32 (h, w, 3) in CIELAB, ``confidence`` 0 to 1."""
 
     mask: np.ndarray
@@ -116,7 +116,7 @@ def _edges(lab: np.ndarray, background: np.ndarray, found: np.ndarray) -> np.nda
     return mask
 
 
-def find_subject(image: np.ndarray, least_confidence: float = 0.0) -> Subject:
+def find_subject(image: np.ndarray, least_confidence: float = 0.0) -> Segmentation:
     """Find the subject of ``image`` (h, w, 3), float 0 to 1, at the picture's own size.
 
     Raises ESCDiffError when the background is not plain, when nothing or nearly everything stands out from it, or when
@@ -153,7 +153,7 @@ def find_subject(image: np.ndarray, least_confidence: float = 0.0) -> Subject:
     if mask.shape != original:
         mask = resize(mask.astype(np.float32), original, order=1) > 0.5
         background = resize(background, original, order=1).astype(np.float32)
-    return Subject(mask, background, confidence)
+    return Segmentation(mask, background, confidence)
 
 
 def object_mask(image: np.ndarray, least_confidence: float = 0.0) -> np.ndarray:

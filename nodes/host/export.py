@@ -9,7 +9,7 @@ import comfy.model_sampling
 import torch
 
 from ...escdiff_core.errors import ESCDiffError, lookup
-from ...escdiff_core.families import FAMILIES, SUPPORTED, Family, ModelConfig
+from ...escdiff_core.families import FAMILIES, SUPPORTED, Family, ModelConfig, usual_recipes
 from ...escdiff_core.families.family import widths_of
 from ...escdiff_core.families.load import model_from_tensors
 from ...escdiff_core.families.recognise import configured
@@ -34,7 +34,7 @@ def private_model(model, clip, vae) -> DiffusionModel:
     config = config_of(model, clip, vae)
     unet = {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()}
     texts = {tower: text_tensors(clip, tower, baked) for tower in FAMILIES[config.family].tower_names}
-    decoder = {n: t.detach().float().cpu() for n, t in vae.first_stage_model.state_dict().items()}
+    decoder = {n: t.detach().to("cpu", torch.float32, copy=True) for n, t in vae.first_stage_model.state_dict().items()}
     make_room(4 * sum(t.numel() for part in (unet, decoder, *texts.values()) for t in part.values()))
     made = model_from_tensors(unet, decoder, texts, config, comfy.model_management.get_torch_device(), source=SOURCE)
     return replace(made, fingerprint=base_fingerprint(model)) if model.patches else made
@@ -80,7 +80,8 @@ def family_of(model) -> Family | None:
 def usual_recipe(model, kind: str) -> str:
     """What ``kind`` is learned with on the host's MODEL where nobody asks for another recipe."""
     check_model(model)
-    return lookup(family_of(model).recipes, kind, "kind")
+    own = getattr(model.model, "escdiff_source", "")       # the pocket model's file
+    return lookup(usual_recipes(family_of(model).name, own), kind, "kind")
 
 
 def check_model(model) -> None:

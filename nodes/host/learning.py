@@ -68,7 +68,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Token:
+class TokenStart:
     """What stage 2 hands on: the kind of attribute, the words it starts from, and the pre-trained filter's file if any."""
 
     kind: str
@@ -93,7 +93,7 @@ def read_reference(source: Source, image, mask, encoder: ReferenceEncoder | None
         return Features(tuple(found), picture_digest(image, mask), encoder, checkpoint_fingerprint(source.model), timestep, seed)
 
 
-def learn(source: Source, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "",
+def learn(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe: str = "", name: str = "",
           preview_every: int = 0, checkpointing: bool = False) -> tuple[Attribute, list[float]]:
     """Stage 3 on a private copy. Found in the cache when this version learned the same before, on any day.
 
@@ -143,7 +143,7 @@ def learn(source: Source, token: Token, recipe: Recipe, seed: int, describe: str
     return made, losses
 
 
-def key_of(source: Source, token: Token, recipe: Recipe, seed: int, describe: str = "", name: str = "") -> str:
+def key_of(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe: str = "", name: str = "") -> str:
     """The key in the cache of what is learned from these: inputs alone, so that every machine has the same."""
     features = token.features
     file = filter_file(Path(token.filter_file) if token.filter_file else None, recipe, features.base)

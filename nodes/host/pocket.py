@@ -87,6 +87,7 @@ def _load_unet(tensors, config: ModelConfig):
     model = family.get_model(tensors, UNET_PREFIX, device=offload)
     model.load_model_weights(dict(tensors), UNET_PREFIX)
     model.escdiff_config = config      # its vocabulary and widths, for the private copy
+    model.escdiff_source = str(POCKET_PATH)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 

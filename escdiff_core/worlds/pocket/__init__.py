@@ -27,4 +27,5 @@ def _examples(count: int, seed: int, size: int):
 
 
 WORLD = World(name="pocket", checkpoint=config.CHECKPOINT, guidance=config.GUIDANCE, filters=config.FILTERS,
-              tower_file=config.VISION_CHECKPOINT, read_tower=_tower, view_sources=_view_sources, examples=_examples)
+              tower_file=config.VISION_CHECKPOINT, read_tower=_tower, view_sources=_view_sources, examples=_examples,
+              recipes={"shape": "escdiff-shape", "appearance": "escdiff-appearance"})
