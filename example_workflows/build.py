@@ -37,11 +37,13 @@ EXTRA_HEIGHT = {"LoadImage": 300, "SaveImage": 360, "PreviewImage": 260, "ESCDif
                 "ESCDiffLearnAttribute": 240, "ESCDiffLearnShape": 240, "ESCDiffLearnLook": 240, "ESCDiffShapeAndLook": 280,
                 "ESCDiffSaveAttribute": 90}
 
-CHECKPOINT = ("1. Choose a Stable Diffusion 1.5 checkpoint. ComfyUI offers the download if you have none.\n")
+CHECKPOINT = "1. Choose a {} checkpoint. ComfyUI offers the download if you have none.\n"
 LEARN_NOTE = (CHECKPOINT + "2. Upload one picture. A subject on a plain background works best, or connect a mask "
               "(white = subject).\n"
               "3. {}\n4. **Run**. The file goes to models/escdiff. A GPU is needed for a model of this size.\n\n"
               "Next: the template *{}*.")
+CLASS_WORD = "Say in **class_word** what the subject is, in one word: vase, cat."
+NO_CLASS_WORD = "Leave **class_word** empty: the usual recipe for a look does not use it."
 MIX_NOTE = ("1. Learn a shape and a look first (templates *{}* and *{}*).\n2. Press **R**, then choose both files, and the "
             "checkpoint they were learned on.\n3. In the prompt, `*m` is the shape and `*a` the look.")
 BOX_NOTE = ("Press **Run**: nothing to download, a CPU will do.\n\n1. The box learns the shape of A and the look of B. This takes "
@@ -57,6 +59,9 @@ TITLES = {      # of the files, which are what ComfyUI shows among its templates
     "sd15_mix_controlnet": "7 SD 1.5, mix with ControlNet",
     "sd15_photographs": "8 SD 1.5, photographs (background removal)",
     "batch": "9 SD 1.5, for scripts",
+    "sdxl_learn_shape": "10 SDXL, learn a shape",
+    "sdxl_learn_look": "11 SDXL, learn a look",
+    "sdxl_mix": "12 SDXL, mix a shape and a look",
 }
 NOTES = {
     "pocket_quickstart": "Press **Run**: nothing to download, a CPU will do.\n\nThe tiny model that comes with the pack learns the "
@@ -64,14 +69,17 @@ NOTES = {
                          "learned, both are found in the cache, and only the drawing is done again.",
     "shape_and_look": BOX_NOTE,
     "shape_and_look_app": BOX_NOTE,
-    "sd15_learn_shape": LEARN_NOTE.format("Say in **class_word** what the subject is, in one word: vase, cat.",
+    "sd15_learn_shape": LEARN_NOTE.format("Stable Diffusion 1.5", CLASS_WORD,
                                           TITLES["sd15_learn_appearance"]),
-    "sd15_learn_appearance": LEARN_NOTE.format("Leave **class_word** empty: the usual recipe for a look does not use it.",
+    "sd15_learn_appearance": LEARN_NOTE.format("Stable Diffusion 1.5", NO_CLASS_WORD,
                                                TITLES["sd15_mix"]),
     "sd15_mix": MIX_NOTE.format(TITLES["sd15_learn_shape"], TITLES["sd15_learn_appearance"]),
     "sd15_mix_controlnet": MIX_NOTE.format(TITLES["sd15_learn_shape"], TITLES["sd15_learn_appearance"])
     + "\n4. Choose a ControlNet for SD 1.5; this one follows the edges of the picture.",
-    "sd15_photographs": CHECKPOINT + "2. Choose the background removal model, or let ComfyUI download it. Its nodes came with "
+    "sdxl_learn_shape": LEARN_NOTE.format("SDXL", CLASS_WORD, TITLES["sdxl_learn_look"]),
+    "sdxl_learn_look": LEARN_NOTE.format("SDXL", NO_CLASS_WORD, TITLES["sdxl_mix"]),
+    "sdxl_mix": MIX_NOTE.format(TITLES["sdxl_learn_shape"], TITLES["sdxl_learn_look"]),
+    "sd15_photographs": CHECKPOINT.format("Stable Diffusion 1.5") + "2. Choose the background removal model, or let ComfyUI download it. Its nodes came with "
                         "ComfyUI 0.20; on an older one paint the masks by hand (right click, Open in MaskEditor).\n3. Upload both "
                         "photographs.\n4. **Run**. The node shows what it took for the subject.",
     "batch": "Learns both attributes and mixes them in one go.\n\nThe same graph in `example_workflows/api/batch.json` is for "
@@ -80,6 +88,7 @@ NOTES = {
 }
 HUB = "https://huggingface.co"
 MODELS = {      # what the front end offers to download
+    "sd_xl_base_1.0.safetensors": ("checkpoints", "stabilityai/stable-diffusion-xl-base-1.0/resolve/main"),
     "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive/resolve/main"),
     "control_v11p_sd15_canny_fp16.safetensors": ("controlnet", "comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main"),
     "birefnet.safetensors": ("background_removal", "Comfy-Org/BiRefNet/resolve/main/background_removal"),

@@ -11,7 +11,7 @@ SIZE = (480, 320)
 GROUND, INK, QUIET = "#1f2024", "#f2f2f2", "#a9abb5"
 SIDE, SMALL = 224, 120          # pixels of a result and of what it was learned from
 MIX = [("shape", "A"), ("look", "B")]
-# What stands on the left, the result, and the line below; of graphs for SD 1.5 it says who has drawn the picture
+# What stands on the left, the result, and the line below; of graphs for larger models it says who has drawn the picture
 ROWS: dict[str, tuple[list[tuple[str, str]], str, str]] = {
     "pocket_quickstart": (MIX, "mix", "the shape of A, the look of B"),
     "shape_and_look": (MIX, "mix", "all in one box"),
@@ -22,6 +22,9 @@ ROWS: dict[str, tuple[list[tuple[str, str]], str, str]] = {
     "sd15_mix_controlnet": (MIX, "mix", "with edges from a third picture"),
     "sd15_photographs": (MIX, "mix", "photographs, subjects cut out for you"),
     "batch": (MIX, "mix", "many pictures, from a script"),
+    "sdxl_learn_shape": ([("shape", "A")], "shape_alone", "the shape of A, in any look"),
+    "sdxl_learn_look": ([("look", "B")], "look_alone", "the look of B, on any shape"),
+    "sdxl_mix": (MIX, "mix", "the shape of A, the look of B"),
 }
 
 
@@ -41,7 +44,7 @@ def thumbnail(name: str) -> Image.Image:
     pen.polygon([(edge + 36, middle - 9), (edge + 50, middle), (edge + 36, middle + 9)], fill=INK)
     picture.paste(_opened(result, SIDE), (edge + 62, round(middle - SIDE / 2)))
     pen.text((SIZE[0] / 2, SIZE[1] - 34), line, font=words, fill=INK, anchor="mm")
-    if name.startswith("sd15") or name == "batch":
+    if name.startswith(("sd15", "sdxl")) or name == "batch":
         pen.text((SIZE[0] / 2, SIZE[1] - 13), "picture drawn with the pocket model", font=small, fill=QUIET, anchor="mm")
     return picture
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from hosts import TEXT_LAYERS
 from method_zoo import TINY
 
 from escdiff_core.families import FAMILIES, ModelConfig
@@ -36,9 +37,11 @@ def full_config(name: str) -> ModelConfig:
     return configured(row, unet, {}, {tower.name: {} for tower in row.towers})
 
 
-def meta_tensors(config: ModelConfig) -> tuple[dict[str, torch.Tensor], tuple]:
-    """(every tensor of a single file, the modules), on the meta device: no memory, no time."""
-    layers = {t.name: t.config["num_hidden_layers"] for t in FAMILIES[config.family].towers}
+def meta_tensors(config: ModelConfig, layers: int | None = None) -> tuple[dict[str, torch.Tensor], tuple]:
+    """(every tensor of a single file, the modules), on the meta device: no memory, no time. ``layers`` of each text encoder; None:
+    the family's own.
+    """
+    layers = {t.name: layers or t.config["num_hidden_layers"] for t in FAMILIES[config.family].towers}
     whole = {n: {**text, "num_hidden_layers": layers[n]} for n, text in config.text_encoders.items()}     # files hold all layers
     modules = build_modules(replace(config, text_encoders=whole))
     return canonical_tensors(*modules, config.family), modules
@@ -69,9 +72,9 @@ def tiny_family_model(name: str, seed: int = 0, **more) -> DiffusionModel:
     return model_from_tensors(*canonical, {n: m.state_dict() for n, m in texts.items()}, config, torch.device("cpu"))
 
 
-def random_checkpoint(path: Path, config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
+def random_checkpoint(path: Path, config: ModelConfig, layers: int | None = None) -> Path:
     """Write a checkpoint of ``config`` with random weights."""
-    write_checkpoint(path, *filled(meta_tensors(config)[1], seed), None, dtype, config.family)
+    write_checkpoint(path, *filled(meta_tensors(config, layers)[1], 0), None, family=config.family)
     return path
 
 
@@ -98,7 +101,8 @@ def filled(modules: tuple, seed: int) -> tuple:
 
 def write_family_models(folder: Path) -> Path:
     """Checkpoints below ``folder`` that every ComfyUI takes for SD 2.x and Segmind Vega: it asks for a first width of 320, for the
-    transformers' depths and the text's width, so the other widths and the levels of SD 2.x may be fewer.
+    transformers' depths and the text's width, so the other widths and the levels of SD 2.x may be fewer. The text encoders have
+    TEXT_LAYERS, which the host must be told.
     """
     making = folder.with_name(f"{folder.name}.part")
     (making / "checkpoints").mkdir(parents=True)
@@ -107,6 +111,7 @@ def write_family_models(folder: Path) -> Path:
                   "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "layers_per_block": 1, "attention_head_dim": [5, 5]}
     narrow = {"block_out_channels": [320, 320, 320], "attention_head_dim": [5, 5, 5]}
     for name, config, unet in (("sd2", sd2, two_levels), ("sdxl", vega, narrow)):
-        random_checkpoint(making / "checkpoints" / f"{name}_random.safetensors", replace(config, unet={**config.unet, **unet}))
+        smaller = replace(config, unet={**config.unet, **unet})
+        random_checkpoint(making / "checkpoints" / f"{name}_random.safetensors", smaller, TEXT_LAYERS)
     making.rename(folder)
     return folder

@@ -9,20 +9,25 @@ import resource
 import time
 import traceback
 from dataclasses import replace
+from types import SimpleNamespace
 
 from host_probe import load_pack
 from host_probe_base import core, draw, few_views, found, largest, node, stock, torch
+from hosts import TEXT_LAYERS
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
 SIZE = 128                                   # the families' own sizes would take minutes here
-TOLD = (768, 768, 0, 0, 768, 768)            # what the host tells an SDXL of the picture's size where no node says it
+TOLD = (768, 768, 0, 0, 768, 768)            # what encode_adm tells an SDXL of the picture's size where nobody says it
 
 
 def shrink() -> None:
-    """The families learn and draw at SIZE."""
+    """The families learn and draw at SIZE, and the host's text encoders have as few layers as the checkpoints'."""
+    import comfy.sd1_clip
+
     families = core("escdiff_core.families").FAMILIES
     for name, family in families.items():
         families[name] = replace(family, native_size=SIZE, noise=lambda shapes, read: {})
+    comfy.sd1_clip.json = SimpleNamespace(load=lambda file: {**json.load(file), "num_hidden_layers": TEXT_LAYERS})
 
 
 def headless(model, texts):
@@ -36,7 +41,7 @@ def parity(name: str, model, clip, vae):
     import comfy.model_management
 
     seen, export, predict = {}, core("nodes.host.export"), core("escdiff_core.model.conditioning").predict
-    for skip in (-1, -3, None):       # one copy at a time: each takes 4 GB
+    for skip in (-1, -3, None):       # one copy at a time
         used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=skip)[0] if skip else clip
         copy = None
         copy = export.private_model(model, used, vae)
@@ -74,15 +79,12 @@ def beside_headless(model, mixed, positive, negative, mix) -> float:
         return out
 
     watched.set_model_unet_function_wrapper(keep)
-    draw(watched, positive, negative, cfg=1.0)
+    draw(watched, positive, negative, cfg=1.0, steps=2)
     worst = 0.0
     for x, sigma, out in steps:
         t = sampling.timestep(sigma)
         variant = mix.variant(1 - (float(t[0]) + 1) / 1000)
-        told = variant.states(PROMPT)
-        if told.pooled is not None:
-            told = replace(told, time_ids=torch.tensor([TOLD]))
-        answer = conditioning.predict(variant.unet, sampling.calculate_input(sigma, x), t, told)
+        answer = conditioning.predict(variant.unet, sampling.calculate_input(sigma, x), t, variant.states(PROMPT))
         worst = max(worst, largest(out, sampling.calculate_denoised(sigma, answer, x)) / max(1.0, float(out.abs().max())))
     return worst
 
@@ -99,6 +101,10 @@ def learned(name: str, model, clip, vae) -> dict:
         made[kind] = node("ESCDiffLoadAttribute", file=f"{name}_{kind}.safetensors")[0]
         found[name][kind] = [one.recipe, {n: list(t.shape) for n, t in made[kind].embeddings.items()}, made[kind].form]
     return made
+
+
+def short(*given):
+    return draw(*given, steps=2, cfg=1.5)
 
 
 def stronger(made):
@@ -123,11 +129,11 @@ def mixing(name: str, model, clip, vae, made) -> None:
     copy = mix = None
     mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made)
     plain = [stock("CLIPTextEncode", "encode", clip=clip, text=text)[0] for text in ("a red star", "")]
-    base = draw(model, *plain)
-    found[name]["mix acts"] = largest(draw(mixed, positive, negative), base)
+    base = short(model, *plain)
+    found[name]["mix acts"] = largest(short(mixed, positive, negative), base)
     off = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="", **made, shape_strength=0.0,
                appearance_strength=0.0)
-    found[name]["strength 0 is stock"] = torch.equal(draw(*off[:3]), base)
+    found[name]["strength 0 is stock"] = torch.equal(short(*off[:3]), base)
     half = torch.zeros(1, SIZE, SIZE)
     half[:, :, :SIZE // 2] = 1
     for case, rows in {"area": stock("ConditioningSetArea", "append", conditioning=positive, width=SIZE // 2, height=SIZE, x=0, y=0,
@@ -148,14 +154,14 @@ def exports(name: str, model, clip, made) -> None:
 
     shape = stronger(made["shape"])
     prompt = "a photo of a {} on a white background"
-    ours = draw(*node("ESCDiffMix", model=model, clip=clip, prompt=prompt.format("*m"), negative="", shape=shape)[:3])
+    ours = short(*node("ESCDiffMix", model=model, clip=clip, prompt=prompt.format("*m"), negative="", shape=shape)[:3])
     node("ESCDiffExport", attribute=shape, form="embedding", name=f"{name}_token")
     texts = [stock("CLIPTextEncode", "encode", clip=clip, text=text)[0] for text in (prompt.format(f"embedding:{name}_token"), "")]
     for form in ("full", "lora"):
         node("ESCDiffExport", attribute=shape, form=form, name=f"{name}_{form}")
         file = f"{name}_{form}.safetensors"
         loaded, _ = stock("LoraLoader", "load_lora", model=model, clip=clip, lora_name=file, strength_model=1.0, strength_clip=1.0)
-        found[name][f"export {form}"] = largest(ours, draw(loaded, *texts)) / float(ours.abs().max())
+        found[name][f"export {form}"] = largest(ours, short(loaded, *texts)) / float(ours.abs().max())
         tensors = comfy.utils.load_torch_file(folder_paths.get_full_path("loras", file))
         known = comfy.lora.model_lora_keys_unet(model.model, {})
         patches = comfy.lora.load_lora(tensors, known, log_missing=False)
@@ -164,7 +170,7 @@ def exports(name: str, model, clip, made) -> None:
             for n in tensors})]
     behind = stock("LoraLoader", "load_lora", model=node("ESCDiffApply", model=model, shape=shape)[0], clip=clip,
                    lora_name=f"{name}_full.safetensors", strength_model=-1.0, strength_clip=1.0)[0]
-    found[name]["LoRA behind takes it back"] = largest(draw(behind, *texts), draw(model, *texts)) / float(ours.abs().max())
+    found[name]["LoRA behind takes it back"] = largest(short(behind, *texts), short(model, *texts)) / float(ours.abs().max())
 
 
 def main() -> None:

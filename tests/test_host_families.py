@@ -1,6 +1,6 @@
 """SD 2.x and SDXL in real ComfyUIs: checkpoints in their layouts with random weights, through the stock loader and nodes.
 
-The UNets are narrow, with the depths of SD 2.x (fewer levels) and of Segmind Vega; the text encoders are whole, as the host's are.
+The UNets are narrow, with the depths of SD 2.x (fewer levels) and of Segmind Vega; the text encoders have few layers.
 """
 
 import pytest

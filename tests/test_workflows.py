@@ -23,7 +23,7 @@ DEFINITIONS = json.loads(builder.DEFINITIONS.read_text("utf-8"))
 GRAPHS = builder.graphs()
 NAMES = sorted(GRAPHS)
 SHIPPED = ["batch", "pocket_quickstart", "sd15_learn_appearance", "sd15_learn_shape", "sd15_mix", "sd15_mix_controlnet",
-           "sd15_photographs", "shape_and_look", "shape_and_look_app"]
+           "sd15_photographs", "sdxl_learn_look", "sdxl_learn_shape", "sdxl_mix", "shape_and_look", "shape_and_look_app"]
 PYTHON_TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 
 
@@ -46,7 +46,7 @@ def test_all_workflows_are_there():
     titles = [builder.TITLES[n] for n in SHIPPED]
     assert sorted(p.stem for p in WORKFLOWS.glob("*.json")) == sorted(titles), "every file here is among ComfyUI's templates"
     assert min(titles) == builder.TITLES["pocket_quickstart"], "it comes first"
-    assert len({t[0] for t in titles}) == len(titles) and max(map(len, titles)) <= 45 and set(builder.NOTES) == set(SHIPPED)
+    assert len({t.split()[0] for t in titles}) == len(titles) and max(map(len, titles)) <= 45 and set(builder.NOTES) == set(SHIPPED)
 
 
 @pytest.mark.parametrize("name, key, node", every_node())
@@ -158,7 +158,7 @@ def test_a_thumbnail_shows_what_went_in_and_what_came_out(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_models_that_are_not_everybody_s_are_offered_for_download(name):
-    own = ("example.png", "shape.safetensors", "appearance.safetensors")
+    own = ("example.png", "shape.safetensors", "appearance.safetensors", "sdxl_shape.safetensors", "sdxl_look.safetensors")
     files = {v for node in GRAPHS[name].values() for k, v in node["inputs"].items()
              if k in builder.FILE_INPUTS and not builder.is_link(v) and v not in own}
     offered = {m["name"]: m for n in ui_file(name)["nodes"] for m in n["properties"].get("models", ())}
