@@ -124,7 +124,8 @@ def family_models(tmp_path_factory) -> Path:
     """Checkpoints of SD 2.x and SDXL with random weights, 1 GB: made once for all workers."""
     from family_zoo import write_family_models
 
-    folder = tmp_path_factory.getbasetemp().parent / "family-models"
+    own = tmp_path_factory.getbasetemp()                    # of this run's worker, below that of the run
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "family-models"
     with FileLock(f"{folder}.lock"):
         return folder if folder.is_dir() else write_family_models(folder)
 
