@@ -79,7 +79,8 @@ NOTES = {
     "sdxl_learn_shape": LEARN_NOTE.format("SDXL", CLASS_WORD, TITLES["sdxl_learn_look"]),
     "sdxl_learn_look": LEARN_NOTE.format("SDXL", NO_CLASS_WORD, TITLES["sdxl_mix"]),
     "sdxl_mix": MIX_NOTE.format(TITLES["sdxl_learn_shape"], TITLES["sdxl_learn_look"]),
-    "sd15_photographs": CHECKPOINT.format("Stable Diffusion 1.5") + "2. Choose the background removal model, or let ComfyUI download it. Its nodes came with "
+    "sd15_photographs": CHECKPOINT.format("Stable Diffusion 1.5") +
+                        "2. Choose the background removal model, or let ComfyUI download it. Its nodes came with "
                         "ComfyUI 0.20; on an older one paint the masks by hand (right click, Open in MaskEditor).\n3. Upload both "
                         "photographs.\n4. **Run**. The node shows what it took for the subject.",
     "batch": "Learns both attributes and mixes them in one go.\n\nThe same graph in `example_workflows/api/batch.json` is for "

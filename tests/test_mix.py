@@ -284,11 +284,11 @@ def test_a_style_is_a_last_row_that_every_self_attention_sees_and_nothing_of_it_
 
 @torch.no_grad()
 def test_shared_attention_brings_queries_and_keys_to_the_reference_s_statistics(model):
-    from escdiff_core.mixing.shared_attention import _aligned, share_attention
+    from escdiff_core.mixing.shared_attention import aligned_to_last, share_attention
     from escdiff_core.unet.copy import private_copy
 
     x = torch.randn(3, 50, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 3.0, 0.2])[:, None, None] + 4
-    aligned = _aligned(x)
+    aligned = aligned_to_last(x)
     torch.testing.assert_close(aligned.mean(1), x[-1:].mean(1).expand(3, -1), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(aligned.std(1), x[-1:].std(1).expand(3, -1), atol=1e-3, rtol=1e-3)
     unet = private_copy(model.unet)

@@ -100,8 +100,8 @@ def test_progress_offers_what_has_been_learned_so_far(model):
 def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, model, monkeypatch):
     tuner = prepare(model, [disc()], quick(name, preset="paper", plain_share=1.0, cached=True, steps=9))
     drawn = []
-    monkeypatch.setattr(tuner, "_encode", lambda x, t, context: (
-        drawn.append((x, t)), encode(tuner.unet, x, t, context, grad=False))[1])
+    monkeypatch.setattr("escdiff_core.learning.tune.encode", lambda unet, x, t, texts, **how: (
+        drawn.append((x, t)), encode(unet, x, t, texts, **how))[1])
     for _ in range(3):
         cached = float(tuner.loss().detach())
         x, t = (torch.cat(parts) for parts in zip(*drawn, strict=True))

@@ -51,7 +51,10 @@ class Plan:
 
     @property
     def weights(self) -> tuple:
-        """What is done to the weights, to compare plans by: whose deltas (their ids), how strongly, and with which middle."""
+        """What is done to the weights, to compare plans by: whose deltas, how strongly, and with which middle.
+
+        Deltas are compared as objects: variants of an attribute, such as its stages, carry the same one.
+        """
         return tuple((id(u.attribute.delta), u.strength, u.attribute is self.middle_owner) for u in self.active)
 
     def acting(self) -> list[Use]:

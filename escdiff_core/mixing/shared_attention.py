@@ -16,14 +16,14 @@ class SharedAttention:
 
     def __call__(self, attn, hidden_states: torch.Tensor, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
         q, k, v = (project(hidden_states) for project in (attn.to_q, attn.to_k, attn.to_v))             # (b, tokens, channels)
-        q, k = _aligned(q), _aligned(k)
+        q, k = aligned_to_last(q), aligned_to_last(k)
         k, v = (torch.cat([t, t[-1:].expand_as(t)], dim=1) for t in (k, v))
         q, k, v = (attn.head_to_batch_dim(t) for t in (q, k, v))
         out = attn.batch_to_head_dim(torch.bmm(attn.get_attention_scores(q, k), v))
         return attn.to_out[1](attn.to_out[0](out))
 
 
-def _aligned(x: torch.Tensor) -> torch.Tensor:
+def aligned_to_last(x: torch.Tensor) -> torch.Tensor:
     """``x`` (b, tokens, channels) with the last row's mean and spread over the tokens."""
     mean, std = x.mean(1, keepdim=True), x.std(1, keepdim=True, correction=0) + 1e-5
     return (x - mean) / std * std[-1:] + mean[-1:]
