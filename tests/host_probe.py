@@ -10,6 +10,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
+import host_probe_cost as cost
 import host_probe_more as more
 from host_probe_base import BASE, HOST, PACK, core, draw, few_views, found, hash_of, host_nodes, largest, node, stock, torch
 from hosts import newest
@@ -276,7 +277,7 @@ def main() -> None:
                 (more.overlaps, (model, clip, direct, made)), (more.schedule, (model, clip, direct, made)),
                 (more.control, (model, clip, made)), (exports, (model, clip, made)), (more.loras, (model, clip, made)),
                 (more.cancel, (*user_s, encoder, before)), (more.wrong_inputs, (*user_s, made)),
-                (more.work, (model, clip, made)), *[(more.timing, (model, clip, made))] * (newest() == HOST), (sd15, ())):
+                (cost.work, (model, clip, made)), *[(cost.timing, (model, clip, made))] * (newest() == HOST), (sd15, ())):
             began = time.monotonic()
             try:
                 section(*arguments)

@@ -1,13 +1,10 @@
-"""More of what host_probe.py looks for: schedules, ControlNet, LoRAs, cancel, wrong inputs, and what sampling costs."""
+"""More of what host_probe.py looks for: schedules, ControlNet, LoRAs, cancel and wrong inputs."""
 
-import statistics
 import sys
-import time
 from dataclasses import replace
 from unittest import mock
 
 from host_probe_base import core, draw, found, hash_of, largest, node, stock, torch
-from torch.utils.flop_counter import FlopCounterMode
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
 LATENT = {"samples": torch.zeros(1, 4, 16, 16)}
@@ -275,49 +272,3 @@ def wrong_inputs(model, clip, vae, made):
         "other base": said("ESCDiffMix", **mixing, shape=strange),
         "schedule": said("ESCDiffMix", **mixing, shape=made["shape"], shape_start=0.8, shape_end=0.2),
     }
-
-
-def sampled(model, clip, made) -> dict:
-    """What samples a mix, and the same model without attributes: call one of the two with a number of steps."""
-    plain = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a photo of a red star", "")]
-    mixed = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made)[:3]
-
-    def way(unet, positive, negative):
-        return lambda steps: stock(
-            "KSampler", "sample", model=unet, seed=1, steps=steps, cfg=3.0, sampler_name="dpmpp_2m", scheduler="normal",
-            positive=positive, negative=negative, latent_image={"samples": torch.zeros(2, 4, 16, 16)}, denoise=1.0)
-
-    return {"plain": way(model, *plain), "mixed": way(*mixed)}
-
-
-def work(model, clip, made):
-    """How many multiplications sampling a mix takes, against the same model without attributes."""
-    counts = {}
-    for name, way in sampled(model, clip, made).items():
-        with FlopCounterMode(display=False) as counter:
-            way(2)
-        counts[name] = counter.get_total_flops()
-    found["mixing_work"] = counts["mixed"] / counts["plain"]
-
-
-def timing(model, clip, made, pairs: int = 7, steps: int = 12, clock=time.process_time):
-    """Seconds of the stock KSampler on a mix against the same model without attributes, in interleaved pairs.
-
-    ``clock`` counts the processor's: other tests run beside this one.
-    """
-    ways = sampled(model, clip, made)
-    spent = {name: [] for name in ways}
-
-    def seconds(way) -> float:
-        began = clock()
-        way(steps)
-        return clock() - began
-
-    for way in ways.values():
-        way(steps)
-    for i in range(pairs):
-        for name in sorted(ways, reverse=bool(i % 2)):
-            ways[name](2)             # the weights change hands; what is timed is the sampling behind it
-            spent[name].append(seconds(ways[name]))
-    found["mixing_ratio"] = statistics.median(m / p for m, p in zip(spent["mixed"], spent["plain"], strict=True))
-    found["sampling_seconds"] = {name: statistics.median(values) for name, values in spent.items()}

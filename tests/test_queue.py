@@ -17,7 +17,6 @@ from queue_room import GRAPH, table
 
 from escdiff_core.cli import main
 from escdiff_core.queue import Pace, Report, Server, follow, load_workflow, read_table, run, run_jobs
-from escdiff_core.queue.client import files_of
 from escdiff_core.queue.worker import MOST_LOSSES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,8 +25,7 @@ QUICK = Pace(poll=0.02, look=0.2, reconnect=0.1, retry=0.02, patience=20)
 
 def start(room: Path, *fakes: FakeComfy, pace: Pace = QUICK, jobs=None, **options) -> Report:
     """Run the room's table; returns the report."""
-    out = room / "out"
-    out.mkdir(exist_ok=True)
+    (out := room / "out").mkdir(exist_ok=True)
     report = Report(out, {})
     jobs = jobs or read_table(room / "jobs.csv", load_workflow(room / "flow.json"))
     run_jobs([j for j in jobs if not report.has(j)], [Server(f.url) for f in fakes], report, pace, **options)
@@ -97,7 +95,6 @@ def test_jobs_are_done_and_not_done_again(room, comfy, talks):
     assert len(lines) == 3 and "a: 2 pictures" in lines[0] and seen[-1] == (3, 3)
     assert any(done % 1 for done, _ in seen) == talks, "only a websocket tells how far a job is"
     assert not talks or fake.listeners == [fake.prompts[0]["client_id"]]
-
     (room / "out" / "b_1.png").unlink()
     table(room, "name,Sampler.seed", "a,10", "b,20", "c,40", "d,50")
     start(room, fake, pace=pace)
@@ -321,12 +318,3 @@ def test_outputs_that_the_server_leaves_out_are_a_failure(room, comfy, monkeypat
     monkeypatch.setattr(FakeComfy, "post", some)
     table(room, "Sampler.seed", "1")
     assert told(start(room, fake))["000"]["error"].endswith("refused: SaveImage: Required input is missing: images")
-
-
-def test_previews_count_only_where_nothing_is_saved():
-    def image(name, kind):
-        return {"images": [{"filename": name, "type": kind}], "animated": [False]}
-
-    outputs = {"save": image("b", "output"), "x": image("c", "output"), "3": image("a", "temp"), "2": {"text": ["hello"]}}
-    assert [i["filename"] for i in files_of(GRAPH, {"outputs": outputs})] == ["b", "c"]
-    assert [i["filename"] for i in files_of(GRAPH, {"outputs": {"3": image("a", "temp")}})] == ["a"]

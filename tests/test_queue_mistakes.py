@@ -8,7 +8,7 @@ from fake_comfy import FakeComfy, answer
 from queue_room import GRAPH, table
 
 from escdiff_core.cli import main
-from escdiff_core.queue.client import failure_of
+from escdiff_core.queue.client import failure_of, files_of
 
 
 @pytest.mark.parametrize("event, data, words", [
@@ -92,3 +92,12 @@ def said(capsys, words: str, *options) -> None:
     assert main(["queue", *map(str, options)]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("escdiff: ") and words in lines[0], lines
+
+
+def test_previews_count_only_where_nothing_is_saved():
+    def image(name, kind):
+        return {"images": [{"filename": name, "type": kind}], "animated": [False]}
+
+    outputs = {"save": image("b", "output"), "x": image("c", "output"), "3": image("a", "temp"), "2": {"text": ["hello"]}}
+    assert [i["filename"] for i in files_of(GRAPH, {"outputs": outputs})] == ["b", "c"]
+    assert [i["filename"] for i in files_of(GRAPH, {"outputs": {"3": image("a", "temp")}})] == ["a"]
