@@ -74,12 +74,14 @@ def changed_tensors(base: UNet2DConditionModel, parts: Sequence[tuple[Attribute,
 
     An attribute at strength 0 is left out, so that the result is the base, bit for bit.
     """
-    state = base.state_dict()
+    state, acting = base.state_dict(), [part for part in parts if part[1] != 0]
     changed: dict[str, torch.Tensor] = {}
-    for attribute, strength in parts:
-        if strength == 0:
-            continue
+    last = {canonical: i for i, (attribute, _) in enumerate(acting) for canonical in tensor_names(attribute.delta)}
+    canonical = unet_map(base.config)
+    for i, (attribute, strength) in enumerate(acting):
         for name, difference in named_differences(attribute, base):
             before = changed.get(name, state[name].float())
-            changed[name] = before + strength * difference.to(before)
-    return {name: tensor.to(state[name].dtype) for name, tensor in changed.items()}
+            summed = before + strength * difference.to(before)
+            # fp32 only while more is to come: of a large model all of it at once would not fit
+            changed[name] = summed.to(state[name].dtype) if last[canonical[name]] == i else summed
+    return changed
