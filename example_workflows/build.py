@@ -32,7 +32,8 @@ GAP_X, GAP_Y = 40, 40
 WIDTH, WIDE = 260, 360
 TALLEST = (800, 900, 1000, 1100)           # of a column: the one is taken that shows the graph largest
 PAGE = (1425, 643)                          # three quarters of a common screen, where the front end shows all of a new graph
-NOTE_SIZES = {"above": (800, 190), "left": (WIDE, 420)}
+NOTE_WIDTHS = {"above": 800, "left": WIDE}
+LETTER, LINE = 7, 18                        # of a note's text, with a little room to spare
 EXTRA_HEIGHT = {"LoadImage": 300, "SaveImage": 360, "PreviewImage": 260, "ESCDiffExampleReference": 190,
                 "ESCDiffLearnAttribute": 240, "ESCDiffLearnShape": 240, "ESCDiffLearnLook": 240, "ESCDiffShapeAndLook": 280,
                 "ESCDiffSaveAttribute": 90}
@@ -96,9 +97,10 @@ MODELS = {      # what the front end offers to download
 }
 # A graph must open without errors where nothing has been saved yet
 UNCHOSEN = {"ESCDiffLoadAttribute": {"file": "choose a file"}}
-# App mode: what stands beside the picture, and whose picture it is
-APPS = {"shape_and_look_app": {"inputs": [("shape_picture", "example"), ("look_picture", "example"), ("box", "prompt"),
-                                          ("sampler", "seed")], "outputs": ["save"]}}
+# App mode: what stands beside the picture, under which name if not its own, and whose picture it is
+APPS = {"shape_and_look_app": {"inputs": {("shape_picture", "example"): "picture for the shape",
+                                          ("look_picture", "example"): "picture for the look",
+                                          ("box", "prompt"): "", ("sampler", "seed"): ""}, "outputs": ["save"]}}
 
 
 def graphs() -> dict[str, dict]:
@@ -177,15 +179,24 @@ def _default(kind: str, settings: dict):
     return settings.get("default", {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "COMBO": first}[kind])
 
 
-def size_of(node: dict, definition: dict) -> list[int]:
-    """Width and height, rather too large than too small, so that nothing overlaps in the front end."""
+def size_of(node: dict, definition: dict, folded: bool = False) -> list[int]:
+    """Width and height, rather too large than too small, so that nothing overlaps in the front end.
+
+    ``folded``: without the inputs marked advanced, which the front end may fold away; one that does not makes the node larger.
+    """
     inputs = inputs_of(definition)
-    widgets = [settings for kind, settings in inputs.values() if kind in WIDGETS]
+    widgets = [settings for kind, settings in inputs.values() if kind in WIDGETS and not (folded and settings.get("advanced"))]
     tall = sum(bool(s.get("multiline")) for s in widgets)
     seeds = sum(name in SEEDS for name in inputs)
-    rows = max(len(inputs) - len(widgets), len(definition["output"]))
+    rows = max(sum(kind not in WIDGETS for kind, _ in inputs.values()), len(definition["output"]))
     height = rows * SLOT + (len(widgets) + seeds) * WIDGET + tall * 90 + EXTRA_HEIGHT.get(node["class_type"], 0) + 20
     return [WIDE if tall else WIDTH, height]
+
+
+def note_size(note: str, width: int) -> list[int]:
+    """Width and height of a note of that width; a list's lines are indented."""
+    lines = sum(-(-len(line) * LETTER // (width - 60)) or 1 for line in note.split("\n"))
+    return [width, 40 + lines * LINE]
 
 
 def columns_of(graph: dict) -> dict[str, int]:
@@ -230,15 +241,17 @@ def to_ui(graph: dict, definitions: dict, note: str = "", app: dict | None = Non
     order = sources_first(graph)
     number = {key: i + 1 for i, key in enumerate(order)}
     sizes = {key: size_of(node, definitions[node["class_type"]]) for key, node in graph.items()}
-    above, beside = NOTE_SIZES["above"][1] + TITLE + GAP_Y, NOTE_SIZES["left"][0] + GAP_X
-    corners = {"above": (0, above), "left": (beside, 0)} if note else {"": (0, 0)}
+    notes = {where: note_size(note, width) for where, width in NOTE_WIDTHS.items()}
+    corners = {"above": (0, notes["above"][1] + TITLE + GAP_Y), "left": (notes["left"][0] + GAP_X, 0)} if note else {"": (0, 0)}
     ways = [(where, lay_out(graph, sizes, *corner, tallest)) for where, corner in corners.items() for tallest in TALLEST]
     where, places = max(ways, key=lambda way: zoom_of(way[1], sizes))
     nodes, links = {}, []
     for key in order:
         node, definition = graph[key], definitions[graph[key]["class_type"]]
-        sockets = [{"name": n, "type": kind, "link": None, **({"shape": 7} if n in definition["input"].get("optional", {}) else {})}
-                   for n, (kind, _) in inputs_of(definition).items() if kind not in WIDGETS or n in links_of(node)]
+        labels = {name: label for (owner, name), label in (app or {"inputs": {}})["inputs"].items() if owner == key and label}
+        sockets = [{"name": n, "type": kind, "link": None, **({"shape": 7} if n in definition["input"].get("optional", {}) else {}),
+                    **({"label": labels[n]} if n in labels else {})}
+                   for n, (kind, _) in inputs_of(definition).items() if kind not in WIDGETS or n in (*links_of(node), *labels)]
         for slot, socket in enumerate(sockets):
             if inputs_of(definition)[socket["name"]][0] in WIDGETS:
                 socket["widget"] = {"name": socket["name"]}
@@ -249,8 +262,8 @@ def to_ui(graph: dict, definitions: dict, note: str = "", app: dict | None = Non
             links.append([socket["link"], number[source], output, number[key], slot,
                           definitions[graph[source]["class_type"]]["output"][output]])
         nodes[key] = {
-            "id": number[key], "type": node["class_type"], "pos": places[key], "size": sizes[key], "flags": {},
-            "order": order.index(key), "mode": 0, "inputs": sockets,
+            "id": number[key], "type": node["class_type"], "pos": places[key],
+            "size": size_of(node, definition, folded=True), "flags": {}, "order": order.index(key), "mode": 0, "inputs": sockets,
             "outputs": [{"name": n, "type": t, "slot_index": i, "links": []}
                         for i, (n, t) in enumerate(zip(definition["output_name"], definition["output"], strict=True))],
             "title": node.get("_meta", {}).get("title", definition["display_name"]),
@@ -262,7 +275,7 @@ def to_ui(graph: dict, definitions: dict, note: str = "", app: dict | None = Non
         by_number[link[1]]["outputs"][link[2]]["links"].append(link[0])
     made = list(nodes.values())
     if note:
-        made.append({"id": len(made) + 1, "type": "MarkdownNote", "pos": [0, TITLE], "size": list(NOTE_SIZES[where]), "flags": {},
+        made.append({"id": len(made) + 1, "type": "MarkdownNote", "pos": [0, TITLE], "size": notes[where], "flags": {},
                      "order": len(made), "mode": 0, "inputs": [], "outputs": [], "title": "How to use this", "properties": {},
                      "widgets_values": [note], "color": "#432", "bgcolor": "#000"})
     return {"last_node_id": len(made), "last_link_id": len(links), "nodes": made, "links": links, "groups": [], "config": {},

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import host_probe_cost as cost
 import host_probe_more as more
+import host_small_work
 from host_probe_base import BASE, HOST, PACK, core, draw, few_views, found, hash_of, host_nodes, largest, node, stock, torch
 from hosts import newest
 
@@ -228,6 +229,7 @@ def exports(model, clip, made):
 
 def sd15():
     """A random checkpoint in SD 1.5's layout through the stock loader: the private copy, clip skip, and one step of learning."""
+    host_small_work.small_pictures(core("escdiff_core.families").FAMILIES)
     model, clip, vae = stock("CheckpointLoaderSimple", "load_checkpoint", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
     for skip in (None, -2):
         used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=skip)[0] if skip else clip

@@ -176,7 +176,7 @@ def exports(name: str, model, clip, made) -> None:
 def main() -> None:
     load_pack()
     with torch.inference_mode():
-        few_views(2)
+        few_views()
         shrink()
         for name in ("sd2", "sdxl"):
             began = time.monotonic()

@@ -7,12 +7,17 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
+import websocket
 from hosts import ROOT, python_of
 from PIL import Image
 
 WORKFLOWS = ROOT / "example_workflows" / "api"
+SMALL_WORK = ROOT / "tests" / "host_small_work.py"
+
+CLIENT = "test"
 
 
 def prepare_base(base: Path, models: Path) -> None:
@@ -30,10 +35,11 @@ def prepare_base(base: Path, models: Path) -> None:
 
 
 class Server:
-    """One ComfyUI on 127.0.0.1 with a base directory of its own."""
+    """One ComfyUI on 127.0.0.1 with a base directory of its own; it learns from few and small pictures."""
 
     def __init__(self, host: Path, base: Path, models: Path):
         prepare_base(base, models)
+        (base / "custom_nodes" / SMALL_WORK.name).symlink_to(SMALL_WORK)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -82,7 +88,7 @@ class Server:
         return True
 
     def submit(self, graph: dict) -> str:
-        return self.post("/prompt", {"prompt": graph, "client_id": "test", "prompt_id": str(uuid.uuid4())})["prompt_id"]
+        return self.post("/prompt", {"prompt": graph, "client_id": CLIENT, "prompt_id": str(uuid.uuid4())})["prompt_id"]
 
     def run(self, graph: dict, seconds: float = 600) -> dict:
         """Queue ``graph`` and return its history entry; a graph that the server refuses comes back as ``{"refused": …}``."""
@@ -100,6 +106,31 @@ class Server:
                 return history[number]
             time.sleep(0.3)
         raise AssertionError("no answer in time: " + self.said())
+
+    @contextmanager
+    def page(self):
+        """A websocket as the front end opens one, for what is submitted here."""
+        socket = websocket.create_connection(f"{self.url.replace('http', 'ws')}/ws?clientId={CLIENT}", timeout=1)
+        try:
+            yield socket
+        finally:
+            socket.close()
+
+    def cancel_at(self, socket, number: str, node: str, step: int, seconds: float = 120) -> dict:
+        """Press cancel when ``node`` has come to ``step``, as the page hears it; returns the history entry of ``number``."""
+        end, reached = time.monotonic() + seconds, False
+        while not reached:
+            assert time.monotonic() < end, self.said()
+            try:
+                message = socket.recv()
+            except websocket.WebSocketTimeoutException:
+                continue
+            if isinstance(message, str) and (told := json.loads(message))["type"] == "progress":
+                reached = told["data"]["node"] == node and told["data"]["value"] >= step
+        self.post("/interrupt", {})
+        entry = self.wait_for(number, 60)
+        assert "execution_interrupted" in [m[0] for m in entry["status"]["messages"]], entry["status"]
+        return entry
 
     def stop(self) -> None:
         self.process.terminate()
@@ -126,7 +157,8 @@ def untyped(graph: dict) -> dict:
     return graph
 
 
-QUICK = {"learn_shape__steps": 2, "learn_appearance__steps": 2, "sampler__steps": 2, "latent__batch_size": 1}
+QUICK = {"learn_shape__steps": 2, "learn_appearance__steps": 2, "learn_shape__batch_size": 2, "learn_appearance__batch_size": 2,
+         "sampler__steps": 2, "latent__batch_size": 1}
 
 
 def error_of(entry: dict) -> str:

@@ -8,13 +8,14 @@ from urllib.parse import quote
 
 import pytest
 from host_browser import available, open_browser
-from hosts import ROOT
+from hosts import ROOT, newest
 
 pytestmark = pytest.mark.slow
 TEMPLATES = ROOT / "example_workflows"
 WORKFLOWS = sorted(p.stem for p in TEMPLATES.glob("*.json"))
 START, BOX = WORKFLOWS[:2]
-QUICK = {"ESCDiffLearnShape": {"steps": 2}, "ESCDiffLearnLook": {"steps": 2}, "ESCDiffShapeAndLook": {"steps": 2},
+LEARN = {"steps": 2, "batch_size": 2}
+QUICK = {"ESCDiffLearnShape": LEARN, "ESCDiffLearnLook": LEARN, "ESCDiffShapeAndLook": LEARN,
          "KSampler": {"steps": 2}, "EmptyLatentImage": {"batch_size": 1}}
 REMOVAL = ("LoadBackgroundRemovalModel", "RemoveBackground")        # newer ComfyUIs have them, with a model to download
 PICTURE = os.environ.get("ESCDIFF_SCREENSHOT")     # where to keep a picture of the whole quick start, run with its own settings
@@ -111,6 +112,44 @@ def test_a_node_that_shows_text_and_a_picture_has_room_for_both(browser):
     assert width >= 360 and height >= 500, "seven lines and a thumbnail"
 
 
+FOLDED = """
+const done = arguments[0], node = LiteGraph.createNode('ESCDiffLearnShape'), plain = LiteGraph.createNode('KSampler');
+window.app.graph.clear();
+window.app.graph.add(node);
+window.app.graph.add(plain);
+const shown = () => node.widgets.filter(w => node.isWidgetVisible(w)).map(w => w.name);
+const settled = () => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+const look = async () => {
+    window.app.graph.setDirtyCanvas(true, true);
+    await settled();
+    return [shown(), node.size[1]];
+};
+(async () => {
+    const folded = await look();
+    node.toggleAdvanced();
+    const whole = await look();
+    node.toggleAdvanced();
+    const number = LiteGraph.createNode('PrimitiveInt');
+    window.app.graph.add(number);
+    number.connect(0, node, node.inputs.findIndex(i => i.name === 'batch_size'));
+    done([folded, whole, (await look())[0], node.widgets.filter(w => w.options.advanced).map(w => w.name),
+          plain.widgets.every(w => plain.isWidgetVisible(w))]);
+})().catch(e => done(String(e)));
+"""
+
+
+def test_advanced_inputs_are_folded_until_asked_for(browser):
+    browser.execute_script("window.app.graph.clear()")
+    if not browser.execute_script("return 'getLayoutWidgets' in LiteGraph.createNode('KSampler')"):
+        assert browser.execute_script("return LiteGraph.createNode('ESCDiffLearnShape').widgets.every(w => !w.advanced)")
+        pytest.skip("this front end leaves the room of folded inputs empty")
+    (few, low), (every, high), linked, advanced, plain = browser.execute_async_script(FOLDED)
+    assert few == ["class_word", "recipe", "steps", "seed"] and {"batch_size", "preset"} <= set(advanced)
+    assert set(every) == {*few, *advanced} and low <= high - 24 * len(advanced), "and the node is as much lower"
+    assert linked == [name for name in every if name in (*few, "batch_size")], "a wire ends at an input that is seen"
+    assert plain, "other packs' nodes are left alone"
+
+
 HELP = """
 const help = document.querySelector('.node-help-content'), pictures = [...(help?.querySelectorAll('img') ?? [])];
 return help?.querySelector('table') && pictures.length && pictures.every(p => p.complete)
@@ -177,3 +216,20 @@ def test_a_warning_stands_below_its_node(browser):
     while not browser.execute_script(NOTE).startswith("Set the latent to 128×128 pixels"):
         assert time.monotonic() < end, errors(browser)
         time.sleep(0.5)
+
+
+APP = """
+return [...document.querySelectorAll('[data-testid="app-mode-widget-item"]')].map(
+    item => item.querySelector('[data-testid="builder-widget-label"]')?.innerText);
+"""
+
+
+def test_the_app_s_fields_have_names_of_their_own(host, browser):
+    if host != newest():
+        pytest.skip("an older ComfyUI, without the app mode")
+    browser.execute_async_script(OPEN, address(WORKFLOWS[2]), {})
+    end = time.monotonic() + 60
+    while not (fields := browser.execute_script(APP)):
+        assert time.monotonic() < end, "no app"
+        time.sleep(0.5)
+    assert fields == ["picture for the shape", "picture for the look", "prompt", "seed"]

@@ -1,7 +1,8 @@
 """A real ComfyUI server with a page at it: warnings come to their node, errors without a path, a cancel is remembered."""
 
+import re
 import struct
-import time
+from pathlib import Path
 
 import pytest
 import websocket
@@ -15,12 +16,13 @@ FINDS = {"learn_shape__preview_every": 0, "learn_appearance__preview_every": 0} 
 
 @pytest.fixture
 def page(server):
-    """A websocket as the front end opens one; call it with a graph for (the history's entry, what each node shows)."""
-    socket = websocket.create_connection(f"{server.url.replace('http', 'ws')}/ws?clientId=test", timeout=1)
+    """What the front end hears: call it with a graph for (the history's entry, what each node shows).
 
-    def run(graph: dict, number: str = "") -> tuple[dict, dict[str, str]]:
-        shown = {}
-        entry = server.wait_for(number or server.submit(graph), 300)
+    With a ``node`` and its ``step`` the run is cancelled there.
+    """
+    def run(graph: dict, node: str = "", step: int = 0) -> tuple[dict, dict[str, str]]:
+        shown, number = {}, server.submit(graph)
+        entry = server.cancel_at(socket, number, node, step) if node else server.wait_for(number, 300)
         while True:
             try:
                 message = socket.recv()
@@ -30,8 +32,8 @@ def page(server):
                 length = struct.unpack(">I", message[4:8])[0]
                 shown[message[8:8 + length].decode()] = message[8 + length:].decode()
 
-    yield run
-    socket.close()
+    with server.page() as socket:
+        yield run
 
 
 def test_warnings_come_to_their_nodes(server, page):
@@ -66,6 +68,23 @@ def test_what_a_node_found_out_stands_below_it(server, page):
         assert thumbnail.size == (128, 128) and len(thumbnail.convert("RGB").getcolors(1 << 20)) > 3, "the reference"
 
 
+@pytest.mark.parametrize("form, folder", {"lora": "loras", "full": "loras", "embedding": "embeddings"}.items())
+def test_an_export_names_the_folder_of_its_form(server, page, form, folder):
+    graph = {name: node for name, node in workflow(**QUICK).items() if name in ("model", "appearance_picture", "learn_appearance")}
+    graph["out"] = {"class_type": "ESCDiffExport", "inputs": {"attribute": ["learn_appearance", 0], "form": form, "rank": 4}}
+    there = server.base / "models" / folder
+    for name in (f"made_{form}", f"below/{form}"):
+        graph["out"]["inputs"]["name"] = name
+        entry, shown = page(graph)
+        assert entry["status"]["status_str"] == "success", entry["status"]
+        said = re.match(r"(.+\.safetensors): (\d+\.\d) MB", shown["out"])
+        assert said and Path(said[1]) == there / f"{name}.safetensors", shown["out"]
+        assert abs(Path(said[1]).stat().st_size / 1e6 - float(said[2])) < 0.1
+    graph["out"]["inputs"]["name"] = "../out"
+    errors = server.run(graph)["refused"]["node_errors"]["out"]["errors"]
+    assert errors and all(f"the name '../out' does not lie in {there};" in e["details"] for e in errors), errors
+
+
 def test_an_error_is_the_sentence(server, page):
     entry, shown = page(untyped(workflow(**QUICK, learn_shape__recipe="escdiff-appearance")))
     error = next(m[1] for m in entry["status"]["messages"] if m[0] == "execution_error")
@@ -76,18 +95,11 @@ def test_an_error_is_the_sentence(server, page):
 
 
 def test_a_cancelled_run_goes_on_when_it_is_queued_again(server, page):
-    graph = workflow(**{**QUICK, "learn_shape__steps": 60, "learn_shape__seed": 78, "learn_shape__batch_size": 4,
-                        "learn_shape__preview_every": 0})
-    number, end = server.submit(graph), time.monotonic() + 120
-    while "learning shape with escdiff-shape" not in server.said().rsplit("got prompt", 1)[-1]:
-        assert time.monotonic() < end, server.said()
-        time.sleep(0.3)
-    time.sleep(2)
-    server.post("/interrupt", {})
-    entry, shown = page({}, number)
-    assert "execution_interrupted" in [m[0] for m in entry["status"]["messages"]]
+    graph = workflow(**{**QUICK, "learn_shape__steps": 12, "learn_shape__seed": 78, "learn_shape__preview_every": 0})
+    _, shown = page(graph, "learn_shape", 3)
     assert shown["learn_shape"].startswith("Stopped after step ")
-    step = shown["learn_shape"].split()[3]
+    step = int(shown["learn_shape"].split()[3])
+    assert 3 <= step < 12
     entry, shown = page(graph)
     assert entry["status"]["status_str"] == "success"
     assert shown["learn_shape"].startswith(f"Going on from step {step}, ")

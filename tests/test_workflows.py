@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -132,20 +133,44 @@ def test_a_ui_file_says_the_same_as_its_api_graph(name):
         assert None not in read.values()
 
 
+def unfolded(node: dict) -> list[int]:
+    """How large a node is where its advanced inputs show, as on older front ends."""
+    return builder.size_of({"class_type": node["type"]}, DEFINITIONS[node["type"]]) if node["type"] in DEFINITIONS else node["size"]
+
+
 @pytest.mark.parametrize("name", SHIPPED)
-def test_nodes_do_not_overlap(name):
-    boxes = [(n["pos"][0], n["pos"][1] - builder.TITLE, n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1])
-             for n in ui_file(name)["nodes"]]
+def test_nodes_do_not_overlap_even_unfolded(name):
+    nodes = [(n, *unfolded(n)) for n in ui_file(name)["nodes"]]
+    assert all(n["size"][0] == width and n["size"][1] <= height for n, width, height in nodes)
+    assert any(n["size"][1] < height for n, _, height in nodes), "something folds in each"
+    boxes = [(n["pos"][0], n["pos"][1] - builder.TITLE, n["pos"][0] + width, n["pos"][1] + height) for n, width, height in nodes]
     for i, (left, top, right, bottom) in enumerate(boxes):
         for other_left, other_top, other_right, other_bottom in boxes[:i]:
             assert right <= other_left or other_right <= left or bottom <= other_top or other_bottom <= top
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+def test_titles_and_notes_are_shown_whole(name):
+    for node in ui_file(name)["nodes"]:
+        assert len(node["title"]) <= node["size"][0] // 10, "the front end cuts it off"
+        if node["type"] == "MarkdownNote":
+            (note,), (width, height) = node["widgets_values"], node["size"]
+            lines = sum(len(textwrap.wrap(line, (width - 60) // 7)) or 1 for line in note.split("\n"))
+            assert 16 * lines + 20 <= height <= 22 * lines + 60, "cut off, or a black field"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_pocket_model_is_sampled_at_the_command_s_timesteps(name):
+    """Its schedule is trailing, and that is the KSampler's ``simple``; test_host_server.py holds it to the picture."""
+    kinds = {node["class_type"]: node for node in GRAPHS[name].values()}
+    assert (kinds.get("KSampler", {}).get("inputs", {}).get("scheduler") == "simple") == ("ESCDiffLoadPocketModel" in kinds)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_all_of_it_fits_a_page_with_words_large_enough(name):
     """The front end opens a template so that all of it is seen, and leaves out words that would be too small."""
     nodes = {n["id"]: n for n in ui_file(name)["nodes"]}
-    assert builder.zoom_of(*({i: n[part] for i, n in nodes.items()} for part in ("pos", "size"))) >= 0.57
+    assert builder.zoom_of({i: n["pos"] for i, n in nodes.items()}, {i: unfolded(n) for i, n in nodes.items()}) >= 0.57
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -174,6 +199,9 @@ def test_the_app_asks_for_two_pictures_and_a_prompt_and_shows_what_is_drawn():
     assert [nodes[n]["type"] for n, _ in data["inputs"]] == ["ESCDiffExampleReference"] * 2 + ["ESCDiffShapeAndLook", "KSampler"]
     for number, widget in data["inputs"]:
         assert widget in builder.inputs_of(DEFINITIONS[nodes[number]["type"]])
+    labels = [next((i["label"] for i in nodes[number]["inputs"] if i["name"] == widget and "label" in i), widget)
+              for number, widget in data["inputs"]]
+    assert labels == ["picture for the shape", "picture for the look", "prompt", "seed"]
     assert "linearMode" not in ui_file("shape_and_look")["extra"]
 
 

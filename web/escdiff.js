@@ -1,5 +1,5 @@
 // What the front end cannot know of the pack by itself: colours for its wires, so that a shape, a look and either of them are told
-// apart at a glance, and how much room a text needs.
+// apart at a glance, how much room a text needs, and which inputs fold away.
 import { app } from "../../scripts/app.js";
 
 const SHAPE = "#22b8cf", LOOK = "#b8e04a", EITHER = "#e8dcc0";
@@ -25,9 +25,28 @@ function keep(table) {
     }
 }
 
+// Inputs marked advanced. A node drawn as HTML folds them by the widgets' options; one on the canvas by the widgets themselves, to
+// which the front end does not copy the mark. An older front end leaves their room empty, so nothing is folded there.
+function fold(node) {
+    const marked = node.widgets?.filter((widget) => widget.options?.advanced) ?? [];
+    if (!marked.length || !node.getLayoutWidgets || app.extensionManager?.setting?.get("Comfy.Node.AlwaysShowAdvancedWidgets")) return;
+    for (const widget of marked) {
+        const isLinked = () => node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
+        Object.defineProperty(widget, "advanced", {         // a wire must be seen to end somewhere
+            get: () => !isLinked(), set: () => {}, enumerable: true, configurable: true,
+        });
+    }
+    const laidOut = node.getLayoutWidgets;
+    node.getLayoutWidgets = function () {
+        return laidOut.call(this).filter((widget) => this.showAdvanced || !widget.advanced);
+    };
+    node.setSize(node.computeSize());
+}
+
 app.registerExtension({
     name: "ESCDiff",
     nodeCreated(node) {
+        if (node.comfyClass?.startsWith("ESCDiff")) fold(node);
         if (node.comfyClass in ROOM) node.setSize(ROOM[node.comfyClass]);       // a saved size comes later, and counts
     },
     setup() {
