@@ -48,7 +48,7 @@ NO_CLASS_WORD = "Leave **class_word** empty: the usual recipe for a look does no
 MIX_NOTE = ("1. Learn a shape and a look first (templates *{}* and *{}*).\n2. Press **R**, then choose both files, and the "
             "checkpoint they were learned on.\n3. In the prompt, `*m` is the shape and `*a` the look.")
 BOX_NOTE = ("Press **Run**: nothing to download, a CPU will do.\n\n1. The box learns the shape of A and the look of B. This takes "
-            "about two minutes on two CPU cores, and is done once.\n2. Then it draws. Another prompt or seed takes seconds.\n\n"
+            "two to four minutes on two CPU cores, and is done once.\n2. Then it draws. Another prompt or seed takes seconds.\n\n"
             "In the prompt, `*m` is the shape and `*a` the look.")
 TITLES = {      # of the files, which are what ComfyUI shows among its templates, in this order
     "pocket_quickstart": "1 Quick start, nothing to download",
@@ -66,7 +66,7 @@ TITLES = {      # of the files, which are what ComfyUI shows among its templates
 }
 NOTES = {
     "pocket_quickstart": "Press **Run**: nothing to download, a CPU will do.\n\nThe tiny model that comes with the pack learns the "
-                         "shape of A and the look of B, and draws both in one. This takes about two minutes on two CPU cores. Once "
+                         "shape of A and the look of B, and draws both in one. This takes two to four minutes on two CPU cores. Once "
                          "learned, both are found in the cache, and only the drawing is done again.",
     "shape_and_look": BOX_NOTE,
     "shape_and_look_app": BOX_NOTE,
