@@ -1,6 +1,7 @@
 """A real ComfyUI server for the tests, and the workflow that ships with quick settings."""
 
 import json
+import os
 import socket
 import subprocess
 import time
@@ -18,6 +19,7 @@ WORKFLOWS = ROOT / "example_workflows" / "api"
 SMALL_WORK = ROOT / "tests" / "host_small_work.py"
 
 CLIENT = "test"
+FRONT_END = os.environ.get("ESCDIFF_FRONT_END", "")     # the folder of another front end than the host's own
 
 
 def prepare_base(base: Path, models: Path) -> None:
@@ -46,7 +48,8 @@ class Server:
         self.base, self.url, self.log = base, f"http://127.0.0.1:{self.port}", (base / "log.txt").open("w+")
         self.process = subprocess.Popen(
             [str(python_of(host)), "main.py", "--cpu", "--base-directory", str(base), "--listen", "127.0.0.1",
-             "--port", str(self.port), "--disable-api-nodes", "--preview-method", "none", "--database-url", "sqlite:///:memory:"],
+             "--port", str(self.port), "--disable-api-nodes", "--preview-method", "none", "--database-url", "sqlite:///:memory:",
+             *(["--front-end-root", FRONT_END] if FRONT_END else [])],
             cwd=host, stdout=self.log, stderr=subprocess.STDOUT)
         end = time.monotonic() + 120
         while self.process.poll() is None and time.monotonic() < end:
