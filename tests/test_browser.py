@@ -12,7 +12,7 @@ from hosts import ROOT, newest
 
 pytestmark = pytest.mark.slow
 TEMPLATES = ROOT / "example_workflows"
-WORKFLOWS = sorted(p.stem for p in TEMPLATES.glob("*.json"))
+WORKFLOWS = sorted((p.stem for p in TEMPLATES.glob("*.json")), key=lambda title: int(title.split()[0]))
 START, BOX = WORKFLOWS[:2]
 LEARN = {"steps": 2, "batch_size": 2}
 QUICK = {"ESCDiffLearnShape": LEARN, "ESCDiffLearnLook": LEARN, "ESCDiffShapeAndLook": LEARN,
