@@ -61,8 +61,8 @@ TITLES = {      # of the files, which are what ComfyUI shows among its templates
 }
 NOTES = {
     "pocket_quickstart": "Press **Run**: nothing to download, a CPU will do.\n\nThe tiny model that comes with the pack learns the "
-                         "shape of A and the look of B, and draws both in one. This takes two to four minutes on two CPU cores. Once "
-                         "learned, both are found in the cache, and only the drawing is done again.",
+                         "shape of A and the look of B, and draws both in one. This takes two to four minutes on two CPU cores. "
+                         "Once learned, both are found in the cache, and only the drawing is done again.",
     "shape_and_look": BOX_NOTE,
     "shape_and_look_app": BOX_NOTE,
     "sd15_learn_shape": LEARN_NOTE.format("Say in **class_word** what the subject is, in one word: vase, cat.",
