@@ -12,8 +12,8 @@ from hosts import ROOT, newest
 
 pytestmark = pytest.mark.slow
 TEMPLATES = ROOT / "example_workflows"
-WORKFLOWS = sorted((p.stem for p in TEMPLATES.glob("*.json")), key=lambda title: int(title.split()[0]))
-START, BOX = WORKFLOWS[:2]
+WORKFLOWS = sorted(p.stem for p in TEMPLATES.glob("*.json"))
+START, BOX, APP = (next(w for w in WORKFLOWS if w.startswith(f"{number} ")) for number in (1, 2, 3))
 LEARN = {"steps": 2, "batch_size": 2}
 QUICK = {"ESCDiffLearnShape": LEARN, "ESCDiffLearnLook": LEARN, "ESCDiffShapeAndLook": LEARN,
          "KSampler": {"steps": 2}, "EmptyLatentImage": {"batch_size": 1}}
@@ -218,7 +218,7 @@ def test_a_warning_stands_below_its_node(browser):
         time.sleep(0.5)
 
 
-APP = """
+FIELDS = """
 return [...document.querySelectorAll('[data-testid="app-mode-widget-item"]')].map(
     item => item.querySelector('[data-testid="builder-widget-label"]')?.innerText);
 """
@@ -227,9 +227,9 @@ return [...document.querySelectorAll('[data-testid="app-mode-widget-item"]')].ma
 def test_the_app_s_fields_have_names_of_their_own(host, browser):
     if host != newest():
         pytest.skip("an older ComfyUI, without the app mode")
-    browser.execute_async_script(OPEN, address(WORKFLOWS[2]), {})
+    browser.execute_async_script(OPEN, address(APP), {})
     end = time.monotonic() + 60
-    while not (fields := browser.execute_script(APP)):
+    while not (fields := browser.execute_script(FIELDS)):
         assert time.monotonic() < end, "no app"
         time.sleep(0.5)
     assert fields == ["picture for the shape", "picture for the look", "prompt", "seed"]
