@@ -38,6 +38,7 @@ HOST_SD15 = {
     "text_encoder": SD15.towers[0].config,
 }
 CHECKPOINT, CONTROLNET = "v1-5-pruned-emaonly-fp16.safetensors", "control_v11p_sd15_canny_fp16.safetensors"
+SDXL_CHECKPOINT = "sd_xl_base_1.0.safetensors"
 
 # The pocket model's anatomy at its real number of levels and layers, but narrow.
 WORDS = ("a", "photo", "of", "red", "star", "heart", "shape", "appearance")
@@ -130,9 +131,13 @@ def halved(modules):
 
 
 def write_host_models(folder: Path) -> Path:
-    """Random SD 1.5 files under the names that the workflows ask for, in ComfyUI's folders below ``folder``."""
+    """Random SD 1.5 files under the names that the workflows ask for, in ComfyUI's folders below ``folder``.
+
+    Workflows for SDXL find a file of their checkpoint's name to be opened with, not one to be run on.
+    """
     modules = random_modules(HOST_SD15)
     write_checkpoint(folder / "checkpoints" / CHECKPOINT, *modules, None)
+    (folder / "checkpoints" / SDXL_CHECKPOINT).symlink_to(CHECKPOINT)
     write_safetensors(random_controlnet(modules), folder / "controlnet" / CONTROLNET)
     return folder
 
