@@ -1,6 +1,7 @@
 """Models of every family: their configurations at full size, and small ones with random weights that hosts recognise."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -35,6 +36,12 @@ def full_config(name: str) -> ModelConfig:
     family, unet = UNETS[name]
     row = FAMILIES[family]
     return configured(row, unet, {}, {tower.name: {} for tower in row.towers})
+
+
+@cache
+def full_size(name: str) -> tuple[dict[str, torch.Tensor], tuple]:
+    """A row of UNETS at full size: every tensor of a single file and the modules, on the meta device."""
+    return meta_tensors(full_config(name))
 
 
 def meta_tensors(config: ModelConfig, layers: int | None = None) -> tuple[dict[str, torch.Tensor], tuple]:

@@ -41,7 +41,7 @@ def parity(name: str, model, clip, vae):
     import comfy.model_management
 
     seen, export, predict = {}, core("nodes.host.export"), core("escdiff_core.model.conditioning").predict
-    for skip in (-1, -3, None):       # one copy at a time
+    for skip in (-3, None):       # one copy at a time
         used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=skip)[0] if skip else clip
         copy = None
         copy = export.private_model(model, used, vae)
@@ -119,8 +119,7 @@ def mixing(name: str, model, clip, vae, made) -> None:
     method, copy = core("escdiff_core.mixing.mix"), core("nodes.host.export").private_model(model, clip, vae)
     made = {kind: stronger(one) for kind, one in made.items()}
     published = {kind: replace(one, reach="own") for kind, one in made.items()}
-    cases = {"together": (made, {}, {}), "own prompts": (published, {}, {}),
-             "start and end": (made, {"end": 0.5}, {"start": 0.4})}
+    cases = {"own prompts": (published, {}, {}), "start and end": (made, {"end": 0.5}, {"start": 0.4})}
     for case, (given, shape, appearance) in cases.items():
         ranges = {f"shape_{k}": v for k, v in shape.items()} | {f"appearance_{k}": v for k, v in appearance.items()}
         mixed, positive, negative, _ = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **given, **ranges)
@@ -157,7 +156,7 @@ def exports(name: str, model, clip, made) -> None:
     ours = short(*node("ESCDiffMix", model=model, clip=clip, prompt=prompt.format("*m"), negative="", shape=shape)[:3])
     node("ESCDiffExport", attribute=shape, form="embedding", name=f"{name}_token")
     texts = [stock("CLIPTextEncode", "encode", clip=clip, text=text)[0] for text in (prompt.format(f"embedding:{name}_token"), "")]
-    for form in ("full", "lora"):
+    for form in ("full", "lora")[:1 + (name == "sdxl")]:
         node("ESCDiffExport", attribute=shape, form=form, name=f"{name}_{form}")
         file = f"{name}_{form}.safetensors"
         loaded, _ = stock("LoraLoader", "load_lora", model=model, clip=clip, lora_name=file, strength_model=1.0, strength_clip=1.0)

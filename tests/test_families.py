@@ -8,7 +8,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
-from family_zoo import UNETS, full_config, meta_tensors
+from family_zoo import UNETS, full_config, full_size
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from escdiff_core.errors import ESCDiffError
@@ -31,7 +31,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def made(name):
-    return meta_tensors(full_config(name))
+    return full_size(name)
 
 
 def test_it_is_as_large_as_the_published_one(name, made):
@@ -108,7 +108,7 @@ def test_what_only_looks_like_sdxl_is_refused_by_name(change, words):
     config = full_config("sdxl")
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config({**config.unet, **change})
-    tensors = meta_tensors(config)[0]
+    tensors = full_size("sdxl")[0]
     shapes = {n: tuple(t.shape) for n, t in tensors.items() if not n.startswith(UNET_PREFIX)}
     shapes |= {UNET_PREFIX + c: tuple(unet.state_dict()[n].shape) for n, c in unet_map(unet.config).items()}
     with pytest.raises(ESCDiffError, match=words):
@@ -125,13 +125,13 @@ def test_b_lora_is_at_home_in_sdxl():
 def test_sd2_s_prediction_is_read_off_one_bias(spread, size, kind):
     name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
     bias = spread * torch.randn(320, generator=torch.Generator().manual_seed(0))
-    shapes = {n: tuple(t.shape) for n, t in meta_tensors(full_config("sd2"))[0].items()}
+    shapes = {n: tuple(t.shape) for n, t in full_size("sd2")[0].items()}
     config = recognise(shapes, {}, "a file", lambda prefix: {name: bias})
     assert (config.native_size, config.scheduler["prediction_type"]) == (size, kind)
     assert config.text_encoders["clip_h"]["num_hidden_layers"] == 23, "the last layer is not read"
 
 
 def test_sdxl_that_predicts_v_says_so_by_a_mark():
-    shapes = {n: tuple(t.shape) for n, t in meta_tensors(full_config("sdxl"))[0].items()}
+    shapes = {n: tuple(t.shape) for n, t in full_size("sdxl")[0].items()}
     assert recognise(shapes, {}, "a file").scheduler["prediction_type"] == "epsilon"
     assert recognise({**shapes, "v_pred": ()}, {}, "a file").scheduler["prediction_type"] == "v_prediction"
