@@ -17,6 +17,8 @@ from hosts import TEXT_LAYERS
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
 SIZE = 128                                   # the families' own sizes would take minutes here
+# Of SDXL the two layers of B-LoRA, which ComfyUI puts on and takes off in no time; SD 2.x has too few levels here to have them
+PRESETS = {"sd2": "recipe's own", "sdxl": "b-lora"}
 TOLD = (768, 768, 0, 0, 768, 768)            # what encode_adm tells an SDXL of the picture's size where nobody says it
 
 
@@ -96,7 +98,7 @@ def learned(name: str, model, clip, vae) -> dict:
     mask[:, 30:100, 30:100] = 1
     for kind, learn in (("shape", "ESCDiffLearnShape"), ("appearance", "ESCDiffLearnLook")):
         one = node(learn, model=model, clip=clip, vae=vae, image=picture, mask=mask, class_word="", recipe="recipe's own",
-                   steps=1, seed=2**33, describe="", batch_size=1, preview_every=0)[0]
+                   steps=1, seed=2**33, describe="", batch_size=1, preview_every=0, preset=PRESETS[name])[0]
         node("ESCDiffSaveAttribute", attribute=one, name=f"{name}_{kind}")
         made[kind] = node("ESCDiffLoadAttribute", file=f"{name}_{kind}.safetensors")[0]
         found[name][kind] = [one.recipe, {n: list(t.shape) for n, t in made[kind].embeddings.items()}, made[kind].form]
