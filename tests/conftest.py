@@ -16,7 +16,6 @@ import pytest
 from fake_comfy import FakeComfy, png
 from filelock import FileLock
 from hosts import find_hosts, python_of, version
-from model_zoo import write_host_models
 from queue_room import GRAPH
 
 HOSTS = [h for h in find_hosts() if python_of(h).exists()]
@@ -99,6 +98,8 @@ def host(request) -> Path:
 @pytest.fixture(scope="session")
 def sd15_models(tmp_path_factory) -> Path:
     """Random SD 1.5 files in ComfyUI's folders, made once."""
+    from model_zoo import write_host_models  # brings torch, which whoever hands out the tests does without
+
     return write_host_models(tmp_path_factory.mktemp("models"))
 
 

@@ -256,7 +256,7 @@ def sd15():
     mask = torch.zeros(1, 512, 512)
     mask[:, 100:400, 100:400] = 1
     made, _ = node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, image=picture, kind="appearance", mask=mask,
-                   recipe="escdiff-appearance-paper", preset="paper", steps=1, seed=0, describe="", batch_size=1, preview_every=0)
+                   recipe="recipe's own", steps=1, seed=0, describe="", batch_size=1, preview_every=0)
     found["sd15_learned"] = [made.kind, made.steps]
     mixed = node("ESCDiffMix", model=model, clip=clip, prompt="a cat with *a appearance", negative="", appearance=made)
     found["sd15_mix"] = bool(torch.isfinite(draw(*mixed[:3])).all())

@@ -26,16 +26,15 @@ from escdiff_core.mixing.plan import Use
 from escdiff_core.model.diffusion import DiffusionModel
 
 pytestmark = pytest.mark.slow
-SD15 = {"steps": 1, "batch_size": 1, "preset": "paper", "preview_every": 0}
+SD15 = {"steps": 1, "batch_size": 1, "preview_every": 0}
 
 
 def sd15(name: str, **changes) -> dict:
     """An SD 1.5 workflow on the generated checkpoint, small pictures, one step of everything."""
     graph = workflow(name, **changes)
-    kinds = {"ESCDiffLearnShape": "shape", "ESCDiffLearnLook": "appearance"}
     for node in graph.values():
         if node["class_type"].startswith("ESCDiffLearn"):
-            node["inputs"] |= {**SD15, "recipe": f"escdiff-{kinds.get(node['class_type']) or node['inputs']['kind']}-paper"}
+            node["inputs"] |= SD15
         node["inputs"] |= {"EmptyLatentImage": {"width": 64, "height": 64}, "KSampler": {"steps": 1}}.get(node["class_type"], {})
     return graph
 

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -111,14 +112,18 @@ def test_boundary_f_score():
 IRREGULAR = ("spotted", "wooden", "marbled", "camouflaged", "tiled")      # never twice the same, so that a part is no whole
 
 
+@cache
+def texture(spec: Spec):
+    """The texture of a picture of ``spec``: each pattern is compared with all the others."""
+    picture = render(spec)
+    return appearance_of(picture.image, picture.mask > 0.5).texture
+
+
 @pytest.mark.parametrize("pattern", list(patterns.ALL))
 def test_texture_knows_the_pattern_and_forgets_phase_turn_shape_and_colour(pattern):
     base = Spec("square", pattern, ("red", "white")[: 1 if pattern == "solid" else 2], "teal", radius=50)
     turned = replace(base, shape="heart", pattern_angle=100.0, phase=(3.0, -2.0), background="black",
                      colours=("yellow", "blue")[: len(base.colours)])
-    def texture(spec):
-        picture = render(spec)
-        return appearance_of(picture.image, picture.mask > 0.5).texture
     own = texture_distance(texture(base), texture(turned))
     others = [texture_distance(texture(base), texture(replace(base, pattern=name, colours=("red", "white"))))
               for name in patterns.ALL if name not in (pattern, "solid")]
