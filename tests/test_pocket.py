@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -69,11 +70,14 @@ def test_the_autoencoder_keeps_unseen_pictures(pocket):
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    """What the demo writes; it learns from few views, which otherwise are most of four steps."""
+    """What the demo writes; it learns from few views, and draws what it learned in few steps: most of its time otherwise."""
     folder = tmp_path_factory.mktemp("story")
     with pytest.MonkeyPatch.context() as patch:
         for name in DEFAULTS.values():
             patch.setitem(RECIPES, name, replace(RECIPES[name], views=4))
+        for kind, draw in protocol.DRAW.items():
+            patch.setitem(protocol.DRAW, kind, partial(draw, steps=4))
+        patch.setattr(protocol, "draw_mix", partial(protocol.draw_mix, steps=4))
         assert main(["demo", "--out", str(folder / "demo"), "--steps", "4", "--device", "cpu"]) == 0
     return folder
 
