@@ -187,7 +187,7 @@ def main() -> None:
                 made = learned(name, model, clip, vae)
                 mixing(name, model, clip, vae, made)
                 exports(name, model, clip, made)
-            except Exception:
+            except Exception:      # the other sections' findings are worth having; a test looks at this one
                 found.setdefault(name, {})["failed"] = traceback.format_exc()
             model = clip = vae = made = None
             gc.collect()

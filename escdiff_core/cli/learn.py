@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     from ..families.load import load_model
     from ..learning.encoders import choose_encoder
     from ..learning.learn import Snapshots, learn
-    from ..learning.recipes import find_recipe
+    from ..learning.recipes import DEFAULTS, find_recipe
     from ..learning.snapshots import drop_state, was_cut_short
     from ..reference import load_reference
 
@@ -52,8 +52,8 @@ def run(options: argparse.Namespace) -> None:
     if len(masks) != len(options.reference):
         raise ESCDiffError(f"{len(masks)} masks were given for {len(options.reference)} pictures; give one for each")
     changes = {"preset": options.preset, "steps": options.steps, "batch_size": options.batch_size}
-    if options.recipe:
-        find_recipe(options.recipe, options.kind, **changes)       # what is wrong with it need not wait for the model
+    # what is wrong with these need not wait for the model
+    find_recipe(options.recipe or DEFAULTS[options.kind], options.kind, **changes)
     output_file(options.out)
     model = load_model(options.model, options.device)
     recipe = find_recipe(options.recipe or usual_recipes(model.family, model.source)[options.kind], options.kind, **changes)

@@ -1,5 +1,6 @@
 """The one way to learn an attribute, for the command line, the demo, the benchmark and the nodes alike."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from .snapshots import drop_state, load_snapshot
 from .start import choose_start
 from .tune import Tuner
 from .views import prepare_views
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def learn(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe
     ``on_begin`` is told of the run before its first step, ``on_step`` after each; both may raise to cancel. Raises ESCDiffError in
     one sentence for what cannot be learned.
     """
-    how.setdefault("network", choose_filter(filters, recipe, model, how.get("encoder"), how.get("features")))
+    if "network" not in how:
+        how["network"] = choose_filter(filters, recipe, model, how.get("encoder"), how.get("features"))
     tuner = prepare(model, references, recipe, seed, **how)
     if snapshots is not None and snapshots.resume:
         _go_on(tuner, snapshots)
@@ -76,7 +80,8 @@ def _go_on(tuner: Tuner, snapshots: Snapshots) -> None:
         state = load_snapshot(snapshots.folder, tuner.identity())
         if state is not None:
             tuner.restore(state)
-    except ESCDiffError:
+    except ESCDiffError as error:
         if not snapshots.discard:
             raise
+        log.info("begun anew: %s", error)
         drop_state(snapshots.folder)

@@ -55,10 +55,10 @@ def config_of(model, clip, vae) -> ModelConfig:
     family = family_of(model)
     check_clip(clip, family)
     check_vae(vae)
-    own = getattr(model.model, "escdiff_config", None)      # the pocket model carries its own
-    config = own or configured(family, unet_config(model), _vae_config(vae), {
+    own, unet = getattr(model.model, "escdiff_config", None), unet_config(model)      # the pocket model carries its own
+    config = own or configured(family, unet, _vae_config(vae), {
         tower: _text_config(clip, tower) for tower in family.tower_names})
-    config = replace(config, unet=unet_config(model), scheduler=_schedule(model),
+    config = replace(config, unet=unet, scheduler=_schedule(model),
                      vae={**config.vae, "scaling_factor": model.model.latent_format.scale_factor})
     return _without_skipped_layers(config, clip)
 
