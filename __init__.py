@@ -1,4 +1,5 @@
-"""ESCDiff for ComfyUI: the shape of this, the look of that. ComfyUI finds the nodes through ``comfy_entrypoint``."""
+"""ESCDiff for ComfyUI: the shape of this, the look of that. ComfyUI finds the nodes through
+``comfy_entrypoint``."""
 
 WEB_DIRECTORY = "./web"
 

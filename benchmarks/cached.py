@@ -1,8 +1,9 @@
 """Does a pool of draws with cached encoder features cost quality? ``python benchmarks/cached.py``
 
-The decoder-only recipe learns held-out appearances twice, in as many steps from the same seed: once with fresh draws, once from the
-pool whose encoder features were computed before the first step. The loss afterwards is over the same fresh draws for both, which
-neither has seen: with four pictures a cell it tells more than their scores.
+The decoder-only recipe learns held-out appearances twice, in as many steps from the same seed: once with
+fresh draws, once from the pool whose encoder features were computed before the first step. The loss
+afterwards is over the same fresh draws for both, which neither has seen: with four pictures a cell it tells
+more than their scores.
 """
 
 import argparse
@@ -69,19 +70,23 @@ def compare(number: int, seed: int, steps: int) -> list[Figures]:
     subject = protocol.Subject.of_spec("appearance", protocol.appearance_references(number + 1)[number])
     for cached in (False, True):
         recipe = find_recipe(RECIPE, steps=steps, cached=cached)
-        tuner = prepare(model, [subject.reference], recipe, seed, subject.describe, subject.class_word, encoder,
-                      choose_filter(None, recipe, model, encoder))
+        tuner = prepare(model, [subject.reference], recipe, seed, subject.describe, subject.class_word,
+                        encoder, choose_filter(None, recipe, model, encoder))
         scores = protocol.draw_appearance(model, Use(tuner.run()), subject, seed).scores
         figures.append(Figures(scores.appearance, scores.leak, scores.prompt, loss_afterwards(tuner)))
     return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--appearances", type=int, default=2, metavar="N")
     parser.add_argument("--seeds", type=int, default=6, metavar="N")
     parser.add_argument("--steps", type=int, default=110, metavar="N")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes side by side, a thread each")
+    parser.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes side by side, a thread each"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="DIR")
     options = parser.parse_args()
     numbers = list(product(range(options.appearances), range(options.seeds)))
@@ -90,25 +95,31 @@ def main() -> None:
         for (number, seed), pair in zip(numbers, compared, strict=True):
             print(number, seed, *pair, flush=True)
             pairs.append(pair)
-    names = [f"{spec.pattern} on a {spec.shape}" for spec in protocol.appearance_references(options.appearances)]
+    names = [
+        f"{spec.pattern} on a {spec.shape}" for spec in protocol.appearance_references(options.appearances)
+    ]
     lines = [f"| {names[number]}, seed {seed} | {' | '.join(pair[0].cells() + pair[1].cells())} |"
              for (number, seed), pair in zip(numbers, pairs, strict=True)]
     every = [x for side in zip(*pairs, strict=True) for x in Figures.mean(side).cells()]
     # A seed's draws are the same for all references: seeds are what is independent
-    more = np.log([cached.loss / fresh.loss for fresh, cached in pairs]).reshape(options.appearances, options.seeds).mean(0)
+    more = np.log([cached.loss / fresh.loss
+                   for fresh, cached in pairs]).reshape(options.appearances, options.seeds).mean(0)
     ratio = f"Loss with the pool over loss with fresh draws: {np.exp(more.mean()):.3f}"
     if len(more) > 1:
         low, high = np.exp(stats.t.interval(0.95, len(more) - 1, more.mean(), stats.sem(more)))
         ratio += f" ({low:.3f} to {high:.3f}, 95 %, Student's t over {len(more)} seeds)"
-    save_text("\n".join([
-        "# Do cached encoder features cost quality?", "",
-        f"`python {' '.join(['benchmarks/cached.py', *sys.argv[1:]])}`, {datetime.date.today().isoformat()}, "
-        f"{platform.processor() or platform.machine()}.", "",
-        f"`{RECIPE}`, {options.steps} steps, {protocol.PICTURES} pictures a cell; what caching saves in time: "
-        "[tuning_speed.md](tuning_speed.md).", "",
-        "| reference | fresh draws: A | leak | P | loss afterwards | cached pool: A | leak | P | loss afterwards |",
-        "|---|---|---|---|---|---|---|---|---|", *lines, f"| all | {' | '.join(every)} |", "",
-        f"{ratio}.", ""]), options.out / "cached.md")
+    save_text(
+        "\n".join([
+            "# Do cached encoder features cost quality?", "",
+            f"`python {' '.join(['benchmarks/cached.py', *sys.argv[1:]])}`, "
+            f"{datetime.date.today().isoformat()}, "
+            f"{platform.processor() or platform.machine()}.", "",
+            f"`{RECIPE}`, {options.steps} steps, {protocol.PICTURES} pictures a cell; what caching saves "
+            "in time: [tuning_speed.md](tuning_speed.md).", "",
+            "| reference | fresh draws: A | leak | P | loss afterwards | cached pool: A | leak | P | loss "
+            "afterwards |", "|---|---|---|---|---|---|---|---|---|", *lines, f"| all | {' | '.join(every)} |",
+            "", f"{ratio}.", ""
+        ]), options.out / "cached.md")
     print((options.out / "cached.md").read_text())
 
 

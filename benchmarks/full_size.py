@@ -1,8 +1,10 @@
-"""What learning on a full-size model takes of memory and time: a family's UNet, autoencoder and text towers with random weights.
+"""What learning on a full-size model takes of memory and time: a family's UNet, autoencoder and text towers
+with random weights.
 
     python benchmarks/full_size.py --family sdxl --size 256 --steps 2 --out benchmarks/full_size_sdxl.json
 
-Random weights cost what trained ones cost. On a CPU the figures say that it works and what it holds, not how fast a card is.
+Random weights cost what trained ones cost. On a CPU the figures say that it works and what it holds, not how
+fast a card is.
 """
 
 import argparse
@@ -34,7 +36,8 @@ DTYPE = torch.bfloat16
 
 
 def random_model(family: str, size: int, device: torch.device) -> DiffusionModel:
-    """A full-size model of ``family``, which learns and draws at ``size`` pixels; weights are small where they add up."""
+    """A full-size model of ``family``, which learns and draws at ``size`` pixels; weights are small where
+    they add up."""
     row = FAMILIES[family]
     config = replace(configured(row, {}, {}, {tower.name: {} for tower in row.towers}), native_size=size)
     unet, vae, texts = build_modules(config)
@@ -60,7 +63,9 @@ def peak(device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--family", default="sdxl", choices=FAMILIES)
     parser.add_argument("--size", type=int, default=256, help="pixels a side")
     parser.add_argument("--steps", type=int, default=2)
@@ -87,14 +92,21 @@ def main() -> None:
         made, report = learn(model, [Reference(picture, mask)], recipe, checkpointing=True)
         lap(f"learn a {kind}")
         uses[kind] = Use(made)
-        learned[kind] = {"recipe": name, "seconds_a_step": round(report.seconds / max(options.steps, 1), 2),
-                         "trained_parameters": report.trained_parameters, "megabytes": made.describe()["megabytes"]}
+        learned[kind] = {
+            "recipe": name,
+            "seconds_a_step": round(report.seconds / max(options.steps, 1), 2),
+            "trained_parameters": report.trained_parameters,
+            "megabytes": made.describe()["megabytes"],
+        }
     Mix(model, **uses).draw("a photo of a *m with *a appearance", steps=2)
     lap("draw a mix, 2 steps")
-    figures = {"family": options.family, "size": options.size, "steps": options.steps, "batch_size": options.batch_size,
-               "unet_parameters": sum(p.numel() for p in model.unet.parameters()), "seconds": times, "learned": learned,
-               "peak_gib": round(peak(device), 1), "device": str(device), "threads": torch.get_num_threads(),
-               "machine": platform.processor() or platform.machine(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    figures = {
+        "family": options.family, "size": options.size, "steps": options.steps,
+        "batch_size": options.batch_size, "unet_parameters": sum(p.numel() for p in model.unet.parameters()),
+        "seconds": times, "learned": learned, "peak_gib": round(peak(device), 1), "device": str(device),
+        "threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")
+    }
     print(json.dumps(figures, indent=1))
     if options.out:
         options.out.write_text(json.dumps(figures, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """What mixing costs inside ComfyUI: ``python benchmarks/host_mixing.py`` (alone on the machine).
 
-For every ComfyUI that ``tests/hosts.py`` has prepared, the stock KSampler draws with and without attributes in interleaved
-pairs, in one process. Writes ``host_mixing.md``.
+For every ComfyUI that ``tests/hosts.py`` has prepared, the stock KSampler draws with and without attributes
+in interleaved pairs, in one process. Writes ``host_mixing.md``.
 """
 
 import datetime
@@ -30,8 +30,9 @@ def inside() -> None:
         names, made = core("nodes.reference").example_names(), {}
         for kind, name in (("shape", names[0]), ("appearance", names[-1])):
             image, mask = node("ESCDiffExampleReference", example=name)
-            made[kind] = node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, encoder=encoder, image=image, mask=mask,
-                              kind=kind, steps=2, seed=0, describe="", batch_size=2)[0]
+            made[kind] = node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, encoder=encoder,
+                              image=image, mask=mask, kind=kind, steps=2, seed=0, describe="",
+                              batch_size=2)[0]
         more.timing(model, clip, made, PAIRS, STEPS, time.perf_counter)
     print("FOUND " + json.dumps(found))
 
@@ -40,11 +41,13 @@ def main() -> None:
     from host_server import prepare_base
     from hosts import find_hosts, python_of, version
 
-    lines = ["# What mixing costs inside ComfyUI", "",
-             f"`python benchmarks/host_mixing.py`, {datetime.date.today().isoformat()}, "
-             f"{platform.processor() or platform.machine()}, `--cpu`: the pocket model, two pictures of {STEPS} steps, guidance 3; "
-             f"median of {PAIRS} interleaved pairs. Aim: at most {AIM}.", "",
-             "| ComfyUI | plain, s | mixed, s | mixed / plain |", "|---|---|---|---|"]
+    lines = [
+        "# What mixing costs inside ComfyUI", "",
+        f"`python benchmarks/host_mixing.py`, {datetime.date.today().isoformat()}, "
+        f"{platform.processor() or platform.machine()}, `--cpu`: the pocket model, two pictures of "
+        f"{STEPS} steps, guidance 3; median of {PAIRS} interleaved pairs. Aim: at most {AIM}.", "",
+        "| ComfyUI | plain, s | mixed, s | mixed / plain |", "|---|---|---|---|"
+    ]
     for host in find_hosts():
         with tempfile.TemporaryDirectory() as folder:
             base = Path(folder) / "base"
@@ -58,7 +61,10 @@ def main() -> None:
             raise SystemExit(done.stderr[-3000:])
         found = json.loads(answer[0].removeprefix("FOUND "))
         seconds = found["sampling_seconds"]
-        lines.append(f"| {version(host)} | {seconds['plain']:.2f} | {seconds['mixed']:.2f} | {found['mixing_ratio']:.3f} |")
+        lines.append(
+            f"| {version(host)} | {seconds['plain']:.2f} | {seconds['mixed']:.2f} | "
+            f"{found['mixing_ratio']:.3f} |"
+        )
     Path(__file__).with_suffix(".md").write_text("\n".join([*lines, ""]))
     print("\n".join(lines))
 

@@ -1,8 +1,9 @@
-"""What training half a UNet saves, and what mixing costs, as ratios in one run: ``python benchmarks/tuning_speed.py``.
+"""What training half a UNet saves, and what mixing costs, as ratios in one run: ``python
+benchmarks/tuning_speed.py``.
 
-Random weights: time and memory do not depend on their values. All variants of a model take their steps in turn, so that
-whatever else the machine does hits all of them alike; a ratio is the median over rounds. ``--full`` is SD 1.5 at full
-size (a GPU with 48 GB). Writes ``tuning_speed.json`` and ``tuning_speed.md``.
+Random weights: time and memory do not depend on their values. All variants of a model take their steps in
+turn, so that whatever else the machine does hits all of them alike; a ratio is the median over rounds.
+``--full`` is SD 1.5 at full size (a GPU with 48 GB). Writes ``tuning_speed.json`` and ``tuning_speed.md``.
 """
 
 import argparse
@@ -44,7 +45,8 @@ HALF_TEXT = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads
 
 @dataclass(frozen=True)
 class Size:
-    """One architecture: configurations of its parts, the side of its pictures, and the batch that it is timed with."""
+    """One architecture: configurations of its parts, the side of its pictures, and the batch that it is timed
+    with."""
 
     unet: dict
     vae: dict
@@ -57,7 +59,8 @@ class Size:
 SIZES = {
     "pocket": Size(pocket.UNET, pocket.VAE, pocket.TEXT_ENCODER, pocket.NATIVE_SIZE, 16, build_vocabulary()),
     "half": Size({**SD15.unet, "block_out_channels": [160, 320, 640, 640], "cross_attention_dim": 384},
-                 {**SD15.vae, "block_out_channels": [64, 128, 256, 256]}, {**SD15.towers[0].config, **HALF_TEXT}, 256, 4),
+                 {**SD15.vae, "block_out_channels": [64, 128, 256, 256]},
+                 {**SD15.towers[0].config, **HALF_TEXT}, 256, 4),
     "full": Size(SD15.unet, SD15.vae, SD15.towers[0].config, 512, 8),
 }
 
@@ -77,7 +80,9 @@ class Variant:
 VARIANTS = {
     "whole": Variant("whole UNet", "escdiff-appearance-paper", "whole"),
     "decoder": Variant("decoder only", "escdiff-appearance-paper", "paper", False, 0.80, 0.62),
-    "cached": Variant("decoder only, cached encoder features", "escdiff-appearance-paper", "paper", True, 0.70, 0.62),
+    "cached": Variant(
+        "decoder only, cached encoder features", "escdiff-appearance-paper", "paper", True, 0.70, 0.62
+    ),
     "encoder": Variant("encoder only", "escdiff-shape-paper", "paper", False, 0.80, 0.35),
 }
 MIX_AIM = 1.03
@@ -90,7 +95,9 @@ def random_model(size: Size, device: torch.device) -> DiffusionModel:
              CLIPTextModel(CLIPTextConfig(**size.text_encoder)))
     unet, vae, text_encoder = (part.to(device).eval().requires_grad_(False) for part in parts)
     towers = (TextTower("clip_l", text_encoder, build_tokenizer(size.tokenizer)),)
-    return DiffusionModel(unet, vae, towers, NoiseSchedule(), size.pixels, "random weights", device, "sd15", "random")
+    return DiffusionModel(
+        unet, vae, towers, NoiseSchedule(), size.pixels, "random weights", device, "sd15", "random"
+    )
 
 
 def reference(pixels: int) -> Reference:
@@ -137,7 +144,9 @@ def measure_tuning(model: DiffusionModel, batch_size: int, rounds: int, say) -> 
                 held = torch.cuda.memory_allocated(model.device)
             tuner.step()
         # of the second step: what it added to the weights and moments that were there already
-        peaks[name] = torch.cuda.max_memory_allocated(model.device) - held + state_bytes(tuner, False) if cuda else None
+        peaks[name] = (
+            torch.cuda.max_memory_allocated(model.device) - held + state_bytes(tuner, False) if cuda else None
+        )
         say(f"{VARIANTS[name].title}: warm")
     for _ in range(rounds):
         for name, tuner in tuners.items():
@@ -168,8 +177,11 @@ def default_attributes(model: DiffusionModel) -> list[Attribute]:
     return [prepare(model, [reference(model.native_size)], recipe).run() for recipe in recipes]
 
 
-def measure_mixing(model: DiffusionModel, attributes: Sequence[Attribute], steps: int, pairs: int, count: int, say) -> dict:
-    """Draw with and without attributes in interleaved pairs; merging the deltas, which happens once, is timed apart."""
+def measure_mixing(
+    model: DiffusionModel, attributes: Sequence[Attribute], steps: int, pairs: int, count: int, say
+) -> dict:
+    """Draw with and without attributes in interleaved pairs; merging the deltas, which happens once, is timed
+    apart."""
     mixed = Mix(model, *map(Use, attributes))
     plain = Mix(model)
     ways = {"mixed": (mixed, "a photo of a *a *m on a red background"),
@@ -188,8 +200,11 @@ def measure_mixing(model: DiffusionModel, attributes: Sequence[Attribute], steps
             seconds[name].append(draw(name))
     ratio = median(m / p for m, p in zip(seconds["mixed"], seconds["plain"], strict=True))
     say(f"mixed against plain sampling: ratio {ratio:.3f}")
-    return {"ratio": ratio, "aim": MIX_AIM, "merging_seconds": merging, "steps": steps, "count": count, "pairs": pairs,
-            **{f"{name}_seconds": median(s) for name, s in seconds.items()}}
+    return {
+        "ratio": ratio, "aim": MIX_AIM, "merging_seconds": merging, "steps": steps, "count": count,
+        "pairs": pairs, **{f"{name}_seconds": median(s)
+                           for name, s in seconds.items()}
+    }
 
 
 def machine(device: torch.device) -> str:
@@ -207,34 +222,53 @@ def verdict(value: float, aim: float | None) -> str:
 
 def as_markdown(report: dict) -> str:
     """The report as tables; a ratio stands beside its aim."""
-    lines = ["# What training half a UNet saves", "", f"`{report['command']}`, {report['date']}, {report['machine']}.",
-             "Ratios are to tuning the whole UNet, same batch: medians of interleaved rounds, random weights.", ""]
+    lines = [
+        "# What training half a UNet saves",
+        "",
+        f"`{report['command']}`, {report['date']}, {report['machine']}.",
+        "Ratios are to tuning the whole UNet, same batch: medians of interleaved rounds, random weights.",
+        "",
+    ]
     for name, figures in report["models"].items():
         gpu = any(row["peak_bytes"] for row in figures["tuning"].values())
-        lines += [f"## {name}: {figures['unet_parameters'] / 1e6:.1f} M parameters, {figures['pixels']} px, batch "
-                  f"{figures['batch_size']}, {figures['rounds']} rounds", "",
-                  f"| trains | ms a step | of whole | state, MB | of whole |{' peak of a step, MB |' if gpu else ''}",
-                  "|---|---|---|---|---|" + ("---|" if gpu else "")]
+        lines += [
+            f"## {name}: {figures['unet_parameters'] / 1e6:.1f} M parameters, {figures['pixels']} px, "
+            f"batch {figures['batch_size']}, {figures['rounds']} rounds",
+            "",
+            "| trains | ms a step | of whole | state, MB | of whole "
+            f"|{' peak of a step, MB |' if gpu else ''}",
+            "|---|---|---|---|---|" + ("---|" if gpu else ""),
+        ]
         for row in figures["tuning"].values():
             peak = f" {row['peak_bytes'] / 1e6:.0f} |" if gpu else ""
-            time_ratio, state_ratio = (verdict(row[f"{what}_ratio"], row[f"{what}_aim"]) for what in ("time", "state"))
+            time_ratio, state_ratio = (
+                verdict(row[f"{what}_ratio"], row[f"{what}_aim"]) for what in ("time", "state")
+            )
             lines.append(f"| {row['title']} | {1e3 * row['seconds_per_step']:.1f} | {time_ratio} "
                          f"| {row['state_bytes'] / 1e6:.0f} | {state_ratio} |{peak}")
         cached = figures["tuning"]["cached"]
         lines += [
-            "", f"Filling the cache ({cached['pool']} draws) takes {cached['filling_seconds']:.2f} s, shared by the "
-            f"recipe's {cached['filling_shared_by_steps']} steps and counted above.",
-            *(f"Mixed against plain sampling, {title}: {m['ratio']:.3f} (aim ≤ {m['aim']}); {m['mixed_seconds']:.2f} s against "
-              f"{m['plain_seconds']:.2f} s for {m['count']} pictures of {m['steps']} steps, median of {m['pairs']} interleaved "
-              f"pairs; merging the deltas, once: {m['merging_seconds']:.2f} s." for title, m in figures["mixing"].items()), ""]
+            "", f"Filling the cache ({cached['pool']} draws) takes {cached['filling_seconds']:.2f} s, "
+            f"shared by the recipe's {cached['filling_shared_by_steps']} steps and counted above.",
+            *(f"Mixed against plain sampling, {title}: {m['ratio']:.3f} (aim ≤ {m['aim']}); "
+              f"{m['mixed_seconds']:.2f} s against {m['plain_seconds']:.2f} s for {m['count']} pictures "
+              f"of {m['steps']} steps, median of {m['pairs']} interleaved pairs; merging the deltas, "
+              f"once: {m['merging_seconds']:.2f} s." for title, m in figures["mixing"].items()), ""
+        ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda")
-    parser.add_argument("--full", action="store_true", help="SD 1.5 at full size in place of the half-size one")
-    parser.add_argument("--models", nargs="*", choices=list(SIZES), help="default: pocket and half (with --full: full)")
+    parser.add_argument(
+        "--full", action="store_true", help="SD 1.5 at full size in place of the half-size one"
+    )
+    parser.add_argument(
+        "--models", nargs="*", choices=list(SIZES), help="default: pocket and half (with --full: full)"
+    )
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="steps of each variant")
     parser.add_argument("--pairs", type=int, default=15, metavar="N", help="mixed and plain drawings")
     parser.add_argument("--batch", type=int, metavar="N", help="draws a step; default: the size's own")
@@ -255,8 +289,13 @@ def main() -> None:
 
         tuning, tuners = measure_tuning(model, batch, options.rounds, say)
         published = [tuners[name].attribute() for name in ("encoder", "decoder")]
-        mixing = {title: measure_mixing(model, attributes, options.sampling_steps, options.pairs, 2, say) for title, attributes in
-                  (("default recipes", default_attributes(model)), ("as published, a prompt for each half", published))}
+        mixing = {
+            title: measure_mixing(model, attributes, options.sampling_steps, options.pairs, 2, say)
+            for title, attributes in (
+                ("default recipes", default_attributes(model)),
+                ("as published, a prompt for each half", published),
+            )
+        }
         report["models"][name] = {
             "unet_parameters": sum(p.numel() for p in model.unet.parameters()), "pixels": size.pixels,
             "batch_size": batch, "rounds": options.rounds, "tuning": tuning, "mixing": mixing}

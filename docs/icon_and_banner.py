@@ -1,6 +1,8 @@
-"""The pack's icon and banner for the registry: ``python docs/icon_and_banner.py`` draws icon.png and banner.png beside it.
+"""The pack's icon and banner for the registry: ``python docs/icon_and_banner.py`` draws icon.png and
+banner.png beside it.
 
-The demo's duck and giraffe's coat (escdiff_core/cli/drawings.py), and the one in the other; nothing here was drawn by a model.
+The demo's duck and giraffe's coat (escdiff_core/cli/drawings.py), and the one in the other; nothing here was
+drawn by a model.
 """
 
 import sys
@@ -16,7 +18,8 @@ sys.path.insert(0, str(HERE.parent))
 from escdiff_core.cli.drawings import COAT, DUCK, DUCK_COLOUR, PATCH, SIDE  # noqa: E402
 
 NIGHT, WATER, WHITE, PALE = "#16324a", "#70acd1", "#ffffff", "#c9dcea"
-PATCHES, SEAM, FINER = 15.0, 2.6, 3                     # pixels of the demo's picture between patches, and between two of them
+# pixels of the demo's picture between patches, and between two of them
+PATCHES, SEAM, FINER = 15.0, 2.6, 3
 
 
 def outline(side: int) -> Image.Image:
@@ -25,7 +28,9 @@ def outline(side: int) -> Image.Image:
     pen, scale = ImageDraw.Draw(mask), side / SIDE
     for curve in DUCK:
         points = np.asarray((*curve, curve[0]), float) * scale
-        line = CubicSpline(np.arange(len(points)), points, bc_type="periodic")(np.linspace(0, len(curve), 600))
+        line = CubicSpline(np.arange(len(points)), points, bc_type="periodic")(
+            np.linspace(0, len(curve), 600)
+        )
         pen.polygon([tuple(p) for p in line], fill=255)
     x, y, r = 43 * scale, 35 * scale, 3.4 * scale
     pen.ellipse([x - r, y - r, x + r, y + r], fill=0)
@@ -74,7 +79,9 @@ def banner(width: int, height: int) -> Image.Image:
         if i:
             pen.text((x - gap / 2, top + side / 2), "+="[i - 1], WHITE, sign, "mm")
     pen.text((w / 2, h * 0.72), "ESCDiff", WHITE, ImageFont.load_default(h * 0.15), "mm")
-    pen.text((w / 2, h * 0.87), "the shape of this, the look of that", PALE, ImageFont.load_default(h * 0.07), "mm")
+    pen.text(
+        (w / 2, h * 0.87), "the shape of this, the look of that", PALE, ImageFont.load_default(h * 0.07), "mm"
+    )
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 

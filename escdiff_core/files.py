@@ -1,4 +1,5 @@
-"""Write safetensors so that the path holds the old file or the whole new one, and never half of it; look what a file is."""
+"""Write safetensors so that the path holds the old file or the whole new one, and never half of it; look what
+a file is."""
 
 import errno
 import filecmp
@@ -18,8 +19,10 @@ from .errors import ESCDiffError
 FILTERS_KEY = "escdiff.filters"          # metadata of a file of filters
 LONGEST_NAME = 200                       # bytes; disks take 255, and a temporary name beside it needs some
 LONGEST_PATH = 1000                      # bytes below the folder; the whole path must fit into 4096
-FORBIDDEN = frozenset('<>:"|?*')         # in names on Windows, where a colon would even hide the file behind another
-DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.I)     # Windows opens these, whatever folder they are in
+# in names on Windows, where a colon would even hide the file behind another
+FORBIDDEN = frozenset('<>:"|?*')
+# Windows opens these, whatever folder they are in
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.I)
 
 # What to tell the user for the error numbers that are theirs to mend.
 ADVICE = {
@@ -39,9 +42,9 @@ def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, met
                       metadata: str = "pt") -> int:
     """Write CPU tensors and one metadata text; return the size in bytes. Equal content gives equal bytes.
 
-    One metadata entry, because safetensors writes several in random order; without a text it is the usual ``format: pt``.
-    Raises ESCDiffError with one sentence when the file cannot be written; nothing is left behind then, and a file that was
-    at ``path`` stays as it was.
+    One metadata entry, because safetensors writes several in random order; without a text it is the usual
+    ``format: pt``. Raises ESCDiffError with one sentence when the file cannot be written; nothing is left
+    behind then, and a file that was at ``path`` stays as it was.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -53,10 +56,12 @@ def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, met
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:  # made here for the usual rights: safetensors makes private files
             rights = os.fstat(file.fileno()).st_mode
-        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata={metadata_key: metadata})
+        save_file({name: t.contiguous()
+                   for name, t in tensors.items()}, temporary, metadata={metadata_key: metadata})
         os.chmod(temporary, rights)
         with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # before the rename, or a power cut could leave the name with an empty file
+            # before the rename, or a power cut could leave the name with an empty file
+            os.fsync(file.fileno())
         os.replace(temporary, path)
         return path.stat().st_size
     except (OSError, SafetensorError) as error:
@@ -69,27 +74,47 @@ def write_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, met
 def file_below(root: str | Path, name: str, ending: str = ".safetensors") -> Path:
     """Where the file that a person calls ``name`` shall lie below ``root``, links not followed.
 
-    Slashes of both kinds part folders, so that a workflow made on another system means the same file. Raises ESCDiffError
-    for a name that leads out of ``root`` or that some system could not hold, list or delete again.
+    Slashes of both kinds part folders, so that a workflow made on another system means the same file. Raises
+    ESCDiffError for a name that leads out of ``root`` or that some system could not hold, list or delete
+    again.
     """
     root, plain = Path(root).absolute(), name.strip().replace("\\", "/").removesuffix(ending)
     path = Path(os.path.normpath(root / (plain + ending)))
     if plain.endswith("/"):
-        raise ESCDiffError(f"the name {name[:80]!r} ends with a folder; give a name such as vase or animals/cat")
+        raise ESCDiffError(
+            f"the name {name[:80]!r} ends with a folder; give a name such as vase or animals/cat"
+        )
     if len(plain.encode("utf-8", "replace")) > LONGEST_PATH:
-        raise ESCDiffError(f"the name {name[:80]!r}… is longer than {LONGEST_PATH} bytes; give a name such as vase or animals/cat")
+        raise ESCDiffError(
+            f"the name {name[:80]!r}… is longer than {LONGEST_PATH} bytes; give a name such as vase or "
+            "animals/cat"
+        )
     if not plain or root not in path.parents:
-        raise ESCDiffError(f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most")
+        raise ESCDiffError(
+            f"the name {name!r} does not lie in {root}; give a plain name, with folders below it at most"
+        )
     for part in path.relative_to(root).parts:
         bare = part.removesuffix(ending)
-        why = "begins with a dot and would be hidden" if part.startswith(".") else \
-            "ends with a dot or a blank, which Windows drops" if bare.endswith((".", " ")) else \
-            "is a device of Windows" if DEVICES.fullmatch(part) else \
-            "has one of the signs " + " ".join(sorted(FORBIDDEN)) if FORBIDDEN & set(part) else \
-            "has letters that cannot be seen" if not part.isprintable() else \
-            f"is longer than {LONGEST_NAME} bytes" if len(part.encode("utf-8", "replace")) > LONGEST_NAME else ""
+        why = (
+            "begins with a dot and would be hidden"
+            if part.startswith(".")
+            else "ends with a dot or a blank, which Windows drops"
+            if bare.endswith((".", " "))
+            else "is a device of Windows"
+            if DEVICES.fullmatch(part)
+            else "has one of the signs " + " ".join(sorted(FORBIDDEN))
+            if FORBIDDEN & set(part)
+            else "has letters that cannot be seen"
+            if not part.isprintable()
+            else f"is longer than {LONGEST_NAME} bytes"
+            if len(part.encode("utf-8", "replace")) > LONGEST_NAME
+            else ""
+        )
         if why:
-            raise ESCDiffError(f"the name {name[:80]!r} will not do: {bare[:80]!r} {why}; give a name such as vase or animals/cat")
+            raise ESCDiffError(
+                f"the name {name[:80]!r} will not do: {bare[:80]!r} {why}; give a name such as vase or "
+                "animals/cat"
+            )
     return path
 
 

@@ -1,4 +1,5 @@
-"""Pictures and reports on disk, never half of one; and labelled sheets: rows with a title, each picture with a line below it."""
+"""Pictures and reports on disk, never half of one; and labelled sheets: rows with a title, each picture with
+a line below it."""
 
 import json
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ def draw_sheet(rows: Rows, path: Path, columns: int = 8, zoom: int = 1) -> None:
 
 
 def compose_sheet(rows: Rows, columns: int = 8, zoom: int = 1) -> Image.Image:
-    """Lay ``rows`` out under each other, all ``zoom`` times as large; long rows wrap after ``columns`` pictures."""
+    """Lay ``rows`` out under each other, all ``zoom`` times as large; long rows wrap after ``columns``
+    pictures."""
     columns = min(columns, max(len(items) for _, items in rows))
     side = max(p.shape[0] for _, items in rows for p, _ in items) * zoom
     wide = max(p.shape[1] for _, items in rows for p, _ in items) * zoom
@@ -53,7 +55,8 @@ def compose_sheet(rows: Rows, columns: int = 8, zoom: int = 1) -> Image.Image:
     cell_w, cell_h = wide + margin, side + 3 * line
     height = sum(cell_h + (line + 4 * zoom if title else 0) for title, _ in lines) + margin
     sheet = Image.new("RGB", (columns * cell_w + margin, height), "white")
-    draw, font, large = ImageDraw.Draw(sheet), ImageFont.load_default(size=11 * zoom), ImageFont.load_default(size=14 * zoom)
+    draw, font, large = ImageDraw.Draw(sheet), ImageFont.load_default(size=11 * zoom), ImageFont.load_default(
+        size=14 * zoom)
     y = margin
     for title, items in lines:
         if title:
@@ -62,9 +65,12 @@ def compose_sheet(rows: Rows, columns: int = 8, zoom: int = 1) -> Image.Image:
         for column, (picture, label) in enumerate(items):
             x = margin + column * cell_w
             drawn = Image.fromarray(to_bytes(picture))
-            sheet.paste(drawn.resize((drawn.width * zoom, drawn.height * zoom), Image.Resampling.LANCZOS), (x, y))
+            sheet.paste(
+                drawn.resize((drawn.width * zoom, drawn.height * zoom), Image.Resampling.LANCZOS), (x, y)
+            )
             for number, text in enumerate(_wrap(label, font, wide)[:3]):
-                draw.text((x, y + picture.shape[0] * zoom + zoom + number * 13 * zoom), text, fill="#333333", font=font)
+                draw.text((x, y + picture.shape[0] * zoom + zoom + number * 13 * zoom), text, fill="#333333",
+                          font=font)
         y += cell_h
     return sheet
 

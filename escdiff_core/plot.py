@@ -6,13 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE, FINER = (600, 350), 2                                 # pixels; drawn larger and scaled down, for smooth lines
+# pixels; drawn larger and scaled down, for smooth lines
+SIZE, FINER = (600, 350), 2
 LEFT, TOP, RIGHT, BOTTOM = 64, 34, 584, 304                 # of the frame, in pixels of SIZE
 GREY, BLUE, INK, FAINT = "#bbbbbb", "#1f6fb2", "#333333", "#e6e6e6"
 
 
 def plot_losses(losses: Sequence[float], title: str) -> Image.Image:
-    """The losses over the steps, raw in grey and as a moving mean of a tenth of them in blue. What is not finite is left out."""
+    """The losses over the steps, raw in grey and as a moving mean of a tenth of them in blue. What is not
+    finite is left out."""
     raw = np.asarray(losses, np.float64)
     window = max(1, len(raw) // 10)
     smooth = np.convolve(raw, np.ones(window) / window, mode="valid") if len(raw) else raw
@@ -23,10 +25,13 @@ def plot_losses(losses: Sequence[float], title: str) -> Image.Image:
 
     def at(step: float, loss: float) -> tuple[float, float]:
         along = (step - 1) / max(1, len(raw) - 1)
-        return FINER * (LEFT + along * (RIGHT - LEFT)), FINER * (BOTTOM - (loss - low) / (high - low) * (BOTTOM - TOP))
+        return FINER * (LEFT + along * (RIGHT - LEFT)), FINER * (
+            BOTTOM - (loss - low) / (high - low) * (BOTTOM - TOP)
+        )
 
     picture = Image.new("RGB", (FINER * SIZE[0], FINER * SIZE[1]), "white")
-    pen, font, large = ImageDraw.Draw(picture), ImageFont.load_default(11 * FINER), ImageFont.load_default(13 * FINER)
+    pen, font, large = ImageDraw.Draw(picture), ImageFont.load_default(11 * FINER), ImageFont.load_default(
+        13 * FINER)
     for y in ys:
         pen.line([at(1, y), (FINER * RIGHT, at(1, y)[1])], FAINT, FINER)
         pen.text((FINER * (LEFT - 6), at(1, y)[1]), f"{y:g}", INK, font, "rm")

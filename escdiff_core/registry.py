@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tower:
-    """A vision tower, (b, 3, ``size``, ``size``) to (b, m), and the mean and deviation that its pixels are brought to."""
+    """A vision tower, (b, 3, ``size``, ``size``) to (b, m), and the mean and deviation that its pixels are
+    brought to."""
 
     network: "nn.Module"
     size: int
@@ -41,8 +42,10 @@ class World:
     tower_file: Path
     read_tower: Callable[[], Tower]
     view_sources: Callable[[], Mapping[str, "ViewSource"]]        # by the name that recipes know them by
-    examples: Callable[[int, int, int], list["Example"]]          # count, seed, pixels a side: pictures to train filters on
-    recipes: Mapping[str, str]                                    # what each kind is learned with where nobody says
+    # count, seed, pixels a side: pictures to train filters on
+    examples: Callable[[int, int, int], list["Example"]]
+    # what each kind is learned with where nobody says
+    recipes: Mapping[str, str]
 
 
 @cache
@@ -70,6 +73,8 @@ def named_model(name: str) -> Path | None:
     if world is None:
         return None
     if not world.checkpoint.exists():
-        raise ESCDiffError(f"the {name} model is not at {world.checkpoint}; install the pack again, it brings the file along, "
-                           "or ‹another model›")
+        raise ESCDiffError(
+            f"the {name} model is not at {world.checkpoint}; install the pack again, it brings the "
+            "file along, or ‹another model›"
+        )
     return world.checkpoint

@@ -1,4 +1,5 @@
-"""The templates' thumbnails: what goes in, and what came out of it. All pictures are drawn with the pocket model."""
+"""The templates' thumbnails: what goes in, and what came out of it. All pictures are drawn with the pocket
+model."""
 
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ SIZE = (480, 320)
 GROUND, INK, QUIET = "#1f2024", "#f2f2f2", "#a9abb5"
 SIDE, SMALL = 224, 120          # pixels of a result and of what it was learned from
 MIX = [("shape", "A"), ("look", "B")]
-# What stands on the left, the result, and the line below; of graphs for larger models it says who has drawn the picture
+# What stands on the left, the result, and the line below; of graphs for larger models it says who has drawn
+# the picture
 ROWS: dict[str, tuple[list[tuple[str, str]], str, str]] = {
     "pocket_quickstart": (MIX, "mix", "the shape of A, the look of B"),
     "shape_and_look": (MIX, "mix", "all in one box"),
@@ -45,7 +47,8 @@ def thumbnail(name: str) -> Image.Image:
     picture.paste(_opened(result, SIDE), (edge + 62, round(middle - SIDE / 2)))
     pen.text((SIZE[0] / 2, SIZE[1] - 34), line, font=words, fill=INK, anchor="mm")
     if name.startswith(("sd15", "sdxl")) or name == "batch":
-        pen.text((SIZE[0] / 2, SIZE[1] - 13), "picture drawn with the pocket model", font=small, fill=QUIET, anchor="mm")
+        pen.text((SIZE[0] / 2, SIZE[1] - 13), "picture drawn with the pocket model", font=small, fill=QUIET,
+                 anchor="mm")
     return picture
 
 
@@ -54,7 +57,8 @@ def _opened(name: str, side: int) -> Image.Image:
 
 
 def draw_pictures(seed: int = 0) -> None:
-    """Learn the quick start's two references with the usual recipes, and draw the pictures that the thumbnails show."""
+    """Learn the quick start's two references with the usual recipes, and draw the pictures that the
+    thumbnails show."""
     sys.path.insert(0, str(HERE.parent))
     from escdiff_core.bench.references import appearance_references, shape_references
     from escdiff_core.families.load import load_model
@@ -70,7 +74,10 @@ def draw_pictures(seed: int = 0) -> None:
     model, uses = load_model("pocket"), {}
     encoder = choose_encoder("auto", model)
     PICTURES.mkdir(exist_ok=True)
-    for kind, name, spec in (("shape", "shape", shape_references(1)[0]), ("appearance", "look", appearance_references(1)[0])):
+    for kind, name, spec in (
+        ("shape", "shape", shape_references(1)[0]),
+        ("appearance", "look", appearance_references(1)[0]),
+    ):
         drawn = render(spec)
         save_picture(drawn.image, PICTURES / f"{name}.png")
         recipe = find_recipe(DEFAULTS[kind])
@@ -79,4 +86,7 @@ def draw_pictures(seed: int = 0) -> None:
     for name, used, prompt in (("mix", (shape, look), prompts.format("*m with *a appearance")),
                                ("shape_alone", (shape, None), prompts.format("green *m")),
                                ("look_alone", (None, look), prompts.format("star with *a appearance"))):
-        save_picture(Mix(model, *used).draw([prompt], seed=seed, guidance_scale=model.usual_guidance)[0], PICTURES / f"{name}.png")
+        save_picture(
+            Mix(model, *used).draw([prompt], seed=seed, guidance_scale=model.usual_guidance)[0],
+            PICTURES / f"{name}.png",
+        )

@@ -1,9 +1,10 @@
-"""The nodes in other languages: ``python locales/build.py`` writes LANGUAGE/nodeDefs.json and main.json, which ComfyUI serves.
+"""The nodes in other languages: ``python locales/build.py`` writes LANGUAGE/nodeDefs.json and main.json,
+which ComfyUI serves.
 
-LANGUAGE.json beside this file is the table: each English word or sentence of the nodes, and what it is in that language. It is
-written by hand; everything else is built from it and from the nodes as their source has them. The titles of nodes stand in
-English inside the table's sentences, and are replaced by the titles in that language. ``python locales/build.py zh`` prints
-what the table of Chinese lacks.
+LANGUAGE.json beside this file is the table: each English word or sentence of the nodes, and what it is in
+that language. It is written by hand; everything else is built from it and from the nodes as their source has
+them. The titles of nodes stand in English inside the table's sentences, and are replaced by the titles in
+that language. ``python locales/build.py zh`` prints what the table of Chinese lacks.
 """
 
 import json
@@ -15,7 +16,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 from node_schemas import Node, Port, read_nodes  # noqa: E402
 
-LANGUAGES = ("zh", "zh-TW", "ja", "ko", "fr", "es", "ru")       # those of ComfyUI's front end that the tables have
+# those of ComfyUI's front end that the tables have
+LANGUAGES = ("zh", "zh-TW", "ja", "ko", "fr", "es", "ru")
 Table = dict[str, str]
 Nodes = dict[str, Node]
 
@@ -25,7 +27,8 @@ def read_table(language: str) -> Table:
 
 
 def sentences(nodes: Nodes) -> list[str]:
-    """Every English text of the nodes once, in their order: titles, descriptions, names of ports, tooltips, groups."""
+    """Every English text of the nodes once, in their order: titles, descriptions, names of ports, tooltips,
+    groups."""
     found = []
     for node in nodes.values():
         ports = [text for port in (*node.inputs, *node.outputs) for text in (port.name, port.tooltip)]
@@ -34,7 +37,8 @@ def sentences(nodes: Nodes) -> list[str]:
 
 
 def translate(nodes: Nodes, table: Table) -> tuple[dict, dict]:
-    """(nodeDefs, main) as ComfyUI's front end reads them; dots in keys are underscores there. Raises KeyError for a gap."""
+    """(nodeDefs, main) as ComfyUI's front end reads them; dots in keys are underscores there. Raises KeyError
+    for a gap."""
     titles = sorted({node.title for node in nodes.values()}, key=len, reverse=True)
     named = re.compile("|".join(map(re.escape, titles)))
 

@@ -9,7 +9,8 @@ from comfy_api.latest import io, ui
 from ..escdiff_core.errors import ESCDiffError
 from .schema import ANY, Attribute, schema
 
-CHOOSE = "choose a file"        # stands first, so that a graph opens without errors where nothing has been saved yet
+# stands first, so that a graph opens without errors where nothing has been saved yet
+CHOOSE = "choose a file"
 
 
 def files() -> list[str]:
@@ -23,24 +24,35 @@ def chosen(name: str | None):
     from .host.folders import find_attribute
 
     if name == CHOOSE:
-        raise ESCDiffError("no file was chosen; learn an attribute, save it with ESCDiff Save Attribute, press R and choose it")
+        raise ESCDiffError(
+            "no file was chosen; learn an attribute, save it with ESCDiff Save Attribute, press R and "
+            "choose it"
+        )
     return find_attribute(name)
 
 
 def attribute_input() -> io.MultiType.Input:
-    return io.MultiType.Input("attribute", ANY, tooltip="A shape or a look, from a Learn node, ESCDiff Tune or a file.")
+    return io.MultiType.Input(
+        "attribute", ANY, tooltip="A shape or a look, from a Learn node, ESCDiff Tune or a file."
+    )
 
 
 class ESCDiffSaveAttribute(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffSaveAttribute", "ESCDiff Save Attribute",
-                      "Writes the attribute to models/escdiff. Another file of that name is kept: the new one gets a number.",
-                      [attribute_input(),
-                       io.String.Input("name", default="attribute", tooltip="Of the file; folders below models/escdiff are made."),
-                       io.Boolean.Input("overwrite", default=False, optional=True, tooltip="Write over a file of that name.")],
-                      [Attribute.Output("saved", tooltip="The same attribute."), io.String.Output("file", tooltip="Where it is.")],
-                      aliases=["save shape", "save look"], output_node=True)
+        return schema(
+            "ESCDiffSaveAttribute", "ESCDiff Save Attribute",
+            "Writes the attribute to models/escdiff. Another file of that name is kept: the new one "
+            "gets a number.", [
+                attribute_input(),
+                io.String.Input("name", default="attribute",
+                                tooltip="Of the file; folders below models/escdiff are made."),
+                io.Boolean.Input("overwrite", default=False, optional=True,
+                                 tooltip="Write over a file of that name.")
+            ], [
+                Attribute.Output("saved", tooltip="The same attribute."),
+                io.String.Output("file", tooltip="Where it is.")
+            ], aliases=["save shape", "save look"], output_node=True)
 
     @classmethod
     def validate_inputs(cls, name=None):
@@ -70,10 +82,11 @@ class ESCDiffSaveAttribute(io.ComfyNode):
 class ESCDiffLoadAttribute(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffLoadAttribute", "ESCDiff Load Attribute",
-                      "Reads an attribute from models/escdiff. Press R for new files.",
-                      [io.Combo.Input("file", options=files(), tooltip="A file that ESCDiff Save Attribute wrote.")],
-                      [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")], aliases=["load shape", "load look"])
+        return schema(
+            "ESCDiffLoadAttribute", "ESCDiff Load Attribute",
+            "Reads an attribute from models/escdiff. Press R for new files.",
+            [io.Combo.Input("file", options=files(), tooltip="A file that ESCDiff Save Attribute wrote.")],
+            [Attribute.Output("attribute", tooltip="For ESCDiff Mix.")], aliases=["load shape", "load look"])
 
     @classmethod
     def validate_inputs(cls, file=None):
@@ -98,12 +111,12 @@ class ESCDiffLoadAttribute(io.ComfyNode):
 class ESCDiffAttributeInfo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffAttributeInfo", "ESCDiff Attribute Info", "What was learned, from what, how, and on which model.",
-                      [attribute_input()],
-                      [io.String.Output("text", tooltip="All of it, readable."),
-                       io.Image.Output("picture", tooltip="The reference, small."),
-                       io.String.Output("json", tooltip="The same and more, for programs.")],
-                      output_node=True)
+        return schema("ESCDiffAttributeInfo", "ESCDiff Attribute Info",
+                      "What was learned, from what, how, and on which model.", [attribute_input()], [
+                          io.String.Output("text", tooltip="All of it, readable."),
+                          io.Image.Output("picture", tooltip="The reference, small."),
+                          io.String.Output("json", tooltip="The same and more, for programs.")
+                      ], output_node=True)
 
     @classmethod
     def execute(cls, attribute):
@@ -116,7 +129,9 @@ class ESCDiffAttributeInfo(io.ComfyNode):
 
         text, everything = "\n".join(in_words(attribute)), json.dumps(attribute.describe(), indent=1)
         if not attribute.thumbnail:
-            return io.NodeOutput(text, from_pil(Image.new("RGB", (64, 64))), everything, ui=ui.PreviewText(text))
+            return io.NodeOutput(
+                text, from_pil(Image.new("RGB", (64, 64))), everything, ui=ui.PreviewText(text)
+            )
         picture = from_pil(Image.open(bytes_io.BytesIO(attribute.thumbnail)))
         shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
         return io.NodeOutput(text, picture, everything, ui=shown)
@@ -127,17 +142,20 @@ class ESCDiffExport(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffExport", "ESCDiff Export",
-                      "Writes files for people without this pack: a LoRA (models/loras), an embedding (models/embeddings), or "
-                      "the whole difference as a LoRA file for ComfyUI only.",
-                      [attribute_input(),
-                       io.Combo.Input("form", options=list(cls.FORMS), default="lora", tooltip="lora and embedding also load in "
-                                      "diffusers; full is exact, and only for ComfyUI."),
-                       io.String.Input("name", default="escdiff", tooltip="Of the file."),
-                       io.Int.Input("rank", default=32, min=1, max=256, optional=True,
-                                    tooltip="Of the LoRA, when full weights were learned.")],
-                      [io.String.Output("file", tooltip="Where it is.")], aliases=["save lora", "export lora", "save embedding"],
-                      output_node=True)
+        return schema(
+            "ESCDiffExport", "ESCDiff Export",
+            "Writes files for people without this pack: a LoRA (models/loras), an embedding "
+            "(models/embeddings), or the whole difference as a LoRA file for ComfyUI only.", [
+                attribute_input(),
+                io.Combo.Input(
+                    "form", options=list(cls.FORMS), default="lora",
+                    tooltip="lora and embedding also load in diffusers; full is exact, and only for ComfyUI."
+                ),
+                io.String.Input("name", default="escdiff", tooltip="Of the file."),
+                io.Int.Input("rank", default=32, min=1, max=256, optional=True,
+                             tooltip="Of the LoRA, when full weights were learned.")
+            ], [io.String.Output("file", tooltip="Where it is.")],
+            aliases=["save lora", "export lora", "save embedding"], output_node=True)
 
     @classmethod
     def validate_inputs(cls, form=None, name=None):

@@ -22,8 +22,11 @@ from .schema import (
 
 AUTO = "recipe's own"
 LEARNED = "For ESCDiff Mix and ESCDiff Save Attribute."
-CLASS_WORD = ("What the subject is, in a word of the model: vase, cat. A shape's token starts from it; with an appearance it "
-              "stands in the prompts of recipes that learn from the picture as it is. Empty is 'shape' or 'appearance'.")
+CLASS_WORD = (
+    "What the subject is, in a word of the model: vase, cat. A shape's token starts from it; with an "
+    "appearance it stands in the prompts of recipes that learn from the picture as it is. Empty is "
+    "'shape' or 'appearance'."
+)
 
 
 def filter_files() -> list[str]:
@@ -37,15 +40,20 @@ def class_word_input() -> io.String.Input:
 
 
 def filter_inputs() -> list:
-    return [Features.Input("features", tooltip="From ESCDiff Reference Features."),
-            class_word_input(),
-            advanced(io.Combo.Input("filter", options=filter_files(), default=AUTO, optional=True,
-                                    tooltip="A pre-trained filter file from models/escdiff; otherwise the filter is trained along "
-                                            "with the token."))]
+    return [
+        Features.Input("features", tooltip="From ESCDiff Reference Features."),
+        class_word_input(),
+        advanced(
+            io.Combo.Input(
+                "filter", options=filter_files(), default=AUTO, optional=True, tooltip=
+                "A pre-trained filter file from models/escdiff; otherwise the filter is trained along with "
+                "the token."))
+    ]
 
 
 class _Filter:
-    """What both filters share; ``KIND`` makes the difference. No node itself: others list nodes by reading."""
+    """What both filters share; ``KIND`` makes the difference. No node itself: others list nodes by
+    reading."""
 
     KIND = ""
 
@@ -75,8 +83,10 @@ class ESCDiffShapeFilter(_Filter, io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffShapeFilter", "ESCDiff Shape Filter", "Keeps what belongs to the shape and starts a token from it.",
-                      filter_inputs(), [ShapeToken.Output("token", tooltip="For ESCDiff Tune.")], group=BLOCKS)
+        return schema("ESCDiffShapeFilter",
+                      "ESCDiff Shape Filter", "Keeps what belongs to the shape and starts a token from it.",
+                      filter_inputs(), [ShapeToken.Output("token", tooltip="For ESCDiff Tune.")],
+                      group=BLOCKS)
 
 
 class ESCDiffAppearanceFilter(_Filter, io.ComfyNode):
@@ -90,39 +100,55 @@ class ESCDiffAppearanceFilter(_Filter, io.ComfyNode):
 
 
 def tuning_inputs(recipes: list[str], default: str) -> list:
-    """The inputs of tuning: three in front, the rest for experts. Zero and 'recipe's own' leave a choice to the recipe."""
+    """The inputs of tuning: three in front, the rest for experts. Zero and 'recipe's own' leave a choice to
+    the recipe."""
     return [
-        io.Combo.Input("recipe", options=recipes, default=default,
-                       tooltip="How the attribute is learned. -lora makes small files, -paper is the published split in halves, "
-                               "the rest are other methods to compare with."),
+        io.Combo.Input(
+            "recipe", options=recipes, default=default,
+            tooltip="How the attribute is learned. -lora makes small files, -paper is the published split in "
+            "halves, the rest are other methods to compare with."),
         io.Int.Input("steps", default=0, min=0, max=20000, tooltip="0 takes the recipe's own number."),
         seed_input(),
-        advanced(io.String.Input("describe", default="", tooltip="The rest of the picture in words: 'on a yellow table'. "
-                                 "Used by recipes that learn from the picture as it is; escdiff ones draw and name their own.")),
-        advanced(io.Combo.Input("preset", options=[AUTO, *PRESETS], default=AUTO, optional=True,
-                                tooltip="Which UNet blocks train.")),
-        advanced(io.Int.Input("batch_size", default=0, min=0, max=256, optional=True,
-                              tooltip="Draws of noise per step; 0 takes the recipe's own. Lower it when memory runs out.")),
-        advanced(io.Int.Input("lora_rank", default=0, min=0, max=256, optional=True,
-                              tooltip="For -lora recipes; 0 takes the recipe's own.")),
-        advanced(io.Boolean.Input("checkpointing", default=False, optional=True,
-                                  tooltip="Less memory, more time, the same result.")),
-        advanced(io.Int.Input("preview_every", default=50, min=0, max=20000, optional=True,
-                              tooltip="Show what the token draws every so many steps; 0 shows nothing and is quickest.")),
-        advanced(io.String.Input("token_name", default="", optional=True,
-                                 tooltip="The placeholder in prompts; empty is *m or *a.")),
+        advanced(
+            io.String.Input(
+                "describe", default="", tooltip=
+                "The rest of the picture in words: 'on a yellow table'. Used by recipes that learn from the "
+                "picture as it is; escdiff ones draw and name their own.")),
+        advanced(
+            io.Combo.Input("preset", options=[AUTO, *PRESETS], default=AUTO, optional=True,
+                           tooltip="Which UNet blocks train.")),
+        advanced(
+            io.Int.Input(
+                "batch_size", default=0, min=0, max=256, optional=True,
+                tooltip="Draws of noise per step; 0 takes the recipe's own. Lower it when memory runs out.")),
+        advanced(
+            io.Int.Input("lora_rank", default=0, min=0, max=256, optional=True,
+                         tooltip="For -lora recipes; 0 takes the recipe's own.")),
+        advanced(
+            io.Boolean.Input("checkpointing", default=False, optional=True,
+                             tooltip="Less memory, more time, the same result.")),
+        advanced(
+            io.Int.Input(
+                "preview_every", default=50, min=0, max=20000, optional=True,
+                tooltip="Show what the token draws every so many steps; 0 shows nothing and is quickest.")),
+        advanced(
+            io.String.Input("token_name", default="", optional=True,
+                            tooltip="The placeholder in prompts; empty is *m or *a.")),
     ]
 
 
-def learned(source, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=0, lora_rank=0, checkpointing=False,
-            preview_every=50, token_name=""):
+def learned(source, token, recipe, steps, seed, describe="", preset=AUTO, batch_size=0, lora_rank=0,
+            checkpointing=False, preview_every=50, token_name=""):
     """Run stage 3 and return (attribute, its losses); the parameters are those of :func:`tuning_inputs`."""
     from ..escdiff_core.learning.recipes import find_recipe
     from .host.learning import learn
 
     row = find_recipe(recipe, token.kind, steps=steps or None, preset=None if preset == AUTO else preset,
-                      batch_size=batch_size or None, rank=(lora_rank or None) if "lora" in find_recipe(recipe).form else None)
-    return learn(source, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every, checkpointing)
+                      batch_size=batch_size or None,
+                      rank=(lora_rank or None) if "lora" in find_recipe(recipe).form else None)
+    return learn(
+        source, token, row, seed, " ".join(describe.split()), token_name.strip(), preview_every, checkpointing
+    )
 
 
 def tune(source, token, recipe, **rest):
@@ -141,14 +167,17 @@ def loss_output() -> io.Image.Output:
 class ESCDiffTune(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffTune", "ESCDiff Tune",
-                      "Learns the attribute: the token and the recipe's blocks of the UNet train on the one reference, on a "
-                      "private copy. Your model stays as it is. What was learned once is found again in the cache.",
-                      [*model_inputs(), io.MultiType.Input("token", [ShapeToken, LookToken],
-                                                            tooltip="From a shape or an appearance filter."),
-                       *tuning_inputs(list(RECIPES), DEFAULTS["shape"])],
-                      [Attribute.Output("attribute", tooltip=LEARNED), loss_output()],
-                      aliases=["train attribute", "dreambooth", "textual inversion"], group=BLOCKS)
+        return schema(
+            "ESCDiffTune", "ESCDiff Tune",
+            "Learns the attribute: the token and the recipe's blocks of the UNet train on the one "
+            "reference, on a private copy. Your model stays as it is. What was learned once is found "
+            "again in the cache.", [
+                *model_inputs(),
+                io.MultiType.Input("token", [ShapeToken, LookToken],
+                                   tooltip="From a shape or an appearance filter."),
+                *tuning_inputs(list(RECIPES), DEFAULTS["shape"])
+            ], [Attribute.Output("attribute", tooltip=LEARNED),
+                loss_output()], aliases=["train attribute", "dreambooth", "textual inversion"], group=BLOCKS)
 
     @classmethod
     def execute(cls, **given):
@@ -159,10 +188,17 @@ class ESCDiffTune(io.ComfyNode):
 
 
 def learn_inputs(recipes: list[str], kind: list, word: io.String.Input) -> list:
-    """The inputs of learning in one box; ``kind`` is the input that chooses what is learned, or none; ``word`` its class word."""
-    return [*model_inputs(), io.Image.Input("image", tooltip="One picture, or up to 16 of the same thing."), *kind, word,
-            *tuning_inputs([AUTO, *recipes], AUTO), mask_input(),
-            Encoder.Input("encoder", optional=True, tooltip="Optional reference encoder.")]
+    """The inputs of learning in one box; ``kind`` is the input that chooses what is learned, or none;
+    ``word`` its class word."""
+    return [
+        *model_inputs(),
+        io.Image.Input("image", tooltip="One picture, or up to 16 of the same thing."),
+        *kind,
+        word,
+        *tuning_inputs([AUTO, *recipes], AUTO),
+        mask_input(),
+        Encoder.Input("encoder", optional=True, tooltip="Optional reference encoder."),
+    ]
 
 
 class _Learn:
@@ -171,7 +207,9 @@ class _Learn:
     KIND = ""
 
     @classmethod
-    def execute(cls, model, clip, vae, image, kind="", class_word="", recipe=AUTO, mask=None, encoder=None, **rest):
+    def execute(
+        cls, model, clip, vae, image, kind="", class_word="", recipe=AUTO, mask=None, encoder=None, **rest
+    ):
         from .host.export import usual_recipe
         from .host.learning import Source, TokenStart, read_reference
 
@@ -188,13 +226,15 @@ class ESCDiffLearnShape(_Learn, io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffLearnShape", "ESCDiff Learn Shape",
-                      "Learns the shape of one picture as the word *m. Your model stays as it is. What was learned once is found "
-                      "again in the cache.",
-                      learn_inputs(recipes_for("shape"), [], class_word_input()),
-                      [Shape.Output("shape", tooltip=LEARNED), loss_output()],
-                      aliases=["train shape", "learn outline", "silhouette", "reference image", "lora train", "train lora",
-                               "dreambooth"])
+        return schema(
+            "ESCDiffLearnShape", "ESCDiff Learn Shape",
+            "Learns the shape of one picture as the word *m. Your model stays as it is. What was "
+            "learned once is found again in the cache.",
+            learn_inputs(recipes_for("shape"), [], class_word_input()),
+            [Shape.Output("shape", tooltip=LEARNED), loss_output()], aliases=[
+                "train shape", "learn outline", "silhouette", "reference image", "lora train", "train lora",
+                "dreambooth"
+            ])
 
 
 class ESCDiffLearnLook(_Learn, io.ComfyNode):
@@ -202,42 +242,53 @@ class ESCDiffLearnLook(_Learn, io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffLearnLook", "ESCDiff Learn Look",
-                      "Learns the look of one picture, its colours, pattern and material, as the word *a. Your model stays as it "
-                      "is. What was learned once is found again in the cache.",
-                      learn_inputs(recipes_for("appearance"), [], advanced(class_word_input())),
-                      [Look.Output("look", tooltip=LEARNED), loss_output()],
-                      aliases=["learn appearance", "train style", "style transfer", "texture", "material", "reference image",
-                               "lora train", "train lora"])
+        return schema(
+            "ESCDiffLearnLook", "ESCDiff Learn Look",
+            "Learns the look of one picture, its colours, pattern and material, as the word *a. Your "
+            "model stays as it is. What was learned once is found again in the cache.",
+            learn_inputs(recipes_for("appearance"), [], advanced(class_word_input())),
+            [Look.Output("look", tooltip=LEARNED), loss_output()], aliases=[
+                "learn appearance", "train style", "style transfer", "texture", "material", "reference image",
+                "lora train", "train lora"
+            ])
 
 
 class ESCDiffLearnAttribute(_Learn, io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        kind = io.Combo.Input("kind", options=list(DEFAULTS), default="shape", tooltip="What to learn from the picture.")
-        return schema("ESCDiffLearnAttribute", "ESCDiff Learn Attribute",
-                      "The shape or the appearance of one picture, whichever kind says: ESCDiff Learn Shape and ESCDiff Learn "
-                      "Look in one node.",
-                      learn_inputs(list(RECIPES), [kind], class_word_input()),
-                      [Attribute.Output("attribute", tooltip=LEARNED), loss_output()],
-                      aliases=["learn shape", "learn appearance", "train shape", "train style", "lora train", "style transfer"],
-                      group=BLOCKS)
+        kind = io.Combo.Input(
+            "kind", options=list(DEFAULTS), default="shape", tooltip="What to learn from the picture."
+        )
+        return schema(
+            "ESCDiffLearnAttribute", "ESCDiff Learn Attribute",
+            "The shape or the appearance of one picture, whichever kind says: ESCDiff Learn Shape and "
+            "ESCDiff Learn Look in one node.", learn_inputs(list(RECIPES), [kind], class_word_input()),
+            [Attribute.Output("attribute", tooltip=LEARNED),
+             loss_output()], aliases=[
+                 "learn shape", "learn appearance", "train shape", "train style", "lora train",
+                 "style transfer"
+             ], group=BLOCKS)
 
 
 class ESCDiffTrainFilters(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return schema("ESCDiffTrainFilters", "ESCDiff Train Filters",
-                      "Pre-trains both filters for this model on a folder of pictures, so that a new reference starts closer.",
-                      [*model_inputs(),
-                       io.String.Input("folder", default="",
-                                       tooltip="A folder of pictures on the server, hundreds are better than tens."),
-                       io.String.Input("name", default="filters", tooltip="The file in models/escdiff."),
-                       io.Int.Input("steps", default=1000, min=1, max=100000, tooltip="Of training, for each filter."),
-                       seed_input(),
-                       Encoder.Input("encoder", optional=True, tooltip="Optional; the filters then always want it.")],
-                      [io.String.Output("file", tooltip="Where the filters are; press R to see them in the filter nodes.")],
-                      group=BLOCKS, output_node=True)
+        return schema(
+            "ESCDiffTrainFilters", "ESCDiff Train Filters",
+            "Pre-trains both filters for this model on a folder of pictures, so that a new reference "
+            "starts closer.", [
+                *model_inputs(),
+                io.String.Input("folder", default="",
+                                tooltip="A folder of pictures on the server, hundreds are better than tens."),
+                io.String.Input("name", default="filters", tooltip="The file in models/escdiff."),
+                io.Int.Input("steps", default=1000, min=1, max=100000,
+                             tooltip="Of training, for each filter."),
+                seed_input(),
+                Encoder.Input("encoder", optional=True, tooltip="Optional; the filters then always want it.")
+            ], [
+                io.String.Output("file",
+                                 tooltip="Where the filters are; press R to see them in the filter nodes.")
+            ], group=BLOCKS, output_node=True)
 
     @classmethod
     def fingerprint_inputs(cls, folder="", **_):
@@ -260,5 +311,7 @@ class ESCDiffTrainFilters(io.ComfyNode):
         return io.NodeOutput(path, ui=ui.PreviewText(path))
 
 
-NODES = [ESCDiffLearnShape, ESCDiffLearnLook, ESCDiffLearnAttribute, ESCDiffShapeFilter, ESCDiffAppearanceFilter, ESCDiffTune,
-         ESCDiffTrainFilters]
+NODES = [
+    ESCDiffLearnShape, ESCDiffLearnLook, ESCDiffLearnAttribute, ESCDiffShapeFilter, ESCDiffAppearanceFilter,
+    ESCDiffTune, ESCDiffTrainFilters
+]

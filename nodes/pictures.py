@@ -11,7 +11,8 @@ log = logging.getLogger(__name__)
 
 
 def references(image: torch.Tensor, mask: torch.Tensor | None, native_size: int) -> list:
-    """One Reference per picture of the batch. Raises ESCDiffError for a video-sized batch and for masks that do not fit.
+    """One Reference per picture of the batch. Raises ESCDiffError for a video-sized batch and for masks that
+    do not fit.
 
     Values beyond 0 and 1, as the host's bicubic scaling leaves them, are cut off.
     """

@@ -1,10 +1,14 @@
-"""Shared fixtures: no network, and real ComfyUIs for the host tests, which skip loudly where there is none."""
+"""Shared fixtures: no network, and real ComfyUIs for the host tests, which skip loudly where there is
+none."""
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:        # workers share the cores; before torch is imported, and servers inherit it
+# workers share the cores; before torch is imported, and servers inherit it
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    os.environ["OMP_NUM_THREADS"] = str(
+        max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    )
 
 import json
 import signal
@@ -23,7 +27,8 @@ NONE = "NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or 
 
 
 def pytest_collection_modifyitems(items):
-    """The longest begin first: what the servers are asked, then the probes, so that the workers come to their ends together."""
+    """The longest begin first: what the servers are asked, then the probes, so that the workers come to their
+    ends together."""
     items.sort(key=lambda item: ("server" not in item.fixturenames, "host" not in item.fixturenames))
 
 
@@ -34,7 +39,8 @@ def probe_of(file: Path) -> Path:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The tests of one ComfyUI's server stay together, so that it starts once; so do its probes', and others of a file.
+    """The tests of one ComfyUI's server stay together, so that it starts once; so do its probes', and others
+    of a file.
 
     A scheduler of our own, because the groups of pytest-xdist 3.8 do not reach pytest 9.2.
     """
@@ -106,11 +112,20 @@ def sd15_models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def keeper(host, tmp_path_factory):
     """Each host, loaded once: call it with a probe and a base directory for what the probe says."""
-    command = [python_of(host), Path(__file__).with_name("host_keeper.py"), host, tmp_path_factory.mktemp("keeper")]
-    with subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        python_of(host),
+        Path(__file__).with_name("host_keeper.py"),
+        host,
+        tmp_path_factory.mktemp("keeper"),
+    ]
+    with subprocess.Popen(
+        [str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         def run(probe: Path, base: Path) -> str:
             said = base / "said.txt"
-            process.stdin.write(json.dumps([str(p) for p in (said, probe, base, base / "custom_nodes" / "escdiff")]) + "\n")
+            process.stdin.write(
+                json.dumps([str(p) for p in (said, probe, base, base / "custom_nodes" / "escdiff")]) + "\n"
+            )
             process.stdin.flush()
             status = process.stdout.readline().strip()
             assert status == "0", said.read_text()[-6000:] if said.exists() else "ComfyUI could not be loaded"
@@ -133,7 +148,8 @@ def family_models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(request, host, keeper, tmp_path_factory) -> dict:
-    """What the probe of these tests saw inside the host: host_probe_x.py of test_host_x.py, with the ``MODELS`` they name."""
+    """What the probe of these tests saw inside the host: host_probe_x.py of test_host_x.py, with the
+    ``MODELS`` they name."""
     from host_server import prepare_base
 
     probe, models = probe_of(request.path), getattr(request.module, "MODELS", "sd15_models")

@@ -1,4 +1,5 @@
-"""A ComfyUI server without ComfyUI, for the tests of a batch: it answers, draws flat pictures, fails and talks as told."""
+"""A ComfyUI server without ComfyUI, for the tests of a batch: it answers, draws flat pictures, fails and
+talks as told."""
 
 import base64
 import hashlib
@@ -17,8 +18,8 @@ from PIL import Image
 
 
 class FakeComfy:
-    """The routes of a ComfyUI that a batch needs. A job draws two pictures named after its seed, in ``seconds``
-    and not as long as its seed is on ``hold``.
+    """The routes of a ComfyUI that a batch needs. A job draws two pictures named after its seed, in
+    ``seconds`` and not as long as its seed is on ``hold``.
 
     A prompt "explode" fails while it runs, a cfg of 0 is refused; with ``talks`` there is a websocket.
     """
@@ -52,12 +53,16 @@ class FakeComfy:
         self.http.server_close()
 
     def cancel(self, seed: int) -> None:
-        """What a person does in the browser: a job that waits is gone, one that runs ends in the history as interrupted."""
+        """What a person does in the browser: a job that waits is gone, one that runs ends in the history as
+        interrupted."""
         number = next(n for n, (graph, _) in self.jobs.items() if graph["3"]["inputs"]["seed"] == seed)
         running = next(n for n in self.jobs if not self.ended(n)) == number
         graph, _ = self.jobs.pop(number)
         if running:
-            self.jobs[number] = {**graph, "2": {"inputs": {"text": "stopped"}}, "3": {"inputs": {"seed": -1}}}, 0.0
+            self.jobs[number] = (
+                {**graph, "2": {"inputs": {"text": "stopped"}}, "3": {"inputs": {"seed": -1}}},
+                0.0,
+            )
 
     @property
     def url(self) -> str:
@@ -89,7 +94,9 @@ class FakeComfy:
     def post(self, request) -> None:
         body = request.rfile.read(int(request.headers["Content-Length"]))
         if request.path == "/upload/image":
-            parts = BytesParser().parsebytes(b"Content-Type: " + request.headers["Content-Type"].encode() + b"\r\n\r\n" + body)
+            parts = BytesParser().parsebytes(
+                b"Content-Type: " + request.headers["Content-Type"].encode() + b"\r\n\r\n" + body
+            )
             name = next(p.get_filename() for p in parts.get_payload() if p.get_filename())
             self.uploads.append(name)
             return answer(request, {"name": name, "subfolder": "in", "type": "input"})
@@ -101,16 +108,27 @@ class FakeComfy:
             assert body[name] == str(uuid.UUID(body[name])), "canonical, lower case"
         self.prompts.append(body)
         if body["prompt"]["3"]["inputs"]["cfg"] == 0:
-            errors = {"3": {"errors": [{"message": "Value 0 smaller than min of 1", "details": "cfg"}], "class_type": "KSampler"}}
-            return answer(request, {"error": {"message": "Prompt outputs failed validation"}, "node_errors": errors}, 400)
+            errors = {
+                "3": {
+                    "errors": [{"message": "Value 0 smaller than min of 1", "details": "cfg"}],
+                    "class_type": "KSampler",
+                }
+            }
+            return answer(
+                request,
+                {"error": {"message": "Prompt outputs failed validation"}, "node_errors": errors},
+                400,
+            )
         self.jobs[body["prompt_id"]] = body["prompt"], time.monotonic() + self.seconds
         return answer(request, {"prompt_id": body["prompt_id"], "number": 1, "node_errors": {}})
 
     def talk(self, request, client: str) -> None:
         """The server's side of a websocket: two messages for each job of the client, the end among them."""
         key = request.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-        request.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                            b"Sec-WebSocket-Accept: " + base64.b64encode(hashlib.sha1(key.encode()).digest()) + b"\r\n\r\n")
+        request.wfile.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + base64.b64encode(hashlib.sha1(key.encode()).digest()) + b"\r\n\r\n"
+        )
         self.listeners.append(client)
         told = set()
         try:
@@ -122,7 +140,9 @@ class FakeComfy:
                         if due and (number, kind) not in told:
                             told.add((number, kind))
                             frame = json.dumps({"type": kind, "data": {**data, "prompt_id": number}}).encode()
-                            request.wfile.write(b"\x82\x03abc" + b"\x81\x7e" + struct.pack(">H", len(frame)) + frame)
+                            request.wfile.write(
+                                b"\x82\x03abc" + b"\x81\x7e" + struct.pack(">H", len(frame)) + frame
+                            )
         except OSError:
             pass
         request.close_connection = True
@@ -140,14 +160,24 @@ def entry_of(number: str, graph: dict) -> dict:
     """The history of a job that has ended."""
     if graph["2"]["inputs"]["text"] == "explode":
         error = {"node_id": "2", "node_type": "CLIPTextEncode", "exception_message": "no such\ntoken"}
-        return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": [["execution_error", error]]}}
+        return {
+            "outputs": {},
+            "status": {"status_str": "error", "completed": False, "messages": [["execution_error", error]]},
+        }
     if graph["2"]["inputs"]["text"] == "stopped":
         messages = [["execution_interrupted", {"node_id": "3", "node_type": "KSampler", "executed": []}]]
         return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": messages}}
     seed = graph["3"]["inputs"]["seed"]
     images = [{"filename": f"seed{seed + i}_.png", "subfolder": "sub", "type": "output"} for i in range(2)]
-    outputs = {"3": {"images": [{"filename": "preview.png", "subfolder": "", "type": "temp"}]}, "save": {"images": images}}
-    return {"outputs": outputs, "status": {"status_str": "success", "completed": True, "messages": []}, "prompt": [1, number]}
+    outputs = {
+        "3": {"images": [{"filename": "preview.png", "subfolder": "", "type": "temp"}]},
+        "save": {"images": images},
+    }
+    return {
+        "outputs": outputs,
+        "status": {"status_str": "success", "completed": True, "messages": []},
+        "prompt": [1, number],
+    }
 
 
 def png(shade: int) -> bytes:

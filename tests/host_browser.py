@@ -23,11 +23,13 @@ def open_browser(url: str, profile: Path):
 
     options = Options()
     options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1900,1000",
-                     f"--user-data-dir={profile}"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                     "--window-size=1900,1000", f"--user-data-dir={profile}"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    settings = json.dumps({"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False}).encode()
+    settings = json.dumps(
+        {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False}
+    ).encode()
     request = urllib.request.Request(f"{url}/settings", settings, {"Content-Type": "application/json"})
     urllib.request.urlopen(request, timeout=20).close()
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))

@@ -1,7 +1,8 @@
-"""One real ComfyUI, loaded once for all its probes: each line on stdin starts one of them in a fork of this process.
+"""One real ComfyUI, loaded once for all its probes: each line on stdin starts one of them in a fork of this
+process.
 
-``python host_keeper.py HOST BASE``; called by conftest.py. A line is JSON: the file for what the probe says, the probe, its base
-directory and the pack. The answer is a line with the exit status.
+``python host_keeper.py HOST BASE``; called by conftest.py. A line is JSON: the file for what the probe says,
+the probe, its base directory and the pack. The answer is a line with the exit status.
 """
 
 import importlib
@@ -27,7 +28,8 @@ import nodes  # noqa: E402,F401
 
 
 def probe(file: str, base: str, pack: str) -> None:
-    """Run a probe as its own command line would, on a base directory that the host did not know when it was loaded."""
+    """Run a probe as its own command line would, on a base directory that the host did not know when it was
+    loaded."""
     import comfy.cli_args
     import folder_paths
 

@@ -1,4 +1,5 @@
-"""Runs inside one real ComfyUI's environment: loads the pack as ComfyUI does and prints what it finds as JSON.
+"""Runs inside one real ComfyUI's environment: loads the pack as ComfyUI does and prints what it finds as
+JSON.
 
 ``python host_probe.py HOST BASE PACK``; called by test_host.py.
 """
@@ -13,7 +14,21 @@ from pathlib import Path
 import host_probe_cost as cost
 import host_probe_more as more
 import host_small_work
-from host_probe_base import BASE, HOST, PACK, core, draw, few_views, found, hash_of, host_nodes, largest, node, stock, torch
+from host_probe_base import (
+    BASE,
+    HOST,
+    PACK,
+    core,
+    draw,
+    few_views,
+    found,
+    hash_of,
+    host_nodes,
+    largest,
+    node,
+    stock,
+    torch,
+)
 from hosts import newest
 
 
@@ -43,11 +58,17 @@ def parity(model, clip, vae):
     found["text_difference"] = largest(clip.encode_from_tokens(clip.tokenize(text)), mine)
     context = mine.expand(2, -1, -1)
     theirs = model.model.diffusion_model(x, t, context=context)
-    found["unet_difference"] = max(largest(theirs, m.unet(x, t, encoder_hidden_states=context).sample) for m in (copy, direct))
+    found["unet_difference"] = max(
+        largest(theirs, m.unet(x, t, encoder_hidden_states=context).sample) for m in (copy, direct)
+    )
     picture = torch.rand(1, 128, 128, 3)
     latents = core("escdiff_core.model.sample").image_to_latents(direct, picture)
     found["vae_difference"] = largest(vae.encode(picture) * direct.vae.config.scaling_factor, latents)
-    found["fingerprints"] = [copy.fingerprint, direct.fingerprint, core("nodes.host.export").base_fingerprint(model)]
+    found["fingerprints"] = [
+        copy.fingerprint,
+        direct.fingerprint,
+        core("nodes.host.export").base_fingerprint(model),
+    ]
     return direct
 
 
@@ -67,7 +88,9 @@ def with_lora(model, clip, vae):
     found["lora_difference"] = largest(mine, theirs)
     found["lora_changes"] = largest(mine, core("nodes.host.export").private_model(model, clip, vae).unet(
         x, t, encoder_hidden_states=context).sample)
-    found["lora_fingerprint_is_the_base_s"] = copy.fingerprint == core("nodes.host.export").base_fingerprint(model)
+    found["lora_fingerprint_is_the_base_s"] = copy.fingerprint == core("nodes.host.export").base_fingerprint(
+        model
+    )
 
 
 def learning(model, clip, vae, encoder, before):
@@ -78,23 +101,31 @@ def learning(model, clip, vae, encoder, before):
     for kind, example in (("shape", 0), ("appearance", -1)):
         names = core("nodes.reference").example_names()
         image, mask = node("ESCDiffExampleReference", example=names[example])
-        features = node("ESCDiffReferenceFeatures", model=model, clip=clip, vae=vae, image=image, mask=mask, encoder=encoder)[0]
+        features = node("ESCDiffReferenceFeatures", model=model, clip=clip, vae=vae, image=image, mask=mask,
+                        encoder=encoder)[0]
         token = node(f"ESCDiff{kind.capitalize()}Filter", features=features, class_word="")[0]
-        made[kind], plot = node("ESCDiffTune", model=model, clip=clip, vae=vae, token=token, recipe=f"escdiff-{kind}", steps=4,
-                                seed=0, describe="", batch_size=2, preview_every=2)
+        made[kind], plot = node("ESCDiffTune", model=model, clip=clip, vae=vae, token=token,
+                                recipe=f"escdiff-{kind}", steps=4, seed=0, describe="", batch_size=2,
+                                preview_every=2)
         found[f"{kind}_plot"] = list(plot.shape)
     found["model_unchanged"] = hash_of(*modules) == before
-    found["wrong_kind"] = more.said("ESCDiffTune", model=model, clip=clip, vae=vae, token=token, recipe="escdiff-shape", steps=1,
-                                    seed=0, describe="")
+    found["wrong_kind"] = more.said("ESCDiffTune", model=model, clip=clip, vae=vae, token=token,
+                                    recipe="escdiff-shape", steps=1, seed=0, describe="")
     found["model_unchanged_after_an_error"] = hash_of(*modules) == before
-    # a prompt for each half, so that routing has something to do; what the recipes learned is looked at in more.layouts
+    # a prompt for each half, so that routing has something to do; what the recipes learned is looked at in
+    # more.layouts
     return {kind: replace(attribute, reach="own") for kind, attribute in made.items()}
 
 
 def routing(model, clip, vae, direct, made, before):
     prompt = "a photo of a *m with *a appearance on a white background"
-    mixed, positive, negative, knowing = node("ESCDiffMix", model=model, clip=clip, prompt=prompt, negative="", **made)
-    texts = [stock("CLIPTextEncode", "encode", clip=c, text="a (*m:1.2), on a table")[0][0][0] for c in (knowing, clip)]
+    mixed, positive, negative, knowing = node(
+        "ESCDiffMix", model=model, clip=clip, prompt=prompt, negative="", **made
+    )
+    texts = [
+        stock("CLIPTextEncode", "encode", clip=c, text="a (*m:1.2), on a table")[0][0][0]
+        for c in (knowing, clip)
+    ]
     found["clip_knows_the_token"] = largest(*texts)
     seen = []
 
@@ -113,9 +144,12 @@ def routing(model, clip, vae, direct, made, before):
     variant = method.Mix(direct, method.Use(made["shape"]), method.Use(made["appearance"])).variant(0.5)
     sampling = model.get_model_object("model_sampling")
     width = given["c_crossattn"].shape[-1]
-    order = [prompt, ""] if torch.allclose(given["c_crossattn"][0], positive[0][0][0, :, :width], atol=1e-5) else ["", prompt]
+    order = [prompt, ""] if torch.allclose(given["c_crossattn"][0], positive[0][0][0, :, :width],
+                                           atol=1e-5) else ["", prompt]
     context = torch.cat([variant.states(p).context for p in order])
-    answer = variant.unet(sampling.calculate_input(sigma, x), sampling.timestep(sigma), encoder_hidden_states=context).sample
+    answer = variant.unet(
+        sampling.calculate_input(sigma, x), sampling.timestep(sigma), encoder_hidden_states=context
+    ).sample
     found["routed_difference"] = largest(out, sampling.calculate_denoised(sigma, answer, x))
     found["routed_scale"] = float(out.abs().max())
 
@@ -124,8 +158,8 @@ def routing(model, clip, vae, direct, made, before):
     stock_out = draw(model, plain, empty)
     nothing = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="")
     found["no_attribute_is_stock"] = torch.equal(draw(*nothing[:3]), stock_out)
-    off = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="", **made, shape_strength=0.0,
-               appearance_strength=0.0)
+    off = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="", **made,
+               shape_strength=0.0, appearance_strength=0.0)
     found["strength_zero_is_stock"] = torch.equal(draw(*off[:3]), stock_out)
     texts = [stock("CLIPTextEncode", "encode", clip=c, text=t)[0][0][0] for c, t in (
         (off[3], "a *m on a table"), (clip, f"a {made['shape'].word} on a table"), (clip, "a *m on a table"))]
@@ -135,34 +169,49 @@ def routing(model, clip, vae, direct, made, before):
     routed.route_prompts(clone, [variant.route])
     found["route_without_payload_is_stock"] = torch.equal(draw(clone, plain, empty), stock_out)
     rider = routed.PAYLOAD.format(0, 1)
-    same = [[[rows[0][0], {**rows[0][1], "model_conds": {rider: routed.comfy.conds.CONDCrossAttn(rows[0][0])}}]]
-            for rows in (plain, empty)]
+    same = [
+        [[rows[0][0], {**rows[0][1], "model_conds": {rider: routed.comfy.conds.CONDCrossAttn(rows[0][0])}}]]
+        for rows in (plain, empty)
+    ]
     found["same_prompt_in_both_is_stock"] = largest(draw(clone, *same), stock_out)
     found["mixing_changes_the_picture"] = largest(draw(mixed, positive, negative), stock_out)
     cleared, more_of_it = node("ESCDiffClear", conditioning=positive)[0][0]
-    found["clear_takes_it_out"] = [type(cleared).__name__, torch.equal(cleared, variant.states(prompt).context[:, :77]),
-                                   [name for name in more_of_it if "escdiff" in name]]
+    found["clear_takes_it_out"] = [
+        type(cleared).__name__,
+        torch.equal(cleared, variant.states(prompt).context[:, :77]),
+        [name for name in more_of_it if "escdiff" in name],
+    ]
     alone = draw(mixed, positive, negative, cfg=1.0)
     found["cfg_1"] = [largest(alone, draw(mixed, positive, positive)), largest(alone, plain_out)]
     three = draw(mixed, positive, negative, batch=3)
     found["batch_3"] = [list(three.shape), largest(three[:1], plain_out), largest(three[1], three[2])]
     found["prompt_lengths"] = []
     for times in (1, 6, 12):
-        long = node("ESCDiffMix", model=model, clip=clip, negative="", **made, prompt=" ".join([prompt] * times))
+        long = node(
+            "ESCDiffMix", model=model, clip=clip, negative="", **made, prompt=" ".join([prompt] * times)
+        )
         found["prompt_lengths"].append([long[1][0][0].shape[1], bool(torch.isfinite(draw(*long[:3])).all())])
     half = torch.zeros(1, 128, 128)
     half[:, :, :64] = 1
-    halves = {"area": stock("ConditioningSetArea", "append", conditioning=positive, width=64, height=128, x=0, y=0, strength=1.0),
-              "mask": stock("ConditioningSetMask", "append", conditioning=positive, mask=half, set_cond_area="default",
-                            strength=1.0)}
+    halves = {
+        "area": stock("ConditioningSetArea", "append", conditioning=positive, width=64, height=128, x=0, y=0,
+                      strength=1.0), "mask": stock("ConditioningSetMask", "append", conditioning=positive,
+                                                   mask=half, set_cond_area="default", strength=1.0)
+    }
     everywhere = draw(mixed, plain, negative, steps=1)
     for name, (rows,) in halves.items():
         both = stock("ConditioningCombine", "combine", conditioning_1=rows, conditioning_2=plain)[0]
-        out = draw(mixed, both, negative, steps=1)      # one step: behind it what is drawn in one half reaches the other
-        found[name] = [largest(a, b) / float(everywhere.abs().max()) for a, b in zip(out.split(8, -1), everywhere.split(8, -1),
-                                                                                     strict=True)]
-    draw(model, plain, empty)       # the next sampling of the user's own model takes the attributes' patches out
-    found["model_unchanged_after_mixing"] = hash_of(model.model, clip.cond_stage_model, vae.first_stage_model) == before
+        # one step: behind it what is drawn in one half reaches the other
+        out = draw(mixed, both, negative, steps=1)
+        found[name] = [
+            largest(a, b) / float(everywhere.abs().max())
+            for a, b in zip(out.split(8, -1), everywhere.split(8, -1), strict=True)
+        ]
+    # the next sampling of the user's own model takes the attributes' patches out
+    draw(model, plain, empty)
+    found["model_unchanged_after_mixing"] = (
+        hash_of(model.model, clip.cond_stage_model, vae.first_stage_model) == before
+    )
 
 
 def exports(model, clip, made):
@@ -170,10 +219,10 @@ def exports(model, clip, made):
     shape = made["shape"]
     node("ESCDiffExport", attribute=shape, form="full", name="probe_delta")
     node("ESCDiffExport", attribute=shape, form="embedding", name="probe_token")
-    ours = draw(*node("ESCDiffMix", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="",
-                      shape=shape)[:3])
-    loaded, _ = stock("LoraLoader", "load_lora", model=model, clip=clip, lora_name="probe_delta.safetensors", strength_model=1.0,
-                      strength_clip=1.0)
+    ours = draw(*node("ESCDiffMix", model=model, clip=clip, prompt="a photo of a *m on a white background",
+                      negative="", shape=shape)[:3])
+    loaded, _ = stock("LoraLoader", "load_lora", model=model, clip=clip, lora_name="probe_delta.safetensors",
+                      strength_model=1.0, strength_clip=1.0)
     prompts = [stock("CLIPTextEncode", "encode", clip=clip, text=text)[0]
                for text in ("a photo of a embedding:probe_token on a white background", "")]
     theirs = draw(loaded, *prompts)
@@ -181,29 +230,49 @@ def exports(model, clip, made):
     path = node("ESCDiffSaveAttribute", attribute=shape, name="probe/shape")[1]
     found["saved_at"] = str(Path(path).relative_to(BASE))
     again = node("ESCDiffLoadAttribute", file="probe/shape.safetensors")[0]
-    found["loaded_draws_the_same"] = torch.equal(ours, draw(*node(
-        "ESCDiffMix", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="", shape=again)[:3]))
-    found["saved_twice"] = [Path(node("ESCDiffSaveAttribute", attribute=made[kind], name="probe/shape")[1]).name
-                            for kind in ("shape", "appearance")]
+    found["loaded_draws_the_same"] = torch.equal(
+        ours,
+        draw(*node("ESCDiffMix", model=model, clip=clip, prompt="a photo of a *m on a white background",
+                   negative="", shape=again)[:3]))
+    found["saved_twice"] = [
+        Path(node("ESCDiffSaveAttribute", attribute=made[kind], name="probe/shape")[1]).name
+        for kind in ("shape", "appearance")
+    ]
     node("ESCDiffSaveAttribute", attribute=shape, name="probe/coffee_filter")
     filters, folders = core("escdiff_core.learning.filters"), core("nodes.host.folders")
-    filters.save_filters({"shape": filters.AttributeFilter(4, 0, 4, 4)}, folders.attribute_path("probe/mine"), "f" * 64, 0.1)
-    found["free_names"] = [folders.free_path("probe/mine", lambda path, may=may: may).name for may in (False, True)]
+    filters.save_filters(
+        {"shape": filters.AttributeFilter(4, 0, 4, 4)}, folders.attribute_path("probe/mine"), "f" * 64, 0.1
+    )
+    found["free_names"] = [
+        folders.free_path("probe/mine", lambda path, may=may: may).name for may in (False, True)
+    ]
     (BASE / "elsewhere").mkdir()
     (BASE / "models" / "escdiff" / "linked").symlink_to(BASE / "elsewhere")
     node("ESCDiffSaveAttribute", attribute=shape, name="linked/shape")
     found["linked"] = [p.name for p in (BASE / "elsewhere").iterdir()]
     found["other_slashes"] = [
-        Path(node("ESCDiffSaveAttribute", attribute=shape, name="probe\\win")[1]).relative_to(BASE).as_posix(),
+        Path(node("ESCDiffSaveAttribute", attribute=shape,
+                  name="probe\\win")[1]).relative_to(BASE).as_posix(),
         node("ESCDiffLoadAttribute", file="probe\\win.safetensors")[0].kind,
-        *(host_nodes.NODE_CLASS_MAPPINGS["ESCDiffLoadAttribute"].validate_inputs(file=f) for f in (
-            "probe\\win.safetensors", "probe/win.safetensors", None, "nowhere.safetensors"))]
-    given = {"ESCDiffSaveAttribute": {"attribute": shape}, "ESCDiffExport": {"attribute": shape, "form": "lora"}}
-    found["names"] = {f"{node_id}: {name[:9]}": [
-        host_nodes.NODE_CLASS_MAPPINGS[node_id].validate_inputs(name=name), more.said(node_id, name=name, **inputs)]
-        for node_id, inputs in given.items() for name in ("n" * 240, "nul\0", "sub/", "..", ".hidden", "con", "dot.", "a:b", "")}
+        *(host_nodes.NODE_CLASS_MAPPINGS["ESCDiffLoadAttribute"].validate_inputs(file=f)
+          for f in ("probe\\win.safetensors", "probe/win.safetensors", None, "nowhere.safetensors"))
+    ]
+    given = {
+        "ESCDiffSaveAttribute": {"attribute": shape},
+        "ESCDiffExport": {"attribute": shape, "form": "lora"},
+    }
+    found["names"] = {
+        f"{node_id}: {name[:9]}": [
+            host_nodes.NODE_CLASS_MAPPINGS[node_id].validate_inputs(name=name),
+            more.said(node_id, name=name, **inputs),
+        ]
+        for node_id, inputs in given.items()
+        for name in ("n" * 240, "nul\0", "sub/", "..", ".hidden", "con", "dot.", "a:b", "")
+    }
     found["leads_out"] = more.said("ESCDiffSaveAttribute", attribute=shape, name="../shape")
-    over = node("ESCDiffSaveAttribute", attribute=made["appearance"], name="probe/shape_02", overwrite=True)[1]
+    over = node("ESCDiffSaveAttribute", attribute=made["appearance"], name="probe/shape_02", overwrite=True)[
+        1
+    ]
     found["overwritten"] = Path(over).name
     pictures, versions = BASE / "pictures", []
     for name in ("", "one", "two"):
@@ -215,9 +284,10 @@ def exports(model, clip, made):
     found["version_of_no_folder"] = [type(trained(folder=f)).__name__ for f in ("", "a\0b", "n" * 300)]
     found["versions"] = [versions.index(v) for v in versions]
     found["listed"] = [sorted(folders.attribute_files(filters=f)) for f in (False, True)]
-    boxed = node("ESCDiffMixedSampler", model=model, clip=clip, prompt="a photo of a *m on a white background", negative="",
-                 latent={"samples": torch.zeros(1, 4, 16, 16)}, seed=1, steps=3, cfg=5.0, sampler="euler", scheduler="normal",
-                 denoise=1.0, shape=shape)[0]["samples"]
+    boxed = node("ESCDiffMixedSampler", model=model, clip=clip,
+                 prompt="a photo of a *m on a white background", negative="",
+                 latent={"samples": torch.zeros(1, 4, 16, 16)}, seed=1, steps=3, cfg=5.0, sampler="euler",
+                 scheduler="normal", denoise=1.0, shape=shape)[0]["samples"]
     found["mixed_sampler_difference"] = largest(ours, boxed)
     image, mask = node("ESCDiffExampleReference", example=core("nodes.reference").example_names()[0])
     found["score_of_itself"] = node("ESCDiffScore", images=image, shape_reference=image, shape_mask=mask,
@@ -228,11 +298,15 @@ def exports(model, clip, made):
 
 
 def sd15():
-    """A random checkpoint in SD 1.5's layout through the stock loader: the private copy, clip skip, and one step of learning."""
+    """A random checkpoint in SD 1.5's layout through the stock loader: the private copy, clip skip, and one
+    step of learning."""
     host_small_work.small_pictures(core("escdiff_core.families").FAMILIES)
-    model, clip, vae = stock("CheckpointLoaderSimple", "load_checkpoint", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
+    model, clip, vae = stock(
+        "CheckpointLoaderSimple", "load_checkpoint", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors"
+    )
     for skip in (None, -2):
-        used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=skip)[0] if skip else clip
+        used = stock("CLIPSetLastLayer", "set_last_layer", clip=clip,
+                     stop_at_clip_layer=skip)[0] if skip else clip
         copy = core("nodes.host.export").private_model(model, used, vae)
         text = "a photo of a red star"
         mine = core("escdiff_core.model.text").encode_prompts(copy, [text]).context
@@ -246,19 +320,32 @@ def sd15():
     found["sd15_unet_difference"] = largest(theirs, copy.unet(x, t, encoder_hidden_states=mine).sample)
     name = "diffusion_model.input_blocks.1.1.proj_in.weight"
     patched = model.clone()
-    patched.add_patches({name: ("diff", (0.1 * torch.randn(dict(model.model.named_parameters())[name].shape),))}, 0.7)
-    baked = core("nodes.host.export").private_model(patched, used, vae).unet(x, t, encoder_hidden_states=mine).sample
+    patched.add_patches(
+        {name: ("diff", (0.1 * torch.randn(dict(model.model.named_parameters())[name].shape),))}, 0.7
+    )
+    baked = (
+        core("nodes.host.export")
+        .private_model(patched, used, vae)
+        .unet(x, t, encoder_hidden_states=mine)
+        .sample
+    )
     comfy.model_management.load_models_gpu([patched], force_patch_weights=True)
     theirs = patched.model.diffusion_model(x.to(weights), t, context=mine.to(weights)).float()
-    found["sd15_lora_difference"] = [largest(theirs, baked), largest(baked, copy.unet(x, t, encoder_hidden_states=mine).sample)]
+    found["sd15_lora_difference"] = [
+        largest(theirs, baked),
+        largest(baked, copy.unet(x, t, encoder_hidden_states=mine).sample),
+    ]
     found["sd15_family"] = type(model.model.model_config).__name__
     picture = torch.rand(1, 512, 512, 3)
     mask = torch.zeros(1, 512, 512)
     mask[:, 100:400, 100:400] = 1
-    made, _ = node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, image=picture, kind="appearance", mask=mask,
-                   recipe="recipe's own", steps=1, seed=0, describe="", batch_size=1, preview_every=0)
+    made, _ = node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, image=picture, kind="appearance",
+                   mask=mask, recipe="recipe's own", steps=1, seed=0, describe="", batch_size=1,
+                   preview_every=0)
     found["sd15_learned"] = [made.kind, made.steps]
-    mixed = node("ESCDiffMix", model=model, clip=clip, prompt="a cat with *a appearance", negative="", appearance=made)
+    mixed = node(
+        "ESCDiffMix", model=model, clip=clip, prompt="a cat with *a appearance", negative="", appearance=made
+    )
     found["sd15_mix"] = bool(torch.isfinite(draw(*mixed[:3])).all())
 
 
@@ -275,11 +362,19 @@ def main() -> None:
         found["failed"] = {}
         user_s = (model, clip, vae)
         for section, arguments in (
-                (routing, (*user_s, direct, made, before)), (more.layouts, (model, clip, direct, made)),
-                (more.overlaps, (model, clip, direct, made)), (more.schedule, (model, clip, direct, made)),
-                (more.control, (model, clip, made)), (exports, (model, clip, made)), (more.loras, (model, clip, made)),
-                (more.cancel, (*user_s, encoder, before)), (more.wrong_inputs, (*user_s, made)),
-                (cost.work, (model, clip, made)), *[(cost.timing, (model, clip, made))] * (newest() == HOST), (sd15, ())):
+            (routing, (*user_s, direct, made, before)),
+            (more.layouts, (model, clip, direct, made)),
+            (more.overlaps, (model, clip, direct, made)),
+            (more.schedule, (model, clip, direct, made)),
+            (more.control, (model, clip, made)),
+            (exports, (model, clip, made)),
+            (more.loras, (model, clip, made)),
+            (more.cancel, (*user_s, encoder, before)),
+            (more.wrong_inputs, (*user_s, made)),
+            (cost.work, (model, clip, made)),
+            *[(cost.timing, (model, clip, made))] * (newest() == HOST),
+            (sd15, ()),
+        ):
             began = time.monotonic()
             try:
                 section(*arguments)

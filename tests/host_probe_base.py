@@ -1,4 +1,5 @@
-"""What the probes share: a real ComfyUI started inside this process (``HOST BASE PACK`` on the command line), and shorthands."""
+"""What the probes share: a real ComfyUI started inside this process (``HOST BASE PACK`` on the command line),
+and shorthands."""
 
 import hashlib
 import importlib
@@ -55,8 +56,9 @@ def hash_of(*modules) -> str:
 
 def draw(model, positive, negative, cfg=5.0, batch=1, seed=1, steps=3):
     latent = {"samples": torch.zeros(batch, 4, 16, 16)}
-    return stock("KSampler", "sample", model=model, seed=seed, steps=steps, cfg=cfg, sampler_name="euler", scheduler="normal",
-                 positive=positive, negative=negative, latent_image=latent, denoise=1.0)[0]["samples"]
+    return stock("KSampler", "sample", model=model, seed=seed, steps=steps, cfg=cfg, sampler_name="euler",
+                 scheduler="normal", positive=positive, negative=negative, latent_image=latent,
+                 denoise=1.0)[0]["samples"]
 
 
 def largest(a, b) -> float:

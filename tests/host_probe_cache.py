@@ -1,4 +1,5 @@
-"""Runs inside one real ComfyUI: what a node says, what is found in the cache, and how a stopped run goes on; prints JSON.
+"""Runs inside one real ComfyUI: what a node says, what is found in the cache, and how a stopped run goes on;
+prints JSON.
 
 ``python host_probe_cache.py HOST BASE PACK``; called by test_host_cache.py.
 """
@@ -14,7 +15,9 @@ from types import SimpleNamespace
 from host_probe import load_pack
 from host_probe_base import core, few_views, found, host_nodes, node, stock, torch
 
-LEARN = {"recipe": "escdiff-appearance", "steps": 6, "seed": 3, "describe": "", "batch_size": 2, "preview_every": 0}
+LEARN = {
+    "recipe": "escdiff-appearance", "steps": 6, "seed": 3, "describe": "", "batch_size": 2, "preview_every": 0
+}
 
 
 class Page:
@@ -52,8 +55,11 @@ class Counter:
 
 
 def same(one, other) -> bool:
-    return one.delta.keys() == other.delta.keys() and all(torch.equal(t, other.delta[n]) for n, t in one.delta.items()) \
+    return (
+        one.delta.keys() == other.delta.keys()
+        and all(torch.equal(t, other.delta[n]) for n, t in one.delta.items())
         and torch.equal(one.embeddings["clip_l"], other.embeddings["clip_l"])
+    )
 
 
 def cached(model, clip, vae, encoder, image, mask, count, page):
@@ -68,7 +74,8 @@ def cached(model, clip, vae, encoder, image, mask, count, page):
     token = node("ESCDiffAppearanceFilter", features=parts)[0]
     again = node("ESCDiffTune", model=model, clip=clip, vae=vae, token=token, **LEARN)[0]
     found["again"] = [count.since_last(), page.shown["7"], same(first, again)]
-    torch.set_num_threads(threads)      # more than its share of the cores makes everything else many times slower
+    # more than its share of the cores makes everything else many times slower
+    torch.set_num_threads(threads)
     return given, first
 
 
@@ -79,12 +86,14 @@ def keys(model, clip, vae, encoder, image, mask):
 
     def patched(patcher, where, strength):
         clone = patcher.clone()
-        shape = dict((clone.patcher if hasattr(clone, "patcher") else clone).model.named_parameters())[where].shape
+        shape = dict((clone.patcher if hasattr(clone, "patcher") else clone).model.named_parameters())[
+            where
+        ].shape
         assert clone.add_patches({where: ("diff", (torch.ones(shape),))}, strength)
         return clone
 
-    def key(model=model, clip=clip, vae=vae, image=image, mask=mask, encoder=encoder, timestep=250, looked=0, kind="appearance",
-            class_word="", filter_file="", seed=3, describe="", token_name="", **recipe):
+    def key(model=model, clip=clip, vae=vae, image=image, mask=mask, encoder=encoder, timestep=250, looked=0,
+            kind="appearance", class_word="", filter_file="", seed=3, describe="", token_name="", **recipe):
         source = learning.Source(model, clip, vae)
         features = learning.read_reference(source, image, mask, encoder, timestep, looked)
         row = recipes.find_recipe(recipes.DEFAULTS[kind], kind, **recipe)
@@ -108,8 +117,11 @@ def keys(model, clip, vae, encoder, image, mask):
     other_clip, other_vae = (node("ESCDiffLoadPocketModel")[i] for i in (1, 2))
     with torch.inference_mode(False):
         other_model = node("ESCDiffLoadPocketModel")[0]
-        for module in (other_model.model.diffusion_model, other_clip.cond_stage_model.clip_l.transformer.get_input_embeddings(),
-                       other_vae.first_stage_model):
+        for module in (
+            other_model.model.diffusion_model,
+            other_clip.cond_stage_model.clip_l.transformer.get_input_embeddings(),
+            other_vae.first_stage_model,
+        ):
             next(module.parameters()).data.add_(0.01)
     skipped = stock("CLIPSetLastLayer", "set_last_layer", clip=clip, stop_at_clip_layer=-2)[0]
     tower = replace(encoder, mean=(0.4, 0.5, 0.5))
@@ -121,13 +133,15 @@ def keys(model, clip, vae, encoder, image, mask):
     changed = {
         "model": key(model=other_model), "LoRA": key(model=patched(model, name, 0.5)),
         "LoRA strength": key(model=patched(model, name, 0.6)), "schedule": key(model=schedule),
-        "clip": key(clip=other_clip), "LoRA on clip": key(clip=patched(clip, text, 0.5)), "clip skip": key(clip=skipped),
-        "vae": key(vae=other_vae), "picture": key(image=brighter), "two pictures": key(image=image.repeat(2, 1, 1, 1)),
-        "mask": key(mask=bolder), "no mask": key(mask=None), "encoder": key(encoder=tower), "no encoder": key(encoder=None),
+        "clip": key(clip=other_clip), "LoRA on clip": key(clip=patched(clip, text, 0.5)),
+        "clip skip": key(clip=skipped), "vae": key(vae=other_vae), "picture": key(image=brighter),
+        "two pictures": key(image=image.repeat(2, 1, 1, 1)), "mask": key(mask=bolder),
+        "no mask": key(mask=None), "encoder": key(encoder=tower), "no encoder": key(encoder=None),
         "timestep": key(timestep=300), "seed of looking": key(looked=1), "kind": key(kind="shape"),
-        "class word": key(class_word="cat"),
-        "filter": key(filter_file=str(copied)), "seed": key(seed=4), "describe": key(describe="on a table"),
-        "token name": key(token_name="*b"), "steps": key(steps=7), "preset": key(preset="b-lora"), "batch size": key(batch_size=1)}
+        "class word": key(class_word="cat"), "filter": key(filter_file=str(copied)), "seed": key(seed=4),
+        "describe": key(describe="on a table"), "token name": key(token_name="*b"), "steps": key(steps=7),
+        "preset": key(preset="b-lora"), "batch size": key(batch_size=1)
+    }
     everything = [usual, *changed.values()]
     found["key_of"] = {n: everything.count(k) == 1 for n, k in changed.items()}
     began = time.perf_counter()
@@ -145,9 +159,12 @@ def keys(model, clip, vae, encoder, image, mask):
 def stock_sampling(model):
     import comfy.model_sampling
 
-    class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION
-                   if not isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
-                   else comfy.model_sampling.EPS):
+    class Sampling(
+        comfy.model_sampling.ModelSamplingDiscrete,
+        comfy.model_sampling.V_PREDICTION
+        if not isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
+        else comfy.model_sampling.EPS,
+    ):
         pass
 
     return Sampling(model.model.model_config)
@@ -172,7 +189,9 @@ def stopped(given, whole, count, page):
         try:
             node("ESCDiffLearnAttribute", **{**given, **changes})
         except host.InterruptProcessingException:
-            return sorted(p.suffix for p in cache.directory.iterdir() if p.suffix == ".unfinished"), page.shown["7"]
+            return sorted(p.suffix
+                          for p in cache.directory.iterdir()
+                          if p.suffix == ".unfinished"), page.shown["7"]
         finally:
             comfy.utils.ProgressBar.update_absolute = usual
             host.interrupt_current_processing(False)
@@ -180,18 +199,29 @@ def stopped(given, whole, count, page):
     count.since_last()
     found["cancelled"] = [*cancelled(), count.since_last()["steps"]]
     resumed = node("ESCDiffLearnAttribute", **given)[0]
-    found["resumed"] = [count.since_last()["steps"], page.shown["7"], len(list(cache.directory.glob("*.unfinished")))]
+    found["resumed"] = [
+        count.since_last()["steps"],
+        page.shown["7"],
+        len(list(cache.directory.glob("*.unfinished"))),
+    ]
     for file in cache.directory.glob("*.safetensors"):
         file.unlink()
     unbroken = node("ESCDiffLearnAttribute", **given)[0]
-    found["resumed_is_the_unbroken"] = [same(resumed, unbroken), not same(resumed, whole), count.since_last()["steps"]]
+    found["resumed_is_the_unbroken"] = [
+        same(resumed, unbroken),
+        not same(resumed, whole),
+        count.since_last()["steps"],
+    ]
     for file in cache.directory.glob("*.safetensors"):
         file.unlink()
     cancelled()
     next(cache.directory.glob("*.unfinished/resume.safetensors")).write_bytes(b"half")
     count.since_last()
-    found["damaged_state"] = [same(unbroken, node("ESCDiffLearnAttribute", **given)[0]), count.since_last()["steps"],
-                              len(list(cache.directory.glob("*.unfinished")))]
+    found["damaged_state"] = [
+        same(unbroken, node("ESCDiffLearnAttribute", **given)[0]),
+        count.since_last()["steps"],
+        len(list(cache.directory.glob("*.unfinished"))),
+    ]
 
 
 def troubles(given, count, page):
@@ -233,12 +263,19 @@ def notes(model, clip, vae, made, page):
     mixed = node("ESCDiffMix", **mixing, prompt="a star with *a appearance")
     for name, side in (("size", 64), ("right size", 16)):
         page.shown.clear()
-        stock("KSampler", "sample", model=mixed[0], seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal",
-              positive=mixed[1], negative=mixed[2], latent_image={"samples": torch.zeros(1, 4, side, side)}, denoise=1.0)
+        stock("KSampler", "sample", model=mixed[0], seed=1, steps=1, cfg=1.0, sampler_name="euler",
+              scheduler="normal", positive=mixed[1], negative=mixed[2],
+              latent_image={"samples": torch.zeros(1, 4, side, side)}, denoise=1.0)
         shown[name] = page.shown.get("7")
-    boxed = {**mixing, "seed": 1, "steps": 1, "cfg": 1.0, "sampler": "euler", "scheduler": "normal", "denoise": 1.0}
-    shown["two notes"] = run("ESCDiffMixedSampler", **boxed, prompt="a star", latent={"samples": torch.zeros(1, 4, 64, 64)})
-    shown["one note"] = run("ESCDiffMixedSampler", **boxed, prompt="a star", latent={"samples": torch.zeros(1, 4, 16, 16)})
+    boxed = {
+        **mixing, "seed": 1, "steps": 1, "cfg": 1.0, "sampler": "euler", "scheduler": "normal", "denoise": 1.0
+    }
+    shown["two notes"] = run(
+        "ESCDiffMixedSampler", **boxed, prompt="a star", latent={"samples": torch.zeros(1, 4, 64, 64)}
+    )
+    shown["one note"] = run(
+        "ESCDiffMixedSampler", **boxed, prompt="a star", latent={"samples": torch.zeros(1, 4, 16, 16)}
+    )
     apart = node("ESCDiffApply", model=model, shape=None, appearance=made)[1]
     for name, prompt in (("prompt", "a red star"), ("prompt with it", "a *a star"), ("empty prompt", " ")):
         shown[name] = run("ESCDiffPrompt", mixed=apart, clip=clip, prompt=prompt)
@@ -249,11 +286,17 @@ def notes(model, clip, vae, made, page):
     shown["no server"] = run("ESCDiffMix", **mixing, prompt="a red star")
     sys.modules["server"] = server
     try:
-        node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, image=photo, **{**LEARN, "recipe": "escdiff-shape"},
-             kind="appearance")
+        node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, image=photo,
+             **{**LEARN, "recipe": "escdiff-shape"}, kind="appearance")
     except Exception as error:      # whatever comes out is what the artist reads
-        found["error"] = [type(error).__module__, type(error).__name__, str(error), error.__traceback__.tb_next is not None,
-                          isinstance(error, core("escdiff_core.errors").ESCDiffError), page.shown["7"].splitlines()[-1]]
+        found["error"] = [
+            type(error).__module__,
+            type(error).__name__,
+            str(error),
+            error.__traceback__.tb_next is not None,
+            isinstance(error, core("escdiff_core.errors").ESCDiffError),
+            page.shown["7"].splitlines()[-1],
+        ]
     found["listeners_left"] = len(logging.getLogger(core("nodes.host.notes").PACK).handlers)
 
 

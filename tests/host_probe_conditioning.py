@@ -1,4 +1,5 @@
-"""Runs inside one real ComfyUI: what stock nodes do to a CONDITIONING of ours reaches every prompt in it; prints JSON.
+"""Runs inside one real ComfyUI: what stock nodes do to a CONDITIONING of ours reaches every prompt in it;
+prints JSON.
 
 ``python host_probe_conditioning.py HOST BASE PACK``; called by test_host_conditioning.py.
 """
@@ -13,7 +14,8 @@ ONE, TWO, WIDTH = "a *m with *a appearance on a white background", "a *a *m on a
 
 
 def attribute(model, kind: str, seed: int):
-    """An attribute that nobody learned: a token that its own half of the UNet sees, and a change of two of its layers."""
+    """An attribute that nobody learned: a token that its own half of the UNet sees, and a change of two of
+    its layers."""
     own = {"shape": "input_blocks.{}.", "appearance": "output_blocks.{}."}[kind]
     names = core("escdiff_core.model.names").unet_map(core("nodes.host.export").unet_config(model))
     places = {original: name for name, original in names.items()}
@@ -25,9 +27,10 @@ def attribute(model, kind: str, seed: int):
     block_of = core("escdiff_core.unet.blocks").block_of
     blocks = {block_of(name) for original, name in places.items() if original.startswith(own.split("{")[0])}
     return core("escdiff_core.attribute").Attribute(
-        kind=kind, token={"shape": "*m", "appearance": "*a"}[kind], word=kind, delta=delta, blocks=tuple(sorted(blocks)),
-        embeddings={"clip_l": torch.randn(1, WIDTH, generator=generator)}, recipe="none", recipe_hash="", preset="paper",
-        base_fingerprint=core("nodes.host.export").base_fingerprint(model), steps=0, seed=0)
+        kind=kind, token={"shape": "*m",
+                          "appearance": "*a"}[kind], word=kind, delta=delta, blocks=tuple(sorted(blocks)),
+        embeddings={"clip_l": torch.randn(1, WIDTH, generator=generator)}, recipe="none", recipe_hash="",
+        preset="paper", base_fingerprint=core("nodes.host.export").base_fingerprint(model), steps=0, seed=0)
 
 
 def steps_of(model, positive, negative, cfg=1.0):
@@ -45,14 +48,19 @@ def steps_of(model, positive, negative, cfg=1.0):
 
 
 def follows(model, positive, negative, headless, states) -> list[float]:
-    """Largest relative difference of each step to the headless UNet with ``states`` (of a variant: packed text states)."""
+    """Largest relative difference of each step to the headless UNet with ``states`` (of a variant: packed
+    text states)."""
     sampling, worst = model.get_model_object("model_sampling"), []
     for x, sigma, out, width in steps_of(model, positive, negative):
         assert width == WIDTH, "everything behind sees the main prompt alone"
         t = sampling.timestep(sigma)
         variant = headless.variant(1 - (float(t[0]) + 1) / 1000)
-        answer = variant.unet(sampling.calculate_input(sigma, x), t, encoder_hidden_states=states(variant)).sample
-        worst.append(largest(out, sampling.calculate_denoised(sigma, answer, x)) / max(1.0, float(out.abs().max())))
+        answer = variant.unet(
+            sampling.calculate_input(sigma, x), t, encoder_hidden_states=states(variant)
+        ).sample
+        worst.append(
+            largest(out, sampling.calculate_denoised(sigma, answer, x)) / max(1.0, float(out.abs().max()))
+        )
     return worst
 
 
@@ -67,14 +75,17 @@ def said(what) -> str:
 def joined(one, two):
     """Slot by slot, one text behind the other."""
     def behind(variant):
-        parts = zip(*(states(variant).chunk(variant.route.slots, dim=1) for states in (one, two)), strict=True)
+        parts = zip(
+            *(states(variant).chunk(variant.route.slots, dim=1) for states in (one, two)), strict=True
+        )
         return torch.cat([torch.cat(pair, dim=1) for pair in parts], dim=1)
 
     return behind
 
 
 def operations(mixed, clip, headless, plain, name) -> None:
-    """Each stock node on prompts of ``mixed``, beside what the headless mix computes with the same done to every slot."""
+    """Each stock node on prompts of ``mixed``, beside what the headless mix computes with the same done to
+    every slot."""
     model, mix = mixed
     one, two, none = (node("ESCDiffPrompt", mixed=mix, clip=clip, prompt=text)[0] for text in (ONE, TWO, ""))
     stocks = plain[0][0]
@@ -93,18 +104,20 @@ def operations(mixed, clip, headless, plain, name) -> None:
         return stock("ConditioningConcat", "concat", conditioning_to=to, conditioning_from=source)[0]
 
     cases = {
-        "as it is": (one, of(ONE)),
-        "Average 0": (average(one, two, 0.0), of(TWO)),
-        "Average 0.3": (average(one, two, 0.3), lambda v: 0.3 * v.states(ONE).context + 0.7 * v.states(TWO).context),
-        "Average with a stock prompt": (average(one, plain, 0.3), lambda v: 0.3 * v.states(ONE).context + 0.7 * everywhere(v)),
-        "a stock prompt averaged": (average(plain, one, 0.3), lambda v: 0.7 * v.states(ONE).context + 0.3 * everywhere(v)),
+        "as it is": (one, of(ONE)), "Average 0": (average(one, two, 0.0), of(TWO)), "Average 0.3": (average(
+            one, two, 0.3), lambda v: 0.3 * v.states(ONE).context + 0.7 * v.states(TWO).context),
+        "Average with a stock prompt": (average(one, plain, 0.3),
+                                        lambda v: 0.3 * v.states(ONE).context + 0.7 * everywhere(v)),
+        "a stock prompt averaged": (average(plain, one, 0.3),
+                                    lambda v: 0.7 * v.states(ONE).context + 0.3 * everywhere(v)),
         "Concat": (concat(one, two), joined(of(ONE), of(TWO))),
         "Concat of a stock prompt": (concat(one, plain), joined(of(ONE), everywhere)),
-        "Concat to a stock prompt": (concat(plain, one), joined(everywhere, of(ONE))),
-        "ZeroOut": (stock("ConditioningZeroOut", "zero_out", conditioning=one)[0], lambda v: 0 * v.states(ONE).context),
+        "Concat to a stock prompt": (concat(plain, one), joined(everywhere, of(ONE))), "ZeroOut": (stock(
+            "ConditioningZeroOut", "zero_out", conditioning=one)[0], lambda v: 0 * v.states(ONE).context),
         "times 0": ([[states * 0.0, more] for states, more in one], lambda v: 0 * v.states(ONE).context),
         "times 1.5": ([[states * 1.5, more] for states, more in one], lambda v: 1.5 * v.states(ONE).context),
-        "range 0 to 1": (stock("ConditioningSetTimestepRange", "set_range", conditioning=one, start=0.0, end=1.0)[0], of(ONE)),
+        "range 0 to 1": (stock("ConditioningSetTimestepRange", "set_range", conditioning=one, start=0.0,
+                               end=1.0)[0], of(ONE)),
     }
     for case, (positive, states) in cases.items():
         steps = follows(model, positive, none, headless, states)
@@ -114,15 +127,19 @@ def operations(mixed, clip, headless, plain, name) -> None:
     def ranged(rows, start, end):
         return stock("ConditioningSetTimestepRange", "set_range", conditioning=rows, start=start, end=end)[0]
 
-    both = stock("ConditioningCombine", "combine", conditioning_1=ranged(one, 0.0, 0.4), conditioning_2=ranged(two, 0.4, 1.0))[0]
+    both = stock("ConditioningCombine", "combine", conditioning_1=ranged(one, 0.0, 0.4),
+                 conditioning_2=ranged(two, 0.4, 1.0))[0]
     texts = iter([ONE, TWO, TWO])
     steps = follows(model, both, none, headless, lambda v: v.states(next(texts)).context)
     found[f"{name}: ranges"] = [len(steps), max(steps)]
     whole = torch.ones(1, 128, 128)
-    areas = {"SetArea": stock("ConditioningSetArea", "append", conditioning=one, width=128, height=128, x=0, y=0, strength=1.0)[0],
-             "SetMask": stock("ConditioningSetMask", "append", conditioning=one, mask=whole, set_cond_area="default",
-                              strength=1.0)[0],
-             "Combine": stock("ConditioningCombine", "combine", conditioning_1=one, conditioning_2=one)[0]}
+    areas = {
+        "SetArea": stock("ConditioningSetArea", "append", conditioning=one, width=128, height=128, x=0, y=0,
+                         strength=1.0)[0],
+        "SetMask": stock("ConditioningSetMask", "append", conditioning=one, mask=whole,
+                         set_cond_area="default", strength=1.0)[0],
+        "Combine": stock("ConditioningCombine", "combine", conditioning_1=one, conditioning_2=one)[0]
+    }
     usual = draw(model, one, none)
     for case, rows in areas.items():
         found[f"{name}: {case}"] = [3, largest(draw(model, rows, none), usual) / float(usual.abs().max())]
@@ -142,7 +159,9 @@ def refusals(base, clip, plain, routed, scheduled, made) -> None:
         "model without attributes": said(lambda: draw(base, one, plain)),
         "model of another mix": said(lambda: draw(late, one, plain)),
         "same width, other blocks": said(lambda: draw(model, again, plain)),
-        "two mixes joined": said(lambda: stock("ConditioningConcat", "concat", conditioning_to=one, conditioning_from=other)),
+        "two mixes joined": said(
+            lambda: stock("ConditioningConcat", "concat", conditioning_to=one, conditioning_from=other)
+        ),
         "weights of the schedule lost": said(lambda: draw(late, late_rows, plain)),
         "stock prompts on a schedule": said(lambda: draw(late, plain, plain)),
         "Clear behind a join": said(lambda: node("ESCDiffClear", conditioning=joined_rows)),
@@ -163,11 +182,14 @@ def words(model, clip, vae, made) -> None:
     found["words"] = {
         "mask": said(lambda: node("ESCDiffReferenceFeatures", model=model, clip=clip, vae=vae, **full)),
         "no token": said(lambda: node("ESCDiffExport", attribute=weights, form="embedding", name="probe")),
-        "no folder": said(lambda: node("ESCDiffTrainFilters", model=model, clip=clip, vae=vae, folder="/nowhere", name="probe",
-                                       steps=1, seed=0))}
+        "no folder": said(lambda: node("ESCDiffTrainFilters", model=model, clip=clip, vae=vae, folder=
+                                       "/nowhere", name="probe", steps=1, seed=0))
+    }
     for reach in ("own", "all"):
         export = host_nodes.NODE_CLASS_MAPPINGS["ESCDiffExport"].EXECUTE_NORMALIZED
-        output = export(attribute=replace(made["shape"], reach=reach), form="full", name=f"probe_{reach}", rank=4)
+        output = export(
+            attribute=replace(made["shape"], reach=reach), form="full", name=f"probe_{reach}", rank=4
+        )
         shown = output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
         found["words"][f"export {reach}"] = "\n".join(map(str, shown["text"]))
 
@@ -177,17 +199,21 @@ def main() -> None:
     with torch.inference_mode():
         model, clip, vae, *_ = node("ESCDiffLoadPocketModel")
         direct = core("escdiff_core.families.load").load_model("pocket", "cpu")
-        method, plain = core("escdiff_core.mixing.mix"), clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+        method, plain = (
+            core("escdiff_core.mixing.mix"),
+            clip.encode_from_tokens_scheduled(clip.tokenize("a red star")),
+        )
         made = {kind: attribute(model, kind, seed) for seed, kind in enumerate(("shape", "appearance"))}
         uses = [method.Use(made["shape"]), method.Use(made["appearance"])]
         routed = node("ESCDiffApply", model=model, **made)
         scheduled = node("ESCDiffApply", model=model, **made, shape_end=0.3)
         sections = {
             "routed": lambda: operations(routed, clip, method.Mix(direct, *uses), plain, "routed"),
-            "scheduled": lambda: operations(scheduled, clip, method.Mix(direct, method.Use(made["shape"], end=0.3), uses[1]), plain,
-                                            "scheduled"),
-            "words": lambda: words(model, clip, vae, made),
-            "refusals": lambda: refusals(model, clip, plain, routed, scheduled, made)}
+            "scheduled": lambda: operations(
+                scheduled, clip, method.Mix(direct, method.Use(made["shape"], end=0.3), uses[
+                    1]), plain, "scheduled"), "words": lambda: words(model, clip, vae, made),
+            "refusals": lambda: refusals(model, clip, plain, routed, scheduled, made)
+        }
         found["failed"] = {}
         for name, section in sections.items():
             try:

@@ -1,4 +1,5 @@
-"""Runs inside one real ComfyUI's environment: what the pack asks of it, and hosts that were changed; prints JSON.
+"""Runs inside one real ComfyUI's environment: what the pack asks of it, and hosts that were changed; prints
+JSON.
 
 ``python host_probe_contract.py HOST BASE PACK``; called by test_host_contract.py.
 """
@@ -98,7 +99,8 @@ def hooked(rows) -> bool:
 
 
 def dynamic_memory() -> None:
-    """Dynamic VRAM as far as a machine without a graphics card has it: the model is taken for one of its kind."""
+    """Dynamic VRAM as far as a machine without a graphics card has it: the model is taken for one of its
+    kind."""
     import comfy.model_patcher
 
     model, clip, vae, _ = node("ESCDiffLoadPocketModel")

@@ -1,4 +1,5 @@
-"""What sampling a mix costs inside a host, against the same model without attributes; a part of host_probe.py."""
+"""What sampling a mix costs inside a host, against the same model without attributes; a part of
+host_probe.py."""
 
 import statistics
 import time
@@ -9,14 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def sampled(model, clip, made) -> dict:
-    """What samples a mix, and the same model without attributes: call one of the two with a number of steps."""
+    """What samples a mix, and the same model without attributes: call one of the two with a number of
+    steps."""
     plain = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a photo of a red star", "")]
     mixed = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made)[:3]
 
     def way(unet, positive, negative):
-        return lambda steps: stock(
-            "KSampler", "sample", model=unet, seed=1, steps=steps, cfg=3.0, sampler_name="dpmpp_2m", scheduler="normal",
-            positive=positive, negative=negative, latent_image={"samples": torch.zeros(2, 4, 16, 16)}, denoise=1.0)
+        return lambda steps: stock("KSampler", "sample", model=unet, seed=1, steps=steps, cfg=3.0,
+                                   sampler_name="dpmpp_2m", scheduler="normal", positive=positive, negative=
+                                   negative, latent_image={"samples": torch.zeros(2, 4, 16, 16)}, denoise=1.0)
 
     return {"plain": way(model, *plain), "mixed": way(*mixed)}
 
@@ -50,5 +52,7 @@ def timing(model, clip, made, pairs: int = 5, steps: int = 10, clock=time.proces
         for name in sorted(ways, reverse=bool(i % 2)):
             ways[name](2)             # the weights change hands; what is timed is the sampling behind it
             spent[name].append(seconds(ways[name]))
-    found["mixing_ratio"] = statistics.median(m / p for m, p in zip(spent["mixed"], spent["plain"], strict=True))
+    found["mixing_ratio"] = statistics.median(
+        m / p for m, p in zip(spent["mixed"], spent["plain"], strict=True)
+    )
     found["sampling_seconds"] = {name: statistics.median(values) for name, values in spent.items()}

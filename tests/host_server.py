@@ -33,7 +33,9 @@ def prepare_base(base: Path, models: Path) -> None:
     for folder in models.iterdir():
         (base / "models" / folder.name).symlink_to(folder)
     (base / "input").mkdir()
-    Image.fromarray((render(shape_references(1)[0]).image * 255).astype("uint8")).save(base / "input" / "example.png")
+    Image.fromarray((render(shape_references(1)[0]).image * 255).astype("uint8")).save(
+        base / "input" / "example.png"
+    )
 
 
 class Server:
@@ -46,11 +48,12 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.base, self.url, self.log = base, f"http://127.0.0.1:{self.port}", (base / "log.txt").open("w+")
-        self.process = subprocess.Popen(
-            [str(python_of(host)), "main.py", "--cpu", "--base-directory", str(base), "--listen", "127.0.0.1",
-             "--port", str(self.port), "--disable-api-nodes", "--preview-method", "none", "--database-url", "sqlite:///:memory:",
-             *(["--front-end-root", FRONT_END] if FRONT_END else [])],
-            cwd=host, stdout=self.log, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen([
+            str(python_of(host)), "main.py", "--cpu", "--base-directory",
+            str(base), "--listen", "127.0.0.1", "--port",
+            str(self.port), "--disable-api-nodes", "--preview-method", "none", "--database-url",
+            "sqlite:///:memory:", *(["--front-end-root", FRONT_END] if FRONT_END else [])
+        ], cwd=host, stdout=self.log, stderr=subprocess.STDOUT)
         end = time.monotonic() + 120
         while self.process.poll() is None and time.monotonic() < end:
             try:
@@ -70,7 +73,9 @@ class Server:
 
     def post(self, path: str, content: dict) -> dict:
         """Post JSON. Raises urllib.error.HTTPError for what the server refuses."""
-        request = urllib.request.Request(self.url + path, json.dumps(content).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + path, json.dumps(content).encode(), {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.loads(answer.read() or b"{}")
 
@@ -91,10 +96,13 @@ class Server:
         return True
 
     def submit(self, graph: dict) -> str:
-        return self.post("/prompt", {"prompt": graph, "client_id": CLIENT, "prompt_id": str(uuid.uuid4())})["prompt_id"]
+        return self.post("/prompt", {"prompt": graph, "client_id": CLIENT, "prompt_id": str(uuid.uuid4())})[
+            "prompt_id"
+        ]
 
     def run(self, graph: dict, seconds: float = 600) -> dict:
-        """Queue ``graph`` and return its history entry; a graph that the server refuses comes back as ``{"refused": …}``."""
+        """Queue ``graph`` and return its history entry; a graph that the server refuses comes back as
+        ``{"refused": …}``."""
         try:
             return self.wait_for(self.submit(graph), seconds)
         except urllib.error.HTTPError as error:
@@ -113,14 +121,17 @@ class Server:
     @contextmanager
     def page(self):
         """A websocket as the front end opens one, for what is submitted here."""
-        socket = websocket.create_connection(f"{self.url.replace('http', 'ws')}/ws?clientId={CLIENT}", timeout=1)
+        socket = websocket.create_connection(
+            f"{self.url.replace('http', 'ws')}/ws?clientId={CLIENT}", timeout=1
+        )
         try:
             yield socket
         finally:
             socket.close()
 
     def cancel_at(self, socket, number: str, node: str, step: int, seconds: float = 120) -> dict:
-        """Press cancel when ``node`` has come to ``step``, as the page hears it; returns the history entry of ``number``."""
+        """Press cancel when ``node`` has come to ``step``, as the page hears it; returns the history entry of
+        ``number``."""
         end, reached = time.monotonic() + seconds, False
         while not reached:
             assert time.monotonic() < end, self.said()
@@ -154,14 +165,20 @@ def workflow(name: str = "pocket_quickstart", **changes) -> dict:
 
 
 def untyped(graph: dict) -> dict:
-    """The graph with the node that learns either kind, whose output fits everywhere, as in older saved graphs."""
+    """The graph with the node that learns either kind, whose output fits everywhere, as in older saved
+    graphs."""
     for node, kind in (("learn_shape", "shape"), ("learn_appearance", "appearance")):
-        graph[node] = {"class_type": "ESCDiffLearnAttribute", "inputs": {**graph[node]["inputs"], "kind": kind}}
+        graph[node] = {
+            "class_type": "ESCDiffLearnAttribute",
+            "inputs": {**graph[node]["inputs"], "kind": kind},
+        }
     return graph
 
 
-QUICK = {"learn_shape__steps": 2, "learn_appearance__steps": 2, "learn_shape__batch_size": 2, "learn_appearance__batch_size": 2,
-         "sampler__steps": 2, "latent__batch_size": 1}
+QUICK = {
+    "learn_shape__steps": 2, "learn_appearance__steps": 2, "learn_shape__batch_size": 2,
+    "learn_appearance__batch_size": 2, "sampler__steps": 2, "latent__batch_size": 1
+}
 
 
 def error_of(entry: dict) -> str:

@@ -1,8 +1,9 @@
-"""A node pack of no nodes that every tested server has beside ours: learning takes few views, and small ones of a large model.
+"""A node pack of no nodes that every tested server has beside ours: learning takes few views, and small ones
+of a large model.
 
-Most of a short learning is the 64 pictures that a recipe draws and encodes first, and on SD 1.5 their 512 pixels. What is learned
-from them is another thing to test (test_views.py, test_tune.py); that a server learns, stops, goes on and says so depends on
-neither.
+Most of a short learning is the 64 pictures that a recipe draws and encodes first, and on SD 1.5 their 512
+pixels. What is learned from them is another thing to test (test_views.py, test_tune.py); that a server
+learns, stops, goes on and says so depends on neither.
 """
 
 import sys
@@ -34,5 +35,6 @@ def before_a_prompt(prompt: dict) -> dict:
     return prompt
 
 
-if page := getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None):     # inside a running ComfyUI
+# inside a running ComfyUI
+if page := getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None):
     page.add_on_prompt_handler(before_a_prompt)

@@ -1,4 +1,5 @@
-"""Real ComfyUI installations on this machine, each with an environment of its own; ``python tests/hosts.py`` prepares them."""
+"""Real ComfyUI installations on this machine, each with an environment of its own; ``python tests/hosts.py``
+prepares them."""
 
 import hashlib
 import os
@@ -10,21 +11,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venv-hosts"
 TOOLS = ENVIRONMENTS / "comfy-cli"      # others' commands for ComfyUI
-# What ComfyUI's own list leaves out or leaves open: 0.8.0 imports requests, and torch must be the one torchaudio was built for.
+# What ComfyUI's own list leaves out or leaves open: 0.8.0 imports requests, and torch must be the one
+# torchaudio was built for.
 MORE = ["requests", "websocket-client"]
 TEXT_LAYERS = 4     # of the text encoders of checkpoints that are made for tests: ComfyUI's own have up to 32
-# comfy-cli, and a check that no name of a ComfyUI's that the pack uses is missing there or takes other arguments
+# comfy-cli, and a check that no name of a ComfyUI's that the pack uses is missing there or takes other
+# arguments
 COMMANDS = {"comfy-cli": "comfy", "comfy-import-guard": "comfy-import-guard"}
 
 
 def extra(name: str) -> list[str]:
     """The packages of one of the pack's extras."""
-    listed = re.search(rf"^{name} = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    listed = re.search(
+        rf"^{name} = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+    )
     return re.findall('"(.+?)"', listed[1])
 
 
 def find_hosts() -> list[Path]:
-    """The ComfyUIs in ``COMFYUI_PATH`` (several as in PATH), else the one around the pack, else those under ~/comfy."""
+    """The ComfyUIs in ``COMFYUI_PATH`` (several as in PATH), else the one around the pack, else those under
+    ~/comfy."""
     if os.environ.get("COMFYUI_PATH"):
         found = [Path(p).expanduser() for p in os.environ["COMFYUI_PATH"].split(os.pathsep) if p]
     elif (ROOT.parent.parent / "main.py").is_file() and ROOT.parent.name == "custom_nodes":
@@ -65,9 +71,19 @@ def prepare(host: Path) -> None:
     install = [*uv, "pip", "install", "--quiet", "--python", str(python_of(host))]
     subprocess.run([*install, "torchaudio"], check=True)
     ask = "import importlib.metadata as m; print(m.version('torchaudio').split('+')[0])"
-    number = subprocess.run([str(python_of(host)), "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
-    subprocess.run([*install, f"torch=={number}", f"torchaudio=={number}", *more, *(a for p in lists for a in ("-r", str(p)))],
-                   check=True)
+    number = subprocess.run(
+        [str(python_of(host)), "-c", ask], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    subprocess.run(
+        [
+            *install,
+            f"torch=={number}",
+            f"torchaudio=={number}",
+            *more,
+            *(a for p in lists for a in ("-r", str(p))),
+        ],
+        check=True,
+    )
     stamp.write_text(wanted)
 
 
@@ -82,7 +98,9 @@ def prepare_tools() -> None:
         return
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(TOOLS)], check=True)
-    subprocess.run([*uv, "pip", "install", "--quiet", "--python", str(TOOLS / "bin" / "python"), *COMMANDS], check=True)
+    subprocess.run(
+        [*uv, "pip", "install", "--quiet", "--python", str(TOOLS / "bin" / "python"), *COMMANDS], check=True
+    )
 
 
 if __name__ == "__main__":
@@ -92,4 +110,7 @@ if __name__ == "__main__":
     if hosts:
         prepare_tools()
     if not hosts:
-        print("no ComfyUI found (COMFYUI_PATH, the ComfyUI around this folder, ~/comfy/ComfyUI*): the host tests will skip")
+        print(
+            "no ComfyUI found (COMFYUI_PATH, the ComfyUI around this folder, ~/comfy/ComfyUI*): the "
+            "host tests will skip"
+        )

@@ -1,4 +1,5 @@
-"""The smallest model that keeps SD 1.x's anatomy (4 levels, 6 + 1 + 9 cross-attentions), and things to learn on it."""
+"""The smallest model that keeps SD 1.x's anatomy (4 levels, 6 + 1 + 9 cross-attentions), and things to learn
+on it."""
 
 import hashlib
 from dataclasses import replace
@@ -24,19 +25,25 @@ from escdiff_core.worlds.pocket.tokenizer import build_vocabulary
 QUICK = {"steps": 2, "batch_size": 2, "views": 2, "warmup_steps": 0, "rank": 2, "pool": 4}
 WIDTH = 32
 TINY = {
-    **POCKET,
-    "unet": {**POCKET["unet"], "block_out_channels": [WIDTH] * 4, "norm_num_groups": 8,
-             "cross_attention_dim": WIDTH, "attention_head_dim": 1},
-    "vae": {**POCKET["vae"], "block_out_channels": [WIDTH] * 4},
-    "text_encoder": {**POCKET["text_encoder"], "hidden_size": WIDTH, "intermediate_size": WIDTH,
-                     "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": VOCABULARY_SIZE,
-                     **{f"{kind}_token_id": TEXT_ENCODER[f"{kind}_token_id"] for kind in ("bos", "eos", "pad")}},
+    **POCKET, "unet": {
+        **POCKET["unet"], "block_out_channels": [WIDTH] * 4, "norm_num_groups": 8,
+        "cross_attention_dim": WIDTH, "attention_head_dim": 1
+    }, "vae": {**POCKET["vae"], "block_out_channels": [WIDTH] * 4}, "text_encoder": {
+                   **POCKET["text_encoder"], "hidden_size": WIDTH, "intermediate_size": WIDTH,
+                   "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": VOCABULARY_SIZE,
+                   **{f"{kind}_token_id": TEXT_ENCODER[f"{kind}_token_id"]
+                      for kind in ("bos", "eos", "pad")}
+               },
 }
 
 
 def write_tiny(path: Path, seed: int = 0) -> Path:
     """Write the tiny model with random weights as a checkpoint; its words are the pocket model's."""
-    own = {"scheduler": TINY["scheduler"], "native_size": TINY["native_size"], "tokenizer": build_vocabulary()}
+    own = {
+        "scheduler": TINY["scheduler"],
+        "native_size": TINY["native_size"],
+        "tokenizer": build_vocabulary(),
+    }
     write_checkpoint(path, *random_modules(TINY, seed), own)
     return path
 
@@ -68,9 +75,10 @@ def disc(size: tuple[int, int] = (64, 64), masked: bool = True, colour: float = 
     return Reference(image.astype(np.float32), mask if masked else None)
 
 
-def made_attribute(model: DiffusionModel, kind: str, preset: str = "paper", *, scale: float = 0.02, seed: int = 3,
-                   lora: bool = False, **changes) -> Attribute:
-    """An attribute that nobody learned: random token, and a random delta on the preset's blocks, in either form."""
+def made_attribute(model: DiffusionModel, kind: str, preset: str = "paper", *, scale: float = 0.02,
+                   seed: int = 3, lora: bool = False, **changes) -> Attribute:
+    """An attribute that nobody learned: random token, and a random delta on the preset's blocks, in either
+    form."""
     generator = torch.Generator().manual_seed(seed)
     names, state = unet_map(model.unet.config), model.unet.state_dict()
     blocks = find_preset(preset).blocks(kind, state)
@@ -85,11 +93,11 @@ def made_attribute(model: DiffusionModel, kind: str, preset: str = "paper", *, s
             delta[f"{place}.lora_down.weight"] = torch.randn(2, *shape[1:], generator=generator)
             delta[f"{place}.alpha"] = torch.tensor(2.0)
     vector = torch.randn(1, WIDTH, generator=generator)
-    made = Attribute(
-        kind=kind, token={"shape": "*m", "appearance": "*a", "concept": "*c"}[kind],
-        word={"shape": "object", "appearance": "plain", "concept": "object"}[kind], embeddings={"clip_l": vector},
-        delta=delta, blocks=blocks, recipe=f"escdiff-{kind}", recipe_hash="0" * 16, preset=preset,
-        base_fingerprint=model.fingerprint, steps=1, seed=seed).quantised()
+    made = Attribute(kind=kind, token={"shape": "*m", "appearance": "*a", "concept": "*c"}[kind],
+                     word={"shape": "object", "appearance": "plain",
+                           "concept": "object"}[kind], embeddings={"clip_l": vector}, delta=delta,
+                     blocks=blocks, recipe=f"escdiff-{kind}", recipe_hash="0" * 16, preset=preset,
+                     base_fingerprint=model.fingerprint, steps=1, seed=seed).quantised()
     return replace(made, **changes)
 
 

@@ -69,7 +69,8 @@ POCKET = {
 
 
 def word_tokenizer() -> dict:
-    """A vocabulary of :data:`WORDS`, letters for the rest, and the merges that build each word letter by letter."""
+    """A vocabulary of :data:`WORDS`, letters for the rest, and the merges that build each word letter by
+    letter."""
     vocab = {letter: i for i, letter in enumerate(string.ascii_lowercase)}
     vocab |= {f"{letter}</w>": 26 + i for i, letter in enumerate(string.ascii_lowercase)}
     merges = []
@@ -85,7 +86,8 @@ def word_tokenizer() -> dict:
 
 
 POCKET["tokenizer"] = word_tokenizer()
-OWN = {k: POCKET[k] for k in ("scheduler", "native_size", "tokenizer")}  # what write_checkpoint cannot read off modules
+# what write_checkpoint cannot read off modules
+OWN = {k: POCKET[k] for k in ("scheduler", "native_size", "tokenizer")}
 
 
 def random_modules(config: dict, seed: int = 0):
@@ -143,14 +145,26 @@ def write_host_models(folder: Path) -> Path:
 
 
 def random_controlnet(modules) -> dict[str, torch.Tensor]:
-    """A ControlNet (Zhang et al. 2023) on the UNet's encoder, in the original layout; its zero convolutions are not zero."""
+    """A ControlNet (Zhang et al. 2023) on the UNet's encoder, in the original layout; its zero convolutions
+    are not zero."""
     generator = torch.Generator().manual_seed(7)
 
     def conv(out: int, into: int, size: int, name: str) -> dict[str, torch.Tensor]:
-        return {f"{name}.weight": 0.05 * torch.randn(out, into, size, size, generator=generator), f"{name}.bias": torch.zeros(out)}
+        return {
+            f"{name}.weight": 0.05 * torch.randn(out, into, size, size, generator=generator),
+            f"{name}.bias": torch.zeros(out),
+        }
 
-    unet = {n.removeprefix(UNET_PREFIX): t for n, t in canonical_tensors(*modules).items() if n.startswith(UNET_PREFIX)}
-    tensors = {n: t.contiguous() for n, t in unet.items() if n.startswith(("input_blocks.", "middle_block.", "time_embed."))}
+    unet = {
+        n.removeprefix(UNET_PREFIX): t
+        for n, t in canonical_tensors(*modules).items()
+        if n.startswith(UNET_PREFIX)
+    }
+    tensors = {
+        n: t.contiguous()
+        for n, t in unet.items()
+        if n.startswith(("input_blocks.", "middle_block.", "time_embed."))
+    }
     widths = [16, 16, 32, 32, 96, 96, 256]
     for place, (into, out) in enumerate(zip([3, *widths], [*widths, 320], strict=True)):
         tensors |= conv(out, into, 3, f"input_hint_block.{2 * place}")

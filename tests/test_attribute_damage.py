@@ -1,4 +1,5 @@
-"""Attribute files that are damaged, lie, or are something else: each gets one sentence, and nothing of it is used."""
+"""Attribute files that are damaged, lie, or are something else: each gets one sentence, and nothing of it is
+used."""
 
 import json
 import pickle
@@ -53,7 +54,10 @@ HEADER_LIES = {
     "negative shape": (lambda h: h[WEIGHT].update(shape=[-8, -6]), "whole numbers"),
     "shape of texts": (lambda h: h[WEIGHT].update(shape=["8", "6"]), "whole numbers"),
     "offsets beyond": (lambda h: h[WEIGHT].update(data_offsets=[10_000_000, 10_000_096]), "overlaps"),
-    "overlap": (lambda h: h[WEIGHT].update(data_offsets=h[f"delta.{CONV}.weight"]["data_offsets"]), "does not fill"),
+    "overlap": (
+        lambda h: h[WEIGHT].update(data_offsets=h[f"delta.{CONV}.weight"]["data_offsets"]),
+        "does not fill",
+    ),
     "unknown dtype": (lambda h: h[WEIGHT].update(dtype="F13"), "dtype"),
     "dtype is a list": (lambda h: h[WEIGHT].update(dtype=["F16"]), "dtype"),
     "other dtype": (lambda h: h[WEIGHT].update(dtype="BF16"), "needed: F16"),
@@ -166,5 +170,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(path):
     raw = path.read_bytes()
     length = struct.unpack("<Q", raw[:8])[0]
     padded = next(n for n in (0x0280, 0x0480, 0x0880, 0x0F80, 0x1280) if n >= length)
-    path.write_bytes(struct.pack("<Q", padded) + raw[8 : 8 + length] + b" " * (padded - length) + raw[8 + length :])
+    path.write_bytes(
+        struct.pack("<Q", padded) + raw[8 : 8 + length] + b" " * (padded - length) + raw[8 + length :]
+    )
     assert path.read_bytes()[0] == 0x80 and Attribute.load(path).kind == "shape"

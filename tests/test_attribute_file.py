@@ -1,4 +1,5 @@
-"""The attribute file: what is saved is what is loaded, what is unsound is never written, and a disk that is full loses nothing."""
+"""The attribute file: what is saved is what is loaded, what is unsound is never written, and a disk that is
+full loses nothing."""
 
 import json
 import os
@@ -86,7 +87,9 @@ def test_base_model_is_checked():
 
 def test_an_attribute_of_the_first_pocket_model_says_so():
     first = "9304afb3afe2c39fdd8f0fb50898832818989c6db4ed8abcf32cd1df8fbd0600"
-    with pytest.raises(ESCDiffError, match=r"learned on the pocket model of ESCDiff 0\.4\.0, which is no longer shipped"):
+    with pytest.raises(
+        ESCDiffError, match=r"learned on the pocket model of ESCDiff 0\.4\.0, which is no longer shipped"
+    ):
         replace(make(), base_fingerprint=first).check_base("e" * 64)
 
 
@@ -103,43 +106,44 @@ def test_an_attribute_in_words_is_short_lines_with_what_matters(form):
     made = make(form)
     lines = in_words(made)
     trained = {"full": "whole weights", "lora": "LoRA, rank 2", "none": "the token alone"}[form]
-    assert lines[0] == "Shape: write *m in prompts" and any(line.startswith(f"Trained: {trained}") for line in lines)
+    assert lines[0] == "Shape: write *m in prompts" and any(
+        line.startswith(f"Trained: {trained}") for line in lines
+    )
     text = "\n".join(lines)
-    assert made.recipe in text and f"{made.steps} steps, seed {made.seed}" in text and "token of 2 vectors" in text
+    assert (
+        made.recipe in text
+        and f"{made.steps} steps, seed {made.seed}" in text
+        and "token of 2 vectors" in text
+    )
     assert made.base_fingerprint[:12] in lines[-1] and max(map(len, lines)) <= 60 and len(lines) <= 7
     assert in_words(replace(made, kind="appearance"))[0] == "Look: write *m in prompts"
 
 
-@pytest.mark.parametrize(("changes", "says"), [
-    ({"kind": "colour"}, "known: shape"),
-    ({"token": "two words"}, "without spaces"),
-    ({"token": ""}, "without spaces"),
-    ({"word": "x" * 500}, "word"),
-    ({"steps": True}, "steps"),
-    ({"losses": {"last": float("nan")}}, "losses"),
-    ({"thumbnail": b"GIF89a"}, "PNG"),
-    ({"thumbnail": PIXEL + bytes(1 << 20)}, "PNG"),
-    ({"extra": {"seed": 4}}, "name of a field"),
-    ({"extra": {"a": object()}}, "JSON"),
-    ({"extra": {"a": float("inf")}}, "JSON"),
-    ({"embeddings": {"t5": noise(1, 4)}}, "known text encoders"),
-    ({"embeddings": {"clip_l": noise(4)}}, r"\(tokens, width\)"),
-    ({"embeddings": {"clip_l": noise(1, 4), "clip_g": noise(2, 4)}}, "the same number"),
-    ({"embeddings": {"clip_l": noise(90, 4)}}, "at most 75"),
-    ({"embeddings": {"clip_l": noise(5000, 4)}, "layout": "layers+stages"}, "at most 4096"),
-    ({"embeddings": {"clip_l": torch.full((1, 4), torch.nan)}}, "NaN"),
-    ({"embeddings": {}, "delta": {}}, "nothing to keep"),
-    ({"delta": {"out.2.weight": torch.full((2, 2), 1e5)}}, "65504"),
-    ({"delta": {"out.2.weight": torch.full((2, 2), torch.inf)}}, "infinite"),
-    ({"delta": {"out.2.weight": torch.zeros(0, 2)}}, "which no weight has"),
-    ({"delta": {"../out.2.weight": noise(2, 2)}}, "not the name"),
-    ({"delta": {"out.2/weight": noise(2, 2)}}, "not the name"),
-    ({"delta": {"out.2.gain": noise(2)}}, "does not fit"),
-    ({"delta": {**DELTAS["full"], **DELTAS["lora"]}}, "never both"),
-    ({"delta": {"out.2.lora_up.weight": noise(4, 2)}}, "lacks one"),
-    ({"delta": {"out.2.alpha": torch.tensor(1.0)}}, "lacks one"),
-    ({"delta": {"out.2.lora_up.weight": noise(4, 2), "out.2.lora_down.weight": noise(3, 4)}}, "do not fit each other"),
-])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"kind": "colour"}, "known: shape"), ({"token": "two words"}, "without spaces"),
+     ({"token": ""}, "without spaces"), ({"word": "x" * 500}, "word"), ({"steps": True}, "steps"),
+     ({"losses": {"last": float("nan")}}, "losses"), ({"thumbnail": b"GIF89a"}, "PNG"),
+     ({"thumbnail": PIXEL + bytes(1 << 20)}, "PNG"), ({"extra": {"seed": 4}}, "name of a field"),
+     ({"extra": {"a": object()}}, "JSON"), ({"extra": {"a": float("inf")}}, "JSON"),
+     ({"embeddings": {"t5": noise(1, 4)}}, "known text encoders"),
+     ({"embeddings": {"clip_l": noise(4)}}, r"\(tokens, width\)"),
+     ({"embeddings": {"clip_l": noise(1, 4), "clip_g": noise(2, 4)}}, "the same number"),
+     ({"embeddings": {"clip_l": noise(90, 4)}}, "at most 75"),
+     ({"embeddings": {"clip_l": noise(5000, 4)}, "layout": "layers+stages"}, "at most 4096"),
+     ({"embeddings": {"clip_l": torch.full((1, 4), torch.nan)}}, "NaN"),
+     ({"embeddings": {}, "delta": {}}, "nothing to keep"),
+     ({"delta": {"out.2.weight": torch.full((2, 2), 1e5)}}, "65504"),
+     ({"delta": {"out.2.weight": torch.full((2, 2), torch.inf)}}, "infinite"),
+     ({"delta": {"out.2.weight": torch.zeros(0, 2)}}, "which no weight has"),
+     ({"delta": {"../out.2.weight": noise(2, 2)}}, "not the name"),
+     ({"delta": {"out.2/weight": noise(2, 2)}}, "not the name"),
+     ({"delta": {"out.2.gain": noise(2)}}, "does not fit"),
+     ({"delta": {**DELTAS["full"], **DELTAS["lora"]}}, "never both"),
+     ({"delta": {"out.2.lora_up.weight": noise(4, 2)}}, "lacks one"),
+     ({"delta": {"out.2.alpha": torch.tensor(1.0)}}, "lacks one"),
+     ({"delta": {"out.2.lora_up.weight": noise(4, 2), "out.2.lora_down.weight": noise(3, 4)}
+       }, "do not fit each other"),])
 def test_unsound_contents_are_never_written(changes, says, path):
     with pytest.raises(ESCDiffError, match=says):
         make(**changes).save(path)

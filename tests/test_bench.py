@@ -1,4 +1,5 @@
-"""The benchmark: every cell once, resumed where it stopped, tables from cells, and a sentence for what it cannot use."""
+"""The benchmark: every cell once, resumed where it stopped, tables from cells, and a sentence for what it
+cannot use."""
 
 import json
 from argparse import ArgumentParser
@@ -14,7 +15,16 @@ from PIL import Image
 
 from escdiff_core.attribute.tensors import channel_norms
 from escdiff_core.bench import run as bench_run
-from escdiff_core.bench.contenders import ABLATIONS, BEST, BEST_DENOISE, CONTENDERS, DENOISES, FACTORS, RATES, Contender
+from escdiff_core.bench.contenders import (
+    ABLATIONS,
+    BEST,
+    BEST_DENOISE,
+    CONTENDERS,
+    DENOISES,
+    FACTORS,
+    RATES,
+    Contender,
+)
 from escdiff_core.bench.plan import Experiment, Store
 from escdiff_core.bench.protocol import Subject, appearance_references, shape_references
 from escdiff_core.cli import bench as command
@@ -42,7 +52,9 @@ def shorten(patch):
     patch.setattr(bench_run, "WARM", 0)
     patch.setattr(bench_run, "TIMED", 1)
     for kind, draw in bench_run.protocol.DRAW.items():
-        patch.setitem(bench_run.protocol.DRAW, kind, lambda *a, draw=draw, **k: draw(*a, steps=1, count=1, **k))
+        patch.setitem(
+            bench_run.protocol.DRAW, kind, lambda *a, draw=draw, **k: draw(*a, steps=1, count=1, **k)
+        )
     whole = bench_run.protocol.draw_mix
     patch.setattr(bench_run.protocol, "draw_mix", lambda *a, **k: whole(*a, steps=1, count=1, **k))
 
@@ -53,13 +65,18 @@ def load_in_a_worker(path):
 
 
 def bench(checkpoint, out, *more):
-    return main(["bench", "--model", str(checkpoint), "--device", "cpu", "--out", str(out), "--shapes", "1", "--appearances", "1",
-                 "--budgets", "0.01", "0.02", *map(str, more)])
+    return main([
+        "bench", "--model",
+        str(checkpoint), "--device", "cpu", "--out",
+        str(out), "--shapes", "1", "--appearances", "1", "--budgets", "0.01", "0.02", *map(str, more)
+    ])
 
 
 def test_every_contender_has_a_recipe_for_both_kinds_and_every_ablation_a_question():
     for contender in (*CONTENDERS.values(), *ABLATIONS.values()):
-        assert {kind: contender.recipe(kind).kind for kind in ("shape", "appearance")} == {k: k for k in ("shape", "appearance")}
+        assert {kind: contender.recipe(kind).kind for kind in ("shape", "appearance")} == {
+            k: k for k in ("shape", "appearance")
+        }
     assert {n for n, r in RECIPES.items() if r.kind == "concept"} < {*CONTENDERS, *ABLATIONS}
     assert all(a.question.endswith("?") for a in ABLATIONS.values())
     hashes = {(a.overlap, *(a.way(k) for k in ("shape", "appearance"))) for a in ABLATIONS.values()}
@@ -72,15 +89,24 @@ def test_a_contender_whose_kinds_change_the_same_weights_is_mixed_in_both_ways(c
     subject = SimpleNamespace(reference=disc(), describe="", class_word="")
     for c in CONTENDERS.values():
         if c.learns("shape") and c.learns("appearance"):
-            kinds = [channel_norms(bench.tuner(c, kind, subject, 0).attribute().delta) for kind in ("shape", "appearance")]
-            ways.setdefault((bool(kinds[0].keys() & kinds[1].keys()), c.way("shape"), c.way("appearance")), []).append(c.overlap)
+            kinds = [
+                channel_norms(bench.tuner(c, kind, subject, 0).attribute().delta)
+                for kind in ("shape", "appearance")
+            ]
+            ways.setdefault(
+                (bool(kinds[0].keys() & kinds[1].keys()), c.way("shape"), c.way("appearance")), []
+            ).append(c.overlap)
     for (meet, *_), overlaps in ways.items():
         assert sorted(overlaps) == (["add", "divide"] if meet else ["add"])
-    assert sum(meet for meet, *_ in ways) == 5 and CONTENDERS["escdiff"].overlap == "divide", "the default's way is the mixes' own"
+    assert sum(meet for meet, *_ in ways) == 5 and CONTENDERS["escdiff"].overlap == "divide", (
+        "the default's way is the mixes' own"
+    )
 
 
 def test_a_contender_of_the_field_learns_at_its_published_rates_times_one_factor():
-    assert set(BEST) <= set(CONTENDERS) and {f for best in BEST.values() for f in best.values()} <= set(FACTORS)
+    assert set(BEST) <= set(CONTENDERS) and {f for best in BEST.values() for f in best.values()} <= set(
+        FACTORS
+    )
     for name in ("dreambooth", "p-plus x30"):
         contender, published = (RATES | CONTENDERS)[name], RECIPES[name.split(" x")[0]]
         for kind in ("shape", "appearance"):
@@ -114,7 +140,9 @@ def test_a_run_measures_every_cell_and_a_second_one_nothing(checkpoint, quick, t
     assert bench(checkpoint, tmp_path, "--recipes", *names, "--resume") == 0
     assert json.loads((tmp_path / "table.json").read_text())["cells"] == report["cells"]
     left = Image.open(tmp_path / "sheet.png").convert("RGB")
-    assert left.height == whole.height and left.tobytes() != whole.tobytes(), "a row whose pictures are gone stays, in grey"
+    assert left.height == whole.height and left.tobytes() != whole.tobytes(), (
+        "a row whose pictures are gone stays, in grey"
+    )
 
 
 def test_a_run_that_was_cut_off_in_a_line_goes_on_and_a_changed_recipe_is_measured_anew(tmp_path):
@@ -125,14 +153,19 @@ def test_a_run_that_was_cut_off_in_a_line_goes_on_and_a_changed_recipe_is_measur
     store.path.write_text(text[:-9])
     again = Store(tmp_path)
     assert again.get(("a", "shape", 0, 0), "model recipe")["x"] == 1
-    assert again.get(("b", "shape", 0, 0), "model recipe") is None and again.get(("a", "shape", 0, 0), "other recipe") is None
+    assert (
+        again.get(("b", "shape", 0, 0), "model recipe") is None
+        and again.get(("a", "shape", 0, 0), "other recipe") is None
+    )
     again.put(("b", "shape", 0, 0), "model recipe", {"x": 3})
     assert Store(tmp_path).get(("b", "shape", 0, 0), "model recipe")["x"] == 3
 
 
 def test_pictures_are_drawn_with_the_model_s_usual_guidance(checkpoint, tmp_path):
     plan = Experiment((), {"shape": (), "appearance": ()}, (1.0,))
-    assert [bench_run.Bench(load_model(m, "cpu"), plan, Store(tmp_path)).guidance for m in ("pocket", checkpoint)] == [3, 6]
+    assert [
+        bench_run.Bench(load_model(m, "cpu"), plan, Store(tmp_path)).guidance for m in ("pocket", checkpoint)
+    ] == [3, 6]
 
 
 def test_factors_that_suit_the_pocket_are_not_taken_for_another_model(checkpoint, tmp_path, monkeypatch):
@@ -153,13 +186,19 @@ def options_of(*arguments):
     return parser.parse_args([*arguments, "--shapes", "1", "--appearances", "1", "--device", "cpu"])
 
 
-def test_another_budget_is_measured_anew_also_for_what_learns_nothing(checkpoint, quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_run.Bench, "rate", lambda self, key: {"setup": 0.0, "step": 1.0})      # no budget buys a step
+def test_another_budget_is_measured_anew_also_for_what_learns_nothing(
+    checkpoint, quick, tmp_path, monkeypatch
+):
+    # no budget buys a step
+    monkeypatch.setattr(bench_run.Bench, "rate", lambda self, key: {"setup": 0.0, "step": 1.0})
     names = ["style-aligned", "nothing learned", "textual-inversion"]
     assert bench(checkpoint, tmp_path, "--recipes", *names) == 0
     assert bench(checkpoint, tmp_path, "--recipes", *names, "--resume", "--budgets", "0.03") == 0
-    rows = {(r["contender"], r["budget"]): r for r in json.loads((tmp_path / "table.json").read_text())["rows"]}
-    assert set(rows) == {("style-aligned", 0.03), ("nothing learned", 0.0), ("textual-inversion", 0.03), ("plain", 0.0)}
+    rows = {
+        (r["contender"], r["budget"]): r for r in json.loads((tmp_path / "table.json").read_text())["rows"]
+    }
+    assert set(rows) == {("style-aligned", 0.03), ("nothing learned", 0.0), ("textual-inversion", 0.03),
+                         ("plain", 0.0)}
     assert all("appearance_own" in row and "H" in row for row in rows.values())
 
 
@@ -210,19 +249,24 @@ def test_own_pictures_are_references(checkpoint, quick, tmp_path):
 ])
 def test_what_cannot_be_used_is_one_sentence(arguments, words, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["bench", "--model", str(checkpoint), "--device", "cpu", "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert main(
+        ["bench", "--model",
+         str(checkpoint), "--device", "cpu", "--out",
+         str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("device, arguments, wanted", [
-    ("cpu", [], (4, 4, 1)), ("cpu", ["--quick"], (1, 1, 1)), ("cuda", [], (9, 8, 3)), ("cuda", ["--quick"], (1, 1, 1)),
-    ("cuda", ["--shapes", "2", "--seeds", "2"], (2, 8, 2))])
+@pytest.mark.parametrize("device, arguments, wanted",
+                         [("cpu", [], (4, 4, 1)), ("cpu", ["--quick"], (1, 1, 1)), ("cuda", [], (9, 8, 3)),
+                          ("cuda", ["--quick"], (1, 1, 1)),
+                          ("cuda", ["--shapes", "2", "--seeds", "2"], (2, 8, 2))])
 def test_a_gpu_gets_all_references_and_more_seeds(device, arguments, wanted, tmp_path, monkeypatch):
     model, found = SimpleNamespace(device=SimpleNamespace(type=device), native_size=256), []
     monkeypatch.setattr("escdiff_core.families.load.load_model", lambda *_: model)
     monkeypatch.setattr(bench_run, "Bench", lambda model, plan, store: found.append(plan))
-    monkeypatch.setattr(bench_run.protocol, "Judge", SimpleNamespace(of_spec=lambda spec: None))    # a second for each subject
+    # a second for each subject
+    monkeypatch.setattr(bench_run.protocol, "Judge", SimpleNamespace(of_spec=lambda spec: None))
 
     def stop(*_):
         raise ESCDiffError("far enough")
@@ -239,31 +283,55 @@ def test_a_gpu_gets_all_references_and_more_seeds(device, arguments, wanted, tmp
 def test_subjects_put_the_rest_of_their_picture_into_words():
     shape, appearance = (Subject.of_spec(kind, references(1)[0]) for kind, references in
                          (("shape", shape_references), ("appearance", appearance_references)))
-    assert shape.class_word == "" and " appearance on a" in shape.describe and shape.words[1] in shape.describe
-    assert appearance.class_word == appearance.words[0] and appearance.describe == f"on a {appearance.background} background"
+    assert (
+        shape.class_word == "" and " appearance on a" in shape.describe and shape.words[1] in shape.describe
+    )
+    assert (
+        appearance.class_word == appearance.words[0]
+        and appearance.describe == f"on a {appearance.background} background"
+    )
 
 
 def test_the_field_s_rates_are_the_best_that_were_measured():
     rows = json.loads((Path(__file__).parent.parent / "benchmarks" / "rates.json").read_text())["rows"]
     for name, best in BEST.items():
         for kind, factor in best.items():
-            tried = {int(r["contender"].split(" x")[1]): r for r in rows if r["contender"].startswith(f"{name} x")}
-            scores = {f: harmonic_mean(r[f"{kind}_own"], r[f"{kind}_prompt"], 1 - r[f"{kind}_leak"]) for f, r in tried.items()}
+            tried = {
+                int(r["contender"].split(" x")[1]): r for r in rows if r["contender"].startswith(f"{name} x")
+            }
+            scores = {
+                f: harmonic_mean(r[f"{kind}_own"], r[f"{kind}_prompt"], 1 - r[f"{kind}_leak"])
+                for f, r in tried.items()
+            }
             assert len(scores) > 2 and scores[factor] == max(scores.values()), (name, kind)
-    concepts = {c.name for c in CONTENDERS.values() if RECIPES[c.recipes["shape"]].kind == "concept" and c.overlap == "add"}
+    concepts = {
+        c.name
+        for c in CONTENDERS.values()
+        if RECIPES[c.recipes["shape"]].kind == "concept" and c.overlap == "add"
+    }
     assert set(BEST) == concepts
     for kind, denoise in BEST_DENOISE.items():
         tried = {d: next(r for r in rows if r["contender"] == f"image-to-image at {d}") for d in DENOISES}
-        scores = {d: harmonic_mean(r[f"{kind}_own"], r[f"{kind}_prompt"], 1 - r[f"{kind}_leak"]) for d, r in tried.items()}
+        scores = {
+            d: harmonic_mean(r[f"{kind}_own"], r[f"{kind}_prompt"], 1 - r[f"{kind}_leak"])
+            for d, r in tried.items()
+        }
         assert scores[denoise] == max(scores.values()), kind
 
 
 def test_what_is_learned_in_the_same_way_is_learned_once():
     subjects = {"shape": "ab", "appearance": "ab"}
-    chosen = [CONTENDERS["escdiff"], CONTENDERS["style-aligned"], ABLATIONS["preset whole"], CONTENDERS["escdiff-paper"]]
+    chosen = [
+        CONTENDERS["escdiff"],
+        CONTENDERS["style-aligned"],
+        ABLATIONS["preset whole"],
+        CONTENDERS["escdiff-paper"],
+    ]
     plan = Experiment(chosen, subjects, (1.0,))
     learned = [key for stage in plan.stages()[1:] for key in stage if key[1] == "shape" and key[2] == 0]
-    assert [key[0] for key in learned] == ["escdiff", "escdiff-paper", "plain"], "a whole UNet is the default for a shape"
+    assert [key[0] for key in learned] == ["escdiff", "escdiff-paper", "plain"], (
+        "a whole UNet is the default for a shape"
+    )
     assert plan.sources["style-aligned", "appearance"] == "style-aligned", "what is shown is its own"
     assert plan.sources["preset whole", "appearance"] == "preset whole"
     fast, slow = (RATES[f"dreambooth x{factor}"] for factor in (10, 30))
@@ -281,21 +349,27 @@ def test_the_overlap_counts_for_mixes_of_two_that_were_learned_alone(checkpoint,
     bench = bench_run.Bench(load_model(checkpoint, "cpu"), plan, Store(tmp_path))
     for key in plan.stages()[0]:
         bench.store.put(key, bench.identity(key), {"setup": 0.0, "step": 0.1})
-    mixes, learned = ([bench.identity((c.name, *key)) for c in chosen] for key in (("mix", 0, 0, 0, 1.0), ("shape", 0, 0)))
+    mixes, learned = (
+        [bench.identity((c.name, *key)) for c in chosen] for key in (("mix", 0, 0, 0, 1.0), ("shape", 0, 0))
+    )
     assert mixes[0] != mixes[1] and mixes[2] == mixes[3] and len(set(learned)) == 1
 
 
 @pytest.mark.parametrize("count", [4, 5, 7])
 def test_pairs_use_every_subject_equally_often(count):
     pairs = Experiment((), {"shape": "abcdefg"[:count], "appearance": "tuvwxyz"[:count]}, (1.0,)).pairs()
-    assert len(set(pairs)) == 2 * count and all([p[side] for p in pairs].count(n) == 2 for side in (0, 1) for n in range(count))
+    assert len(set(pairs)) == 2 * count and all(
+        [p[side] for p in pairs].count(n) == 2 for side in (0, 1) for n in range(count)
+    )
 
 
 def test_pairs_come_with_the_stage_that_learned_them():
     plan = Experiment((), {"shape": "abcd", "appearance": "wxyz"}, (1.0,))
     pairs = plan.pairs()
     assert len(Experiment((), {"shape": "abc", "appearance": "xyz"}, (1.0,)).pairs()) == 9
-    assert {max(p) // 2 for p in pairs if min(p) < 2} == {0}, "the first two of each kind are a table of their own"
+    assert {max(p) // 2 for p in pairs if min(p) < 2} == {0}, (
+        "the first two of each kind are a table of their own"
+    )
     stages = Experiment((Contender("escdiff"),), {"shape": "abcd", "appearance": "wxyz"}, (1.0, 2.0)).stages()
     learned = set()
     for stage in stages[1:]:

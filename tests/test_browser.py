@@ -17,8 +17,10 @@ START, BOX, APP = (next(w for w in WORKFLOWS if w.startswith(f"{number} ")) for 
 LEARN = {"steps": 2, "batch_size": 2}
 QUICK = {"ESCDiffLearnShape": LEARN, "ESCDiffLearnLook": LEARN, "ESCDiffShapeAndLook": LEARN,
          "KSampler": {"steps": 2}, "EmptyLatentImage": {"batch_size": 1}}
-REMOVAL = ("LoadBackgroundRemovalModel", "RemoveBackground")        # newer ComfyUIs have them, with a model to download
-PICTURE = os.environ.get("ESCDIFF_SCREENSHOT")     # where to keep a picture of the whole quick start, run with its own settings
+# newer ComfyUIs have them, with a model to download
+REMOVAL = ("LoadBackgroundRemovalModel", "RemoveBackground")
+# where to keep a picture of the whole quick start, run with its own settings
+PICTURE = os.environ.get("ESCDIFF_SCREENSHOT")
 
 OPEN = """
 const [path, quick, done] = arguments;
@@ -26,10 +28,14 @@ fetch(path).then(r => r.json()).then(graph => window.app.loadGraphData(graph)).t
     for (const node of window.app.graph._nodes)
         for (const [name, value] of Object.entries(quick[node.type] ?? {}))
             node.widgets.find(w => w.name === name).value = value;
-    done(window.app.graph._nodes.map(n => [n.type, n.type in LiteGraph.registered_node_types, !!n.has_errors]));
+    const known = LiteGraph.registered_node_types;
+    done(window.app.graph._nodes.map(n => [n.type, n.type in known, !!n.has_errors]));
 }).catch(e => done(String(e)));
 """
-ARRIVED = "return window.app.graph._nodes.some(n => n.type === 'SaveImage' && n.imgs?.length > 0 && n.imgs[0].naturalWidth > 0)"
+ARRIVED = (
+    "return window.app.graph._nodes.some(n => n.type === 'SaveImage' && n.imgs?.length > 0 && "
+    "n.imgs[0].naturalWidth > 0)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,8 @@ def address(name: str) -> str:
 
 
 def errors(driver) -> list[str]:
-    """New error lines of the browser's console, without what the front end asks for in vain: a 404, or the world outside."""
+    """New error lines of the browser's console, without what the front end asks for in vain: a 404, or the
+    world outside."""
     return [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"
             and " 404 " not in e["message"] and "https://" not in e["message"]]
 
@@ -62,7 +69,9 @@ def test_a_workflow_opens_without_missing_nodes_or_errors(browser, name):
     nodes = browser.execute_async_script(OPEN, address(name), {})
     wanted = json.loads((TEMPLATES / f"{name}.json").read_text("utf-8"))["nodes"]
     assert isinstance(nodes, list) and len(nodes) == len(wanted), nodes
-    assert [n for n in nodes if (not n[1] or n[2]) and n[0] not in REMOVAL] == [], "nodes that are unknown or red"
+    assert [n for n in nodes if (not n[1] or n[2]) and n[0] not in REMOVAL] == [], (
+        "nodes that are unknown or red"
+    )
     assert errors(browser) == []
 
 
@@ -77,7 +86,8 @@ def test_the_pocket_workflow_runs_in_the_browser(browser):
         time.sleep(0.5)
     assert errors(browser) == []
     if PICTURE:
-        browser.set_window_size(2680, 2400)             # the whole graph, large enough for its words to be drawn
+        # the whole graph, large enough for its words to be drawn
+        browser.set_window_size(2680, 2400)
         browser.execute_script("window.app.canvas.ds.scale = 1; window.app.canvas.ds.offset = [80, 80]; "
                                "window.app.graph.setDirtyCanvas(true, true)")
         time.sleep(3)
@@ -86,14 +96,17 @@ def test_the_pocket_workflow_runs_in_the_browser(browser):
 
 
 WIRES = """
-const app = window.app, made = ['ESCDiffLearnShape', 'ESCDiffLearnLook', 'ESCDiffLearnAttribute', 'ESCDiffMix'].map(
+const app = window.app;
+const types = ['ESCDiffLearnShape', 'ESCDiffLearnLook', 'ESCDiffLearnAttribute', 'ESCDiffMix'];
+const made = types.map(
     type => app.graph.add(LiteGraph.createNode(type)) ?? app.graph._nodes.at(-1));
 const [shape, look, either, mix] = made, into = name => mix.inputs.findIndex(i => i.name === name);
 const fits = (node, name) => !!node.connect(0, mix, into(name));
 const wires = [fits(look, 'shape'), fits(shape, 'appearance'), fits(either, 'shape'), fits(shape, 'shape'),
                fits(look, 'appearance')];
 const tables = [app.canvas.default_connection_color_byType, LGraphCanvas.link_type_colors];
-for (const table of tables) table.ESCDIFF_SHAPE = '';         // what a change of the palette does to types that it does not know
+// what a change of the palette does to types that it does not know
+for (const table of tables) table.ESCDIFF_SHAPE = '';
 return [wires, tables.map(t => [t.ESCDIFF_SHAPE, t.ESCDIFF_APPEARANCE, t.ESCDIFF_ATTRIBUTE, t.IMAGE])];
 """
 
@@ -102,18 +115,23 @@ def test_a_swapped_wire_does_not_hold_and_wires_have_colours(browser):
     browser.execute_script("window.app.graph.clear()")
     wires, tables = browser.execute_script(WIRES)
     assert wires == [False, False, True, True, True]
-    assert tables[0] == tables[1] and all(tables[0]) and len(set(tables[0])) == 4, "and none of ours is a picture's"
+    assert tables[0] == tables[1] and all(tables[0]) and len(set(tables[0])) == 4, (
+        "and none of ours is a picture's"
+    )
 
 
 def test_a_node_that_shows_text_and_a_picture_has_room_for_both(browser):
-    browser.execute_script("window.app.graph.clear(); window.app.graph.add(LiteGraph.createNode('ESCDiffAttributeInfo'))")
+    browser.execute_script(
+        "window.app.graph.clear(); window.app.graph.add(LiteGraph.createNode('ESCDiffAttributeInfo'))"
+    )
     time.sleep(0.5)
     width, height = browser.execute_script("return Array.from(window.app.graph._nodes[0].size)")
     assert width >= 360 and height >= 500, "seven lines and a thumbnail"
 
 
 FOLDED = """
-const done = arguments[0], node = LiteGraph.createNode('ESCDiffLearnShape'), plain = LiteGraph.createNode('KSampler');
+const done = arguments[0], node = LiteGraph.createNode('ESCDiffLearnShape');
+const plain = LiteGraph.createNode('KSampler');
 window.app.graph.clear();
 window.app.graph.add(node);
 window.app.graph.add(plain);
@@ -141,19 +159,27 @@ const look = async () => {
 def test_advanced_inputs_are_folded_until_asked_for(browser):
     browser.execute_script("window.app.graph.clear()")
     if not browser.execute_script("return 'getLayoutWidgets' in LiteGraph.createNode('KSampler')"):
-        assert browser.execute_script("return LiteGraph.createNode('ESCDiffLearnShape').widgets.every(w => !w.advanced)")
+        assert browser.execute_script(
+            "return LiteGraph.createNode('ESCDiffLearnShape').widgets.every(w => !w.advanced)"
+        )
         pytest.skip("this front end leaves the room of folded inputs empty")
     (few, low), (every, high), linked, advanced, plain = browser.execute_async_script(FOLDED)
     assert few == ["class_word", "recipe", "steps", "seed"] and {"batch_size", "preset"} <= set(advanced)
-    assert set(every) == {*few, *advanced} and low <= high - 24 * len(advanced), "and the node is as much lower"
-    assert linked == [name for name in every if name in (*few, "batch_size")], "a wire ends at an input that is seen"
+    assert set(every) == {*few, *advanced} and low <= high - 24 * len(advanced), (
+        "and the node is as much lower"
+    )
+    assert linked == [name for name in every if name in (*few, "batch_size")], (
+        "a wire ends at an input that is seen"
+    )
     assert plain, "other packs' nodes are left alone"
 
 
 HELP = """
-const help = document.querySelector('.node-help-content'), pictures = [...(help?.querySelectorAll('img') ?? [])];
+const help = document.querySelector('.node-help-content');
+const pictures = [...(help?.querySelectorAll('img') ?? [])];
 return help?.querySelector('table') && pictures.length && pictures.every(p => p.complete)
-    ? [help.querySelector('h1').innerText, help.scrollWidth - help.clientWidth, pictures.every(p => p.naturalWidth > 0)] : null;
+    ? [help.querySelector('h1').innerText, help.scrollWidth - help.clientWidth,
+       pictures.every(p => p.naturalWidth > 0)] : null;
 """
 OPEN_HELP = """
 const button = document.querySelector('[data-testid="info-button"]');
@@ -162,7 +188,9 @@ return !!button;
 """
 
 
-@pytest.mark.parametrize("kind, title", [("ESCDiffLearnShape", "ESCDiff Learn Shape"), ("ESCDiffMix", "ESCDiff Mix")])
+@pytest.mark.parametrize(
+    "kind, title", [("ESCDiffLearnShape", "ESCDiff Learn Shape"), ("ESCDiffMix", "ESCDiff Mix")]
+)
 def test_the_help_fits_beside_the_canvas(browser, kind, title):
     browser.execute_script("const node = LiteGraph.createNode(arguments[0]); window.app.graph.clear();"
                            "window.app.graph.add(node); window.app.canvas.selectNode(node)", kind)
@@ -189,15 +217,21 @@ def test_the_subgraph_is_offered_and_holds_nodes_that_run(server, browser):
             .catch(e => done(String(e)));""", f"/api/global_subgraphs/{entries[0][0]}")
     assert sorted(k for k, _ in kinds) == ["ESCDiffLearnLook", "ESCDiffLearnShape", "ESCDiffMix"], kinds
     mix = next(inputs for kind, inputs in kinds if kind == "ESCDiffMix")
-    assert mix["prompt"] == "a photo of a *m with *a appearance on a white background" and len(mix["shape"]) == 2
+    assert (
+        mix["prompt"] == "a photo of a *m with *a appearance on a white background" and len(mix["shape"]) == 2
+    )
 
 
 def test_the_box_runs_and_shows_what_it_learned(browser):
     browser.execute_async_script(OPEN, address(BOX), QUICK)
     browser.execute_script("window.app.queuePrompt(0)")
     end = time.monotonic() + 300
-    shown = "return window.app.graph._nodes.filter(n => n.imgs?.length > 0 && n.imgs[0].naturalWidth > 0).map(n => n.type).sort()"
-    while not {"ESCDiffShapeAndLook", "SaveImage"} <= set(browser.execute_script(shown)):    # references may be cached
+    shown = (
+        "return window.app.graph._nodes.filter(n => n.imgs?.length > 0 && n.imgs[0].naturalWidth > "
+        "0).map(n => n.type).sort()"
+    )
+    # references may be cached
+    while not {"ESCDiffShapeAndLook", "SaveImage"} <= set(browser.execute_script(shown)):
         assert time.monotonic() < end, errors(browser)
         time.sleep(0.5)
 

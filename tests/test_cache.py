@@ -15,13 +15,16 @@ from escdiff_core.errors import ESCDiffError
 
 
 def attribute(seed: int = 0) -> Attribute:
-    return Attribute(kind="shape", token="*m", word="object", embeddings={"clip_l": torch.full((1, 8), float(seed + 1))}, delta={},
-                     blocks=(), recipe="r", recipe_hash="h", preset="p", base_fingerprint="f", steps=1, seed=seed)
+    return Attribute(kind="shape", token="*m", word="object",
+                     embeddings={"clip_l": torch.full((1, 8), float(seed + 1))}, delta={}, blocks=(),
+                     recipe="r", recipe_hash="h", preset="p", base_fingerprint="f", steps=1, seed=seed)
 
 
 def test_a_release_has_one_version():
     project = (Path(escdiff_core.__file__).parent.parent / "pyproject.toml").read_text()
-    assert f'version = "{escdiff_core.__version__}"' in project, "the cache forgets what another version learned"
+    assert f'version = "{escdiff_core.__version__}"' in project, (
+        "the cache forgets what another version learned"
+    )
 
 
 def test_the_key_changes_with_any_part():
@@ -156,8 +159,11 @@ def test_unfinished_runs_have_a_limit_of_their_own(tmp_path):
     assert cache.get("finished") is not None, "a state to go on from takes no finished attribute's place"
 
 
-@pytest.mark.parametrize("error", [NotImplementedError("no locks on this disk"), PermissionError(13, "Permission denied")],
-                         ids=["no locks", "read-only"])
+@pytest.mark.parametrize(
+    "error",
+    [NotImplementedError("no locks on this disk"), PermissionError(13, "Permission denied")],
+    ids=["no locks", "read-only"],
+)
 def test_where_nothing_can_be_locked_it_is_learned_all_the_same(tmp_path, monkeypatch, error):
     def refuse(*_args, **_kwargs):
         raise error

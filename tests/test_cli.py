@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
-    """A folder with a model, two attributes, pictures, and everything that a person could mistake for one of them."""
+    """A folder with a model, two attributes, pictures, and everything that a person could mistake for one of
+    them."""
     room = tmp_path_factory.mktemp("room")
     checkpoint = write_tiny(room / "model.safetensors")
     model = load_model(checkpoint, "cpu")
@@ -41,8 +42,14 @@ def room(tmp_path_factory):
     torch.save({"a": torch.zeros(1)}, room / "pickle.pt")
     torch.save({"a": torch.zeros(1)}, room / "pickle.safetensors")
     (room / "text.png").write_text("this is no picture")
-    flat = {"dot": (1, 1, 0), "strip": (64, 640, 0), "white": (64, 64, 1), "black": (64, 64, 0), "small": (32, 32, 1)}
-    for name, picture in {"disc": disc().image, **{n: np.full((h, w, 3), v) for n, (h, w, v) in flat.items()}}.items():
+    flat = {
+        "dot": (1, 1, 0), "strip": (64, 640, 0), "white": (64, 64, 1), "black": (64, 64, 0),
+        "small": (32, 32, 1)
+    }
+    for name, picture in {
+        "disc": disc().image,
+        **{n: np.full((h, w, 3), v) for n, (h, w, v) in flat.items()},
+    }.items():
         Image.fromarray((picture * 255).astype(np.uint8)).save(room / f"{name}.png")
     (room / "a_file").write_text("in the way")
     return room
@@ -69,8 +76,10 @@ def run(capsys, *arguments):
 
 
 def learn(**changes):
-    options = {"--kind": "shape", "--reference": "disc.png", "--out": "out.safetensors", "--model": "model.safetensors",
-               "--device": "cpu", **changes}
+    options = {
+        "--kind": "shape", "--reference": "disc.png", "--out": "out.safetensors",
+        "--model": "model.safetensors", "--device": "cpu", **changes
+    }
     return ["learn", *(str(x) for pair in options.items() for x in pair)]
 
 
@@ -81,77 +90,93 @@ def mix(*more, **changes):
 
 
 MISTAKES = {
-    "no command": ([], "COMMAND"),
-    "unknown command": (["draw"], "invalid choice"),
-    "no prompt": (["mix", "--out", "x"], "--prompt"),
-    "number": (mix(**{"--count": "many"}), "--count"),
+    "no command": ([], "COMMAND"), "unknown command": (["draw"], "invalid choice"),
+    "no prompt": (["mix", "--out", "x"], "--prompt"), "number": (mix(**{"--count": "many"}), "--count"),
     "missing model": (mix(**{"--model": "absent.safetensors"}), "absent.safetensors does not exist"),
-    "wrong layout": (mix(**{"--model": "other.safetensors"}), "needed: a single-file checkpoint of Stable Diffusion 1.x"),
+    "wrong layout": (mix(**{"--model": "other.safetensors"}),
+                     "needed: a single-file checkpoint of Stable Diffusion 1.x"),
     "truncated model": (mix(**{"--model": "truncated.safetensors"}), "truncated"),
     "attribute as model": (mix(**{"--model": "shape.safetensors"}), "needed: a single-file"),
-    "pickle as model": (mix(**{"--model": "pickle.pt"}), "pickle"),
-    "folder as model": (mix(**{"--model": "."}), "is no diffusers model"),
+    "pickle as model": (mix(**{"--model": "pickle.pt"}),
+                        "pickle"), "folder as model": (mix(**{"--model": "."}), "is no diffusers model"),
     "unknown device": (mix(**{"--device": "tpu"}), "known: auto, cpu, cuda"),
-    "absent device": (mix(**{"--device": "cuda:99"}), "not here"),
-    "missing attribute": (mix("--shape", "absent.safetensors"), "absent.safetensors"),
-    "pickle as attribute": (mix("--shape", "pickle.pt"), "pickle"),
-    "pickle in disguise": (mix("--shape", "pickle.safetensors"), "pickle.safetensors"),
+    "absent device": (mix(**{"--device": "cuda:99"}), "not here"), "missing attribute": (mix(
+        "--shape", "absent.safetensors"), "absent.safetensors"), "pickle as attribute": (mix(
+            "--shape",
+            "pickle.pt"), "pickle"), "pickle in disguise": (mix("--shape",
+                                                                "pickle.safetensors"), "pickle.safetensors"),
     "model as attribute": (mix("--shape", "model.safetensors"), "not an attribute"),
-    "picture as attribute": (mix("--shape", "disc.png"), "disc.png"),
-    "truncated attribute": (mix("--shape", "half_attribute.safetensors"), "half_attribute.safetensors"),
-    "attribute of another base": (mix("--shape", "foreign.safetensors"), "another base model"),
-    "wrong kind": (mix("--appearance", "shape.safetensors"), "give it as --shape"),
-    "same token": (mix("--shape", "shape.safetensors", "--appearance", "same_token.safetensors"), "both attributes"),
-    "style that is no picture": (mix("--style", "text.png"), "text.png"),
-    "strength": (mix("--shape", "shape.safetensors", "--shape-strength", "7"), "strength"),
-    "strength nan": (mix("--shape", "shape.safetensors", "--shape-strength", "nan"), "strength"),
-    "schedule": (mix("--shape", "shape.safetensors", "--shape-start", "0.9", "--shape-end", "0.1"), "schedule"),
-    "middle": (mix("--middle", "both"), "--middle"),
-    "overlap": (mix("--overlap", "both"), "--overlap"),
-    "count": (mix(**{"--count": 0}), "--count"),
-    "sampling steps": (mix(**{"--sampling-steps": 0}), "steps"),
-    "out is a file": (mix(**{"--out": "a_file"}), "is a file; give a folder"),
-    "out below a file": (mix(**{"--out": "a_file/pictures"}), "a_file"),
-    "demo out is a file": (["demo", "--out", "a_file"], "a_file"),
-    "no kind": (["learn", "--reference", "disc.png", "--out", "x.safetensors"], "--kind"),
-    "kind": (learn(**{"--kind": "style"}), "--kind"),
-    "unknown recipe": (learn(**{"--recipe": "escdif"}), ", ".join(sorted(RECIPES))),
-    "unknown preset": (learn(**{"--preset": "papr"}), ", ".join(sorted(PRESETS))),
-    "preset without shape": (learn(**{"--preset": "fine-decoder"}), "trains nothing for shape; presets that do: paper"),
-    "recipe of another kind": (learn(**{"--recipe": "escdiff-appearance"}), "learns appearance, not shape"),
-    "steps": (learn(**{"--steps": -1}), "steps"),
-    "seed": (learn(**{"--seed": -1}), "--seed is -1"),
-    "seed of the demo": (["demo", "--out", "out", "--seed", 2**64], "--seed is 18446744073709551616; allowed: 0 to"),
-    "token": (learn(**{"--token": "two words"}), "one word"),
-    "class word": (learn(**{"--class-word": "\u200b"}), "all of them visible"),
-    "learn to no safetensors": (learn(**{"--out": "out.ckpt"}), "must end in .safetensors"),
+    "picture as attribute": (mix("--shape", "disc.png"), "disc.png"), "truncated attribute": (mix(
+        "--shape",
+        "half_attribute.safetensors"), "half_attribute.safetensors"), "attribute of another base": (mix(
+            "--shape", "foreign.safetensors"), "another base model"), "wrong kind": (mix(
+                "--appearance", "shape.safetensors"), "give it as --shape"), "same token": (mix(
+                    "--shape", "shape.safetensors", "--appearance",
+                    "same_token.safetensors"), "both attributes"), "style that is no picture": (mix(
+                        "--style", "text.png"), "text.png"), "strength": (mix(
+                            "--shape", "shape.safetensors", "--shape-strength",
+                            "7"), "strength"), "strength nan": (mix("--shape", "shape.safetensors",
+                                                                    "--shape-strength", "nan"), "strength"),
+    "schedule": (mix("--shape", "shape.safetensors", "--shape-start", "0.9", "--shape-end",
+                     "0.1"), "schedule"), "middle": (mix("--middle", "both"), "--middle"), "overlap": (mix(
+                         "--overlap", "both"), "--overlap"), "count": (mix(**{"--count": 0}), "--count"),
+    "sampling steps": (mix(**{"--sampling-steps": 0}),
+                       "steps"), "out is a file": (mix(**{"--out": "a_file"}), "is a file; give a folder"),
+    "out below a file": (mix(**{"--out": "a_file/pictures"}), "a_file"), "demo out is a file": ([
+        "demo", "--out", "a_file"
+    ], "a_file"), "no kind": (["learn", "--reference", "disc.png", "--out",
+                               "x.safetensors"], "--kind"), "kind": (learn(**{"--kind": "style"}), "--kind"),
+    "unknown recipe": (learn(**{"--recipe": "escdif"}), ", ".join(
+        sorted(RECIPES))), "unknown preset": (learn(**{"--preset": "papr"}), ", ".join(
+            sorted(PRESETS))), "preset without shape": (learn(**{"--preset": "fine-decoder"}),
+                                                        "trains nothing for shape; presets that do: paper"),
+    "recipe of another kind": (learn(**{"--recipe": "escdiff-appearance"}),
+                               "learns appearance, not shape"), "steps": (learn(**{"--steps": -1}), "steps"),
+    "seed": (learn(**{"--seed": -1}), "--seed is -1"), "seed of the demo": ([
+        "demo", "--out", "out", "--seed", 2**64
+    ], "--seed is 18446744073709551616; allowed: 0 to"), "token": (learn(**{"--token": "two words"}),
+                                                                   "one word"),
+    "class word": (learn(**{"--class-word": "\u200b"}),
+                   "all of them visible"), "learn to no safetensors": (learn(**{"--out": "out.ckpt"}),
+                                                                       "must end in .safetensors"),
     "learn to a folder": (learn(**{"--out": "folder.safetensors"}), "folder.safetensors"),
-    "learn below a file": (learn(**{"--out": "a_file/out.safetensors"}), "a_file"),
-    "no picture": (learn(**{"--reference": "absent.png"}), "absent.png does not exist"),
-    "not a picture": (learn(**{"--reference": "text.png"}), "not a picture"),
-    "safetensors as picture": (learn(**{"--reference": "shape.safetensors"}), "not a picture"),
-    "1x1 picture": (learn(**{"--reference": "dot.png"}), "1×1"),
-    "strip": (learn(**{"--reference": "strip.png"}), "longer than"),
-    "full mask": (learn(**{"--mask": "white.png"}), "full"),
-    "empty mask": (learn(**{"--mask": "black.png"}), "empty"),
-    "mask of another size": (learn(**{"--mask": "small.png"}), "32×32"),
-    "no mask": (learn(**{"--mask": "absent.png"}), "absent.png"),
-    "no filter": (learn(**{"--filter": "absent.safetensors"}), "no filter file"),
-    "no encoder": (learn(**{"--encoder": "absent.safetensors"}), "no vision tower"),
-    "info of nothing": (["info", "absent.safetensors"], "absent.safetensors"),
-    "info of a picture": (["info", "disc.png"], "disc.png"),
-    "one mask for two pictures": ([*learn(**{"--mask": "small.png"}), "--reference", "disc.png", "disc.png"], "1 masks were given"),
-    "seed beyond": (mix(**{"--seed": 2**64}), "--seed is"),
-    "guidance nan": (mix(**{"--guidance": "nan"}), "--guidance is nan"),
-    "guidance inf": (mix(**{"--guidance": "inf"}), "--guidance is inf"),
-    "filters from no pictures": (["train-filters", "--images", "world", "--out", "f.safetensors", "--count", "0"], "--count is 0"),
-    "filters in no steps": (["train-filters", "--images", "world", "--out", "f.safetensors", "--steps", "-5"], "--steps is -5"),
-    "filters with a bad seed": (["train-filters", "--images", "world", "--out", "f.safetensors", "--seed", "-3"], "--seed is -3"),
-    "export over itself": (["export", "shape.safetensors", "--format", "lora", "--out", "./shape.safetensors"], "attribute itself"),
-    "export format": (["export", "shape.safetensors", "--format", "ckpt", "--out", "x"], "--format"),
-    "export to no safetensors": (["export", "shape.safetensors", "--format", "lora", "--out", "x.bin"], ".safetensors"),
-    "filters from nothing": (
-        ["train-filters", "--images", "absent", "--out", "f.safetensors", "--model", "model.safetensors"], "absent"),
+    "learn below a file": (learn(**{"--out": "a_file/out.safetensors"}),
+                           "a_file"), "no picture": (learn(**{"--reference": "absent.png"}),
+                                                     "absent.png does not exist"), "not a picture": (learn(
+                                                         **{"--reference": "text.png"}), "not a picture"),
+    "safetensors as picture": (learn(**{"--reference": "shape.safetensors"}),
+                               "not a picture"), "1x1 picture": (learn(**{"--reference": "dot.png"}), "1×1"),
+    "strip": (learn(**{"--reference": "strip.png"}),
+              "longer than"), "full mask": (learn(**{"--mask": "white.png"}), "full"),
+    "empty mask": (learn(**{"--mask": "black.png"}),
+                   "empty"), "mask of another size": (learn(**{"--mask": "small.png"}),
+                                                      "32×32"), "no mask": (learn(**{"--mask": "absent.png"}),
+                                                                            "absent.png"),
+    "no filter": (learn(**{"--filter": "absent.safetensors"}), "no filter file"), "no encoder": (learn(
+        **{"--encoder": "absent.safetensors"}), "no vision tower"), "info of nothing": ([
+            "info", "absent.safetensors"
+        ], "absent.safetensors"), "info of a picture": ([
+            "info", "disc.png"
+        ], "disc.png"), "one mask for two pictures": ([
+            *learn(**{"--mask": "small.png"}), "--reference", "disc.png", "disc.png"
+        ], "1 masks were given"), "seed beyond": (mix(**{"--seed": 2**64}),
+                                                  "--seed is"), "guidance nan": (mix(**{"--guidance": "nan"}),
+                                                                                 "--guidance is nan"),
+    "guidance inf": (mix(**{"--guidance": "inf"}), "--guidance is inf"), "filters from no pictures": ([
+        "train-filters", "--images", "world", "--out", "f.safetensors", "--count", "0"
+    ], "--count is 0"), "filters in no steps": ([
+        "train-filters", "--images", "world", "--out", "f.safetensors", "--steps", "-5"
+    ], "--steps is -5"), "filters with a bad seed": ([
+        "train-filters", "--images", "world", "--out", "f.safetensors", "--seed", "-3"
+    ], "--seed is -3"), "export over itself": ([
+        "export", "shape.safetensors", "--format", "lora", "--out", "./shape.safetensors"
+    ], "attribute itself"), "export format": ([
+        "export", "shape.safetensors", "--format", "ckpt", "--out", "x"
+    ], "--format"), "export to no safetensors": ([
+        "export", "shape.safetensors", "--format", "lora", "--out", "x.bin"
+    ], ".safetensors"), "filters from nothing": ([
+        "train-filters", "--images", "absent", "--out", "f.safetensors", "--model", "model.safetensors"
+    ], "absent"),
 }  # fmt: skip
 
 
@@ -181,7 +206,10 @@ def test_every_command_explains_itself(command, capsys):
 
 
 def test_learn_info_mix_and_export_in_turn(capsys, quick_recipes, tmp_path, room):
-    for kind, more in (("shape", ["--describe", "a table"]), ("appearance", ["--recipe", "escdiff-appearance-lora"])):
+    for kind, more in (
+        ("shape", ["--describe", "a table"]),
+        ("appearance", ["--recipe", "escdiff-appearance-lora"]),
+    ):
         out = tmp_path / "learned" / f"{kind}.safetensors"
         status, told, err = run(capsys, *learn(**{"--kind": kind, "--out": out, "--seed": 3}), *more)
         assert status == 0 and str(out) in told and "2 steps" in told, err
@@ -193,21 +221,27 @@ def test_learn_info_mix_and_export_in_turn(capsys, quick_recipes, tmp_path, room
         "appearance", "lora", 3)
 
     shape, pictures = out.with_name("shape.safetensors"), tmp_path / "new" / "pictures"
-    status, told, _ = run(capsys, *mix("--shape", shape, "--appearance", out, **{"--out": pictures, "--count": 2}))
+    status, told, _ = run(
+        capsys, *mix("--shape", shape, "--appearance", out, **{"--out": pictures, "--count": 2})
+    )
     assert status == 0 and sorted(p.name for p in pictures.iterdir()) == ["000.png", "001.png", "report.json"]
     assert np.asarray(Image.open(pictures / "000.png")).shape == (64, 64, 3)
     report = json.loads((pictures / "report.json").read_text())
     assert report["warnings"] == ["the prompt does not use *a"] and "does not use *a" in told
     assert report["attributes"]["shape"]["token"] == "*m"
 
-    status, told, _ = run(capsys, *mix("--shape", shape, **{"--out": pictures, "--prompt": "a *mask", "--count": 1}))
+    status, told, _ = run(
+        capsys, *mix("--shape", shape, **{"--out": pictures, "--prompt": "a *mask", "--count": 1})
+    )
     assert status == 0 and "does not use *m" in told, "a longer word that begins like the token is no token"
     foreign = tmp_path / "never"
     assert run(capsys, *mix("--shape", out, **{"--out": foreign}))[0] == 2 and not foreign.exists()
 
     for form in ("lora", "embedding", "full"):
         path = tmp_path / "exports" / f"{form}.safetensors"
-        assert run(capsys, "export", shape, "--format", form, "--out", path, "--rank", "2")[0] == 0 and load_file(path)
+        assert run(capsys, "export", shape, "--format", form, "--out", path, "--rank", "2")[
+            0
+        ] == 0 and load_file(path)
 
 
 def test_mix_without_an_attribute_is_plain_text_to_image(capsys, tmp_path):
@@ -257,12 +291,18 @@ def test_a_stopped_run_goes_on_with_resume(number, capsys, quick_recipes, ctrl_c
     assert status == 2 and "add --resume to go on with it" in err, "a forgotten --resume loses nothing"
     assert run(capsys, *learn(**{"--out": broken}), "--resume")[0] == 0
     assert broken.read_bytes() == whole.read_bytes()
-    assert [p.name for p in kept.iterdir()] == ["step-000001.safetensors"], "what a finished run needs no more is large"
+    assert [p.name for p in kept.iterdir()] == ["step-000001.safetensors"], (
+        "what a finished run needs no more is large"
+    )
 
 
 @pytest.mark.parametrize("command", [
-    learn(**{"--out": "/proc/x.safetensors"}), learn(**{"--out": "a_file/x.safetensors"}),
-    ["train-filters", "--images", "world", "--count", "2", "--model", "model.safetensors", "--out", "/proc/x.safetensors"],
+    learn(**{"--out": "/proc/x.safetensors"}),
+    learn(**{"--out": "a_file/x.safetensors"}),
+    [
+        "train-filters", "--images", "world", "--count", "2", "--model", "model.safetensors", "--out",
+        "/proc/x.safetensors"
+    ],
 ], ids=["no room", "below a file", "filters"])
 def test_a_place_that_cannot_be_written_is_told_before_the_work(command, capsys, monkeypatch):
     monkeypatch.setattr("escdiff_core.families.load.load_model", lambda *_: pytest.fail("work was done"))
@@ -285,13 +325,18 @@ def test_a_smaller_mix_leaves_no_picture_of_a_larger_one(capsys, tmp_path):
 def test_a_picture_with_transparency_is_taken_with_its_own_mask(capsys, quick_recipes, tmp_path):
     rgba = np.dstack([disc().image, disc().mask])
     Image.fromarray((rgba * 255).astype(np.uint8)).save(tmp_path / "cut.png")
-    assert run(capsys, *learn(**{"--reference": tmp_path / "cut.png", "--out": tmp_path / "a.safetensors"}))[0] == 0
+    assert (
+        run(capsys, *learn(**{"--reference": tmp_path / "cut.png", "--out": tmp_path / "a.safetensors"}))[0]
+        == 0
+    )
 
 
 def test_each_picture_has_a_mask_of_its_own(capsys, quick_recipes, tmp_path):
     for name, shift in (("a", 0), ("b", 9)):
         for tail, picture in (("", disc().image), ("_mask", disc().mask)):
-            Image.fromarray((np.roll(picture, shift, 1) * 255).astype(np.uint8)).save(tmp_path / f"{name}{tail}.png")
+            Image.fromarray((np.roll(picture, shift, 1) * 255).astype(np.uint8)).save(
+                tmp_path / f"{name}{tail}.png"
+            )
     pictures, masks = ([tmp_path / f"{n}{tail}.png" for n in "ab"] for tail in ("", "_mask"))
     given = learn(**{"--out": tmp_path / "out.safetensors"})
     assert run(capsys, *given, "--reference", *pictures, "--mask", *masks)[0] == 0
@@ -307,7 +352,11 @@ def test_out_of_memory_is_one_line(capsys, quick_recipes, tmp_path, monkeypatch)
 
     monkeypatch.setattr("escdiff_core.learning.views.image_to_latents", large)
     status, _, err = run(capsys, *learn(**{"--out": tmp_path / "a.safetensors"}))
-    assert status == 2 and err.strip().startswith("escdiff: out of memory") and len(err.strip().splitlines()) == 1
+    assert (
+        status == 2
+        and err.strip().startswith("escdiff: out of memory")
+        and len(err.strip().splitlines()) == 1
+    )
 
 
 def test_out_of_disk_space_is_one_line(capsys, quick_recipes, tmp_path, monkeypatch):

@@ -39,13 +39,13 @@ def test_the_bar_goes_forward_through_all_stages_to_its_end(monkeypatch):
     assert seen[4] == pytest.approx(demo.SHARES["prompts"])
 
 
-@pytest.mark.parametrize(("prompt", "line"), [
-    ("a *m with *a appearance on a blue background", "on a blue background"),
-    ("a photo of a red and white striped *m on a teal background", "red and white striped on a teal background"),
-    ("an orange *m on a teal background", "orange on a teal background"),
-    ("a bolt with *a appearance on a red background", "a bolt on a red background"),
-    ("an object with plain appearance on a red background", "on a red background"),
-])
+@pytest.mark.parametrize(("prompt", "line"),
+                         [("a *m with *a appearance on a blue background", "on a blue background"),
+                          ("a photo of a red and white striped *m on a teal background",
+                           "red and white striped on a teal background"),
+                          ("an orange *m on a teal background", "orange on a teal background"),
+                          ("a bolt with *a appearance on a red background", "a bolt on a red background"),
+                          ("an object with plain appearance on a red background", "on a red background"),])
 def test_captions_say_what_the_title_does_not(prompt, line):
     assert demo.caption(prompt) == line
 

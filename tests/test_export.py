@@ -1,4 +1,5 @@
-"""Exports, checked with diffusers itself: what the stock loaders make of the files is what the attribute means."""
+"""Exports, checked with diffusers itself: what the stock loaders make of the files is what the attribute
+means."""
 
 import copy
 import json
@@ -21,7 +22,10 @@ from escdiff_core.model.tokenizer import build_tokenizer
 pytestmark = pytest.mark.usefixtures("no_network")
 
 WIDTH = POCKET["text_encoder"]["hidden_size"]
-NARROW = {**POCKET, "unet": {**POCKET["unet"], "block_out_channels": [32, 32, 64, 64], "attention_head_dim": 2}}
+NARROW = {
+    **POCKET,
+    "unet": {**POCKET["unet"], "block_out_channels": [32, 32, 64, 64], "attention_head_dim": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,30 +57,38 @@ def weights(unet):
 
 def make(delta, **changes):
     vectors = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(7))
-    return Attribute(**{
-        "kind": "appearance", "token": "*a", "word": "appearance", "embeddings": {"clip_l": vectors}, "delta": delta,
-        "blocks": ("up_blocks.2",), "recipe": "escdiff-appearance", "recipe_hash": "1", "preset": "paper",
-        "base_fingerprint": "b" * 64, "steps": 1, "seed": 0, **changes,
-    })
+    return Attribute(
+        **{
+            "kind": "appearance", "token": "*a", "word": "appearance", "embeddings": {"clip_l": vectors},
+            "delta": delta, "blocks": ("up_blocks.2",), "recipe": "escdiff-appearance", "recipe_hash": "1",
+            "preset": "paper", "base_fingerprint": "b" * 64, "steps": 1, "seed": 0, **changes,
+        })
 
 
 def lora_delta(unet, ranks=(4,), alphas=(4.0,), start=""):
-    """Factors for the linear layers and convolutions of the UNet whose names start so; ranks and alphas in turn."""
+    """Factors for the linear layers and convolutions of the UNet whose names start so; ranks and alphas in
+    turn."""
     generator, delta = torch.Generator().manual_seed(1), {}
-    matrices = {n.removesuffix(".weight"): w for n, w in weights(unet).items() if w.ndim > 1 and n.startswith(start)}
+    matrices = {
+        n.removesuffix(".weight"): w for n, w in weights(unet).items() if w.ndim > 1 and n.startswith(start)
+    }
     for i, (module, weight) in enumerate(matrices.items()):
         rank, tail = ranks[i % len(ranks)], (1,) * (weight.ndim - 2)
         scale = float(weight.std())  # large enough to be seen clearly in the output
-        delta[f"{module}.lora_up.weight"] = torch.randn(weight.shape[0], rank, *tail, generator=generator) * scale * 0.5
+        delta[f"{module}.lora_up.weight"] = (
+            torch.randn(weight.shape[0], rank, *tail, generator=generator) * scale * 0.5
+        )
         delta[f"{module}.lora_down.weight"] = torch.randn(rank, *weight.shape[1:], generator=generator) * 0.5
         delta[f"{module}.alpha"] = torch.tensor(alphas[i % len(alphas)])
     return delta
 
 
 def full_delta(unet, rank):
-    """A difference of exactly ``rank`` for the matrices of a few blocks, and of their norms and biases too."""
+    """A difference of exactly ``rank`` for the matrices of a few blocks, and of their norms and biases
+    too."""
     generator, delta = torch.Generator().manual_seed(2), {}
-    trained = ("input_blocks.1.", "input_blocks.4.", "input_blocks.6.", "output_blocks.2.", "output_blocks.11.")
+    trained = ("input_blocks.1.", "input_blocks.4.", "input_blocks.6.", "output_blocks.2.",
+               "output_blocks.11.")
     for name, weight in weights(unet).items():
         if not name.startswith(trained):
             continue
@@ -183,7 +195,8 @@ def test_a_model_of_other_anatomy_needs_its_configuration(modules, path):
 
 
 def host_patches(path):
-    """Read ``diffusion_model.<module>.diff`` and ``.diff_b`` as ComfyUI's loader does: tensor name → difference."""
+    """Read ``diffusion_model.<module>.diff`` and ``.diff_b`` as ComfyUI's loader does: tensor name →
+    difference."""
     ends = {".diff": ".weight", ".diff_b": ".bias"}
     patches = {}
     for key, tensor in load_file(path).items():
@@ -239,7 +252,9 @@ def test_an_export_says_what_no_other_program_can_do(modules, path, caplog, chan
     {"full": export_full, "lora": export_lora, "embedding": export_embedding}[kind](attribute, path)
     told = json.loads(metadata_of(path)["escdiff.export"])
     assert told.get("lost", "").startswith(words) and bool(told.get("lost")) == bool(words)
-    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ([told["lost"]] if words else [])
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == (
+        [told["lost"]] if words else []
+    )
 
 
 def test_what_is_not_there_cannot_be_exported(modules, path):

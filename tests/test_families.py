@@ -1,4 +1,5 @@
-"""The families at full size, on the meta device: every tensor has its two names and its one block, and shapes say it all."""
+"""The families at full size, on the meta device: every tensor has its two names and its one block, and shapes
+say it all."""
 
 import pytest
 import torch
@@ -20,8 +21,10 @@ from escdiff_core.model.infer import UNET_PREFIX
 from escdiff_core.model.names import to_canonical, to_diffusers, unet_map, vae_map
 from escdiff_core.unet.blocks import PRESETS, block_of, find_preset
 
-MILLIONS = {"sd15": 859.5, "sd2": 865.9, "sdxl": 2567.5, "Segmind Vega": 745.0, "SSD-1B": 1331.3, "KOALA-700M": 782.8,
-            "KOALA-1B": 1161.1}
+MILLIONS = {
+    "sd15": 859.5, "sd2": 865.9, "sdxl": 2567.5, "Segmind Vega": 745.0, "SSD-1B": 1331.3, "KOALA-700M": 782.8,
+    "KOALA-1B": 1161.1
+}
 
 
 @pytest.fixture(scope="module", params=UNETS)
@@ -61,7 +64,9 @@ def test_every_tensor_lies_in_one_block_and_each_preset_takes_it_whole_or_not(ma
                 assert set(find_preset(preset).blocks(kind, names)) <= blocks
     disjoint = [set(find_preset("coarse-fine").blocks(kind, names)) for kind in ("shape", "appearance")]
     assert not disjoint[0] & disjoint[1]
-    assert blocks - disjoint[0] - disjoint[1] <= {"time_embedding", "add_embedding"}, "nothing that draws is left out"
+    assert blocks - disjoint[0] - disjoint[1] <= {"time_embedding", "add_embedding"}, (
+        "nothing that draws is left out"
+    )
 
 
 def test_shapes_alone_say_which_model_it_is(name, made):
@@ -70,13 +75,16 @@ def test_shapes_alone_say_which_model_it_is(name, made):
     family = FAMILIES[UNETS[name][0]]
     assert (config.family, config.native_size) == (family.name, family.native_size)
     again, _, towers = build_modules(config)
-    assert {n: t.shape for n, t in again.state_dict().items()} == {n: t.shape for n, t in unet.state_dict().items()}
+    assert {n: t.shape for n, t in again.state_dict().items()} == {
+        n: t.shape for n, t in unet.state_dict().items()
+    }
     assert tuple(towers) == tuple(texts) == family.tower_names
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd2", "sdxl"])
 def test_names_are_those_that_diffusers_converts_to(name):
-    """Scalars with a number each go through diffusers' own converters: where one comes out is the other name."""
+    """Scalars with a number each go through diffusers' own converters: where one comes out is the other
+    name."""
     config = full_config(name)
     for mapping, convert, own in ((unet_map(config.unet), convert_ldm_unet_checkpoint, UNET_PREFIX),
                                   (vae_map(config.vae), convert_ldm_vae_checkpoint, "first_stage_model.")):
@@ -87,7 +95,10 @@ def test_names_are_those_that_diffusers_converts_to(name):
 
 
 def test_open_clip_s_names_are_those_that_diffusers_reads():
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 99}
+    small = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "vocab_size": 99
+    }
     config = CLIPTextConfig(**{**FAMILIES["sd2"].towers[0].config, **small, "projection_dim": 32})
     state = nested(CLIPTextModel(config).state_dict())
     layout = {**to_open_clip(state), "text_projection": torch.zeros(32, 32)}
@@ -99,11 +110,12 @@ def test_open_clip_s_names_are_those_that_diffusers_reads():
     assert theirs.keys() == state.keys() and all(torch.equal(theirs[n], t) for n, t in state.items())
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"in_channels": 9}, "inpainting"), ({"projection_class_embeddings_input_dim": 2560}, "2560 numbers beside the timestep"),
-    ({"cross_attention_dim": 1280, "projection_class_embeddings_input_dim": 2560}, "context width 1280"),
-    ({"use_linear_projection": False}, "mixture of two families"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"in_channels": 9}, "inpainting"),
+     ({"projection_class_embeddings_input_dim": 2560}, "2560 numbers beside the timestep"),
+     ({"cross_attention_dim": 1280, "projection_class_embeddings_input_dim": 2560}, "context width 1280"),
+     ({"use_linear_projection": False}, "mixture of two families"),])
 def test_what_only_looks_like_sdxl_is_refused_by_name(change, words):
     config = full_config("sdxl")
     with torch.device("meta"):

@@ -1,4 +1,5 @@
-"""Learning, mixing and drawing on models of every family, in small: the same method, and what diffusers' own pipelines draw."""
+"""Learning, mixing and drawing on models of every family, in small: the same method, and what diffusers' own
+pipelines draw."""
 
 from types import SimpleNamespace
 
@@ -44,14 +45,18 @@ def test_every_family_s_default_learns_leaves_the_model_alone_and_keeps_its_towe
     for kind, made in learned.items():
         made.save(tmp_path / f"{kind}.safetensors")
         again = Attribute.load(tmp_path / f"{kind}.safetensors")
-        assert again.delta.keys() == made.delta.keys() and all(bool(t.isfinite().all()) for t in again.delta.values())
+        assert again.delta.keys() == made.delta.keys() and all(
+            bool(t.isfinite().all()) for t in again.delta.values()
+        )
         assert {n: t.shape[1] for n, t in again.embeddings.items()} == {t.name: t.width for t in model.towers}
         assert again.extra["family"] == model.family
     both = Mix(model, Use(learned["shape"]), Use(learned["appearance"])).draw(PROMPT, steps=2)
     plain = Mix(model).draw("a photo of a object with plain appearance", steps=2)
     assert np.isfinite(both).all() and not np.allclose(both, plain, atol=1e-3)
     off = Mix(model, Use(learned["shape"], 0.0), Use(learned["appearance"], 0.0)).draw(PROMPT, steps=2)
-    assert np.array_equal(off, sample(model, ["a photo of a object with plain appearance"], steps=2)), "strength 0 is the base"
+    assert np.array_equal(off, sample(model, ["a photo of a object with plain appearance"], steps=2)), (
+        "strength 0 is the base"
+    )
     assert hash_of(model) == before
 
 
@@ -59,7 +64,9 @@ def test_every_family_s_default_learns_leaves_the_model_alone_and_keeps_its_towe
 def test_the_two_halves_are_the_unet_s_forward(model):
     texts = encode_prompts(model, ["a star", "two red boats"])
     x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 900])
-    assert torch.equal(decode(model.unet, encode(model.unet, x, t, texts), texts), predict(model.unet, x, t, texts))
+    assert torch.equal(
+        decode(model.unet, encode(model.unet, x, t, texts), texts), predict(model.unet, x, t, texts)
+    )
 
 
 def test_a_step_has_a_gradient_to_every_tower_s_token(model):
@@ -101,18 +108,22 @@ def test_sd2_draws_what_diffusers_draws(kind):
 def test_sdxl_draws_what_diffusers_draws(name):
     model = tiny_family_model(name)
     one, two = model.towers
-    pipeline = StableDiffusionXLPipeline(
-        vae=model.vae, unet=model.unet, text_encoder=one.encoder, text_encoder_2=two.encoder, tokenizer=one.tokenizer,
-        tokenizer_2=two.tokenizer, scheduler=make_scheduler(model.schedule, "ddim"), add_watermarker=False,
-        force_zeros_for_empty_prompt=False)
+    pipeline = StableDiffusionXLPipeline(vae=model.vae, unet=model.unet, text_encoder=one.encoder,
+                                         text_encoder_2=two.encoder, tokenizer=one.tokenizer,
+                                         tokenizer_2=two.tokenizer,
+                                         scheduler=make_scheduler(model.schedule, "ddim"),
+                                         add_watermarker=False, force_zeros_for_empty_prompt=False)
     compare(model, pipeline)
 
 
 def compare(model, pipeline):
     pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(["a red star", "a heart"], negative_prompt=["a photo"] * 2, num_inference_steps=3, guidance_scale=4.0,
-                      latents=start_noise(model, [3, 4], 32, 64), height=32, width=64, output_type="np").images
-    ours = sample(model, ["a red star", "a heart"], "a photo", 3, 4.0, seed=3, size=(32, 64), scheduler="ddim")
+    theirs = pipeline(["a red star", "a heart"], negative_prompt=["a photo"] * 2, num_inference_steps=3,
+                      guidance_scale=4.0, latents=start_noise(model, [3, 4], 32, 64), height=32, width=64,
+                      output_type="np").images
+    ours = sample(
+        model, ["a red star", "a heart"], "a photo", 3, 4.0, seed=3, size=(32, 64), scheduler="ddim"
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 

@@ -1,4 +1,5 @@
-"""The field's methods as rows of the recipe table: what each trains, keeps and shows to which layer, for both kinds."""
+"""The field's methods as rows of the recipe table: what each trains, keeps and shows to which layer, for both
+kinds."""
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from escdiff_core.unet.copy import tensors_of
 from escdiff_core.unet.tokens import cross_blocks, in_one, stage_of
 
 FIELD = [name for name, recipe in RECIPES.items() if recipe.kind == "concept"]
-QUICK = {"steps": 2, "batch_size": 2, "views": 1, "warmup_steps": 0, "rank": 2, "lr_weights": 1e-2, "lr_token": 0.1}
+QUICK = {
+    "steps": 2, "batch_size": 2, "views": 1, "warmup_steps": 0, "rank": 2, "lr_weights": 1e-2, "lr_token": 0.1
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,8 @@ def model(tmp_path_factory):
 
 
 def tuned(model, name, kind, **changes):
-    tuner = prepare(model, [disc()], find_recipe(name, kind, **{**QUICK, **changes}), describe="on a red table",
-                  precision="fp32")
+    tuner = prepare(model, [disc()], find_recipe(name, kind, **{**QUICK, **changes}),
+                    describe="on a red table", precision="fp32")
     tuner.run()
     return tuner
 
@@ -44,14 +47,22 @@ def learned(model):
 
 def trained_blocks(made, model):
     names = {c: n for n, c in unet_map(model.unet.config).items()}
-    return {block_of(names[k.removesuffix(".alpha").split(".lora_")[0] + ("" if k in names else ".weight")]) for k in made.delta}
+    return {
+        block_of(names[k.removesuffix(".alpha").split(".lora_")[0] + ("" if k in names else ".weight")])
+        for k in made.delta
+    }
 
 
 @pytest.mark.parametrize("name", FIELD)
 def test_every_method_learns_both_kinds_and_mixes_what_it_learned(name, model, learned, tmp_path):
     before = hash_of(model)
     for kind, made in learned[name].items():
-        assert (made.kind, made.token, made.word, made.recipe) == (kind, WORDS[kind]["token"], WORDS[kind]["word"], name)
+        assert (made.kind, made.token, made.word, made.recipe) == (
+            kind,
+            WORDS[kind]["token"],
+            WORDS[kind]["word"],
+            name,
+        )
         assert made.reach == "all" and made.layout == RECIPES[name].layout
         made.save(tmp_path / f"{kind}.safetensors")
         assert Attribute.load(tmp_path / f"{kind}.safetensors").describe() == made.describe()
@@ -68,7 +79,10 @@ def test_what_each_method_trains(model, learned):
     assert {n.rsplit(".", 2)[1] for n in learned["custom-diffusion"]["shape"].delta} == {"to_k", "to_v"}
     assert all(".attn2." in n for n in learned["custom-diffusion"]["shape"].delta)
     assert {n.split(".")[0] for n in learned["ostaf"]["shape"].delta} == {"input_blocks"}
-    assert all("attn" in n for n in learned["ostaf"]["appearance"].delta) and learned["ostaf"]["appearance"].form == "full"
+    assert (
+        all("attn" in n for n in learned["ostaf"]["appearance"].delta)
+        and learned["ostaf"]["appearance"].form == "full"
+    )
     assert learned["b-lora"]["appearance"].form == "lora"
     frozen = prepare(model, [disc()], find_recipe("dreambooth", "shape", steps=2, batch_size=2))
     before = frozen.vectors()["clip_l"].detach()
@@ -89,7 +103,11 @@ def test_learned_together_and_kept_apart(name, model, learned):
 @pytest.mark.parametrize("form", FORMS)
 def test_no_form_changes_anything_before_its_first_step(form, model):
     tuner = prepare(model, [disc()], find_recipe("ostaf", "shape", form=form, rank=2), precision="fp32")
-    assert not any(v.any() for n, v in tuner.trained.delta(tuner.kept).items() if not n.endswith(("alpha", "lora_down.weight")))
+    assert not any(
+        v.any()
+        for n, v in tuner.trained.delta(tuner.kept).items()
+        if not n.endswith(("alpha", "lora_down.weight"))
+    )
     x, t = torch.zeros(1, 4, 8, 8), torch.tensor([5])
     context, *others = states(model, ["a star", "a red boat", "two houses"]).split(1)
     with torch.no_grad():
@@ -104,24 +122,36 @@ def test_offsets_are_predicted_from_one_code_and_the_delta_is_what_trained(model
         for name in tensors_of(model.unet, tuner.blocks, "attention"):
             if name.endswith(".weight"):
                 now = tuner.unet.get_submodule(name.removesuffix(".weight")).weight.detach()
-                torch.testing.assert_close(now, model.unet.state_dict()[name] + delta[unet_map(model.unet.config)[name]])
+                torch.testing.assert_close(
+                    now, model.unet.state_dict()[name] + delta[unet_map(model.unet.config)[name]]
+                )
     moved = [n for n, p in tuner.weights.items() if p.abs().sum() > 0 and n.endswith("row.weight")]
     assert len(moved) == len(delta) and "code" in tuner.weights
 
 
 def test_prior_preservation_shows_the_model_its_own_pictures_of_the_plain_word(model):
-    tuner = prepare(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, batch_size=64, prior=3))
+    tuner = prepare(
+        model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, batch_size=64, prior=3)
+    )
     steps = []
-    prepare(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, prior=1), preparing=lambda *done: steps.append(done))
-    assert steps[-1] == (len(steps), len(steps)) and len(steps) == 2 + PRIOR_STEPS, "a view drawn and encoded, then the pictures"
-    assert len(tuner.views.latents) == 1 + 3 and torch.equal(tuner.views.weights[1:], torch.ones_like(tuner.views.weights[1:]))
+    prepare(model, [disc()], find_recipe("dreambooth-prior", "shape", steps=1, prior=1),
+            preparing=lambda *done: steps.append(done))
+    assert steps[-1] == (len(steps), len(steps)) and len(steps) == 2 + PRIOR_STEPS, (
+        "a view drawn and encoded, then the pictures"
+    )
+    assert len(tuner.views.latents) == 1 + 3 and torch.equal(
+        tuner.views.weights[1:], torch.ones_like(tuner.views.weights[1:])
+    )
     drawn = tuner.draws(np.random.default_rng(0), 64)
     index, prompts = drawn.index, drawn.prompts
     assert 10 < (index == 0).sum() < 54 and set(index.tolist()) == {0, 1, 2, 3}
-    assert all(("*m" in p) == (i == 0) and ("object" in p) == (i > 0) for i, p in zip(index.tolist(), prompts, strict=True))
+    assert all(
+        ("*m" in p) == (i == 0) and ("object" in p) == (i > 0)
+        for i, p in zip(index.tolist(), prompts, strict=True)
+    )
 
 
-# -- tokens with several vectors --------------------------------------------------------------------------------------------------
+# -- tokens with several vectors -----------------------------------------------------------------------------
 
 
 def test_p_plus_keeps_the_vectors_of_its_own_layers_and_the_word_elsewhere(model, learned):
@@ -145,7 +175,9 @@ def test_every_layer_reads_its_own_vector(model, learned):
     seen = {}
     for name, module in variant.unet.named_modules():
         if name.endswith("attn2.to_k"):
-            module.register_forward_hook(lambda _m, args, _o, name=name: seen.update({block_of(name): args[0]}))
+            module.register_forward_hook(
+                lambda _m, args, _o, name=name: seen.update({block_of(name): args[0]})
+            )
     variant.unet(torch.zeros(1, 4, 8, 8), torch.tensor([5]), variant.states("a *m on a table").context)
     for row, block in enumerate(cross_blocks(model.unet.state_dict())):
         own = states(model, ["a *m on a table"], {"*m": made.embeddings["clip_l"][row]})
@@ -157,12 +189,21 @@ def test_prospect_has_a_vector_per_tenth_of_the_schedule_and_each_kind_its_own(m
     rows = learned["prospect"]["shape"].embeddings["clip_l"]
     kept = [not torch.allclose(row, word, atol=1e-6) for row in rows]
     assert kept[:4] == [False] * 4 and any(kept[4:]), "shape keeps the noisy stages"
-    assert (stage_of(0, 1000), stage_of(398, 1000), stage_of(399, 1000), stage_of(999, 1000)) == (0, 3, 4, STAGES - 1)
+    assert (stage_of(0, 1000), stage_of(398, 1000), stage_of(399, 1000), stage_of(999, 1000)) == (
+        0,
+        3,
+        4,
+        STAGES - 1,
+    )
     mixed = Mix(model, *(Use(made) for made in learned["prospect"].values()))
     assert len(mixed.parts) == STAGES
     for t in (0, 98, 99, 100, 500, 598, 599, 699, 700, 899, 900, 999):
-        rows_seen = [u.attribute.embeddings["clip_l"][0] for u in mixed.variant(round(1 - (t + 1) / 1000, 6)).active]
-        assert torch.equal(rows_seen[0], rows[stage_of(t, 1000)]), f"drawing at {t} reads the vector that training showed there"
+        rows_seen = [
+            u.attribute.embeddings["clip_l"][0] for u in mixed.variant(round(1 - (t + 1) / 1000, 6)).active
+        ]
+        assert torch.equal(rows_seen[0], rows[stage_of(t, 1000)]), (
+            f"drawing at {t} reads the vector that training showed there"
+        )
     for progress, stage in ((0.0, 9), (0.05, 9), (0.95, 0), (0.55, 4)):
         seen = mixed.variant(progress).states("a *m").context
         torch.testing.assert_close(seen, states(model, ["a *m"], {"*m": rows[stage]}))
@@ -181,7 +222,9 @@ def test_space_time_tokens_have_a_vector_per_layer_and_tenth_of_the_schedule(mod
     variant = mixed.variant(0.55)
     for name, module in variant.unet.named_modules():
         if name.endswith("attn2.to_k"):
-            module.register_forward_hook(lambda _m, args, _o, name=name: seen.update({block_of(name): args[0]}))
+            module.register_forward_hook(
+                lambda _m, args, _o, name=name: seen.update({block_of(name): args[0]})
+            )
     with torch.no_grad():
         variant.unet(torch.zeros(1, 4, 8, 8), torch.tensor([440]), variant.states("a *m").context)
         for row, block in enumerate(cross):
@@ -211,7 +254,9 @@ def test_several_vectors_make_no_embedding_file_and_their_mean_serves_one_prompt
     with pytest.raises(ESCDiffError, match="a vector for each of the layers"):
         export_embedding(made, tmp_path / "e.safetensors")
     rows, mean = made.embeddings["clip_l"], in_one(made).embeddings["clip_l"]
-    assert mean.shape == (1, rows.shape[1]) and mean.norm() == pytest.approx(float(rows.norm(dim=1).mean()), rel=1e-5)
+    assert mean.shape == (1, rows.shape[1]) and mean.norm() == pytest.approx(
+        float(rows.norm(dim=1).mean()), rel=1e-5
+    )
     assert torch.nn.functional.cosine_similarity(mean[0], rows.mean(0), dim=0) == pytest.approx(1)
     one = learned["textual-inversion"]["shape"]
     assert in_one(one) is one
@@ -223,7 +268,7 @@ def test_a_token_of_another_model_s_layers_is_refused_in_words(model):
         Mix(model, shape=Use(short)).variant(0.0)
 
 
-# -- who sees which token ---------------------------------------------------------------------------------------------------------
+# -- who sees which token ------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -240,10 +285,10 @@ def test_tokens_with_reach_all_are_read_by_every_block_in_one_slot(model):
     torch.testing.assert_close(slots[1], states(model, [prompt], {**tokens, "*a": own.embeddings["clip_l"]}))
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("escdiff-shape", "appearance"), "learns shape, not appearance; recipes for appearance: .*textual-inversion"),
-    (("dreambooth", None, {"scope": "heads"}), "unknown scope 'heads'"),
-])
+@pytest.mark.parametrize("arguments, words",
+                         [(("escdiff-shape", "appearance"),
+                           "learns shape, not appearance; recipes for appearance: .*textual-inversion"),
+                          (("dreambooth", None, {"scope": "heads"}), "unknown scope 'heads'"),])
 def test_a_recipe_that_does_not_fit_says_what_would(arguments, words):
     name, kind, *changes = arguments
     with pytest.raises(ESCDiffError, match=words):
@@ -256,11 +301,15 @@ def test_a_file_with_an_unknown_reach_or_layout_is_refused(field, value, model):
         made_attribute(model, "shape", **{field: value}).quantised()
 
 
-# -- the average over the last steps ----------------------------------------------------------------------------------------------
+# -- the average over the last steps -------------------------------------------------------------------------
 
 
 def test_an_attribute_is_the_average_over_the_last_steps(model):
-    tuner = prepare(model, [disc()], find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=1.0, steps=3))
+    tuner = prepare(
+        model,
+        [disc()],
+        find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=1.0, steps=3),
+    )
     seen = []
     for _ in range(3):
         tuner.step()
@@ -268,7 +317,11 @@ def test_an_attribute_is_the_average_over_the_last_steps(model):
     with tuner.averaged():
         torch.testing.assert_close(tuner.offset.detach(), torch.stack(seen).mean(0))
     assert torch.equal(tuner.offset, seen[-1]), "training goes on from the last step"
-    last = prepare(model, [disc()], find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=0.0, steps=3))
+    last = prepare(
+        model,
+        [disc()],
+        find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=0.0, steps=3),
+    )
     last.run()
     with last.averaged():
         torch.testing.assert_close(last.offset.detach(), seen[-1])

@@ -1,4 +1,5 @@
-"""Reference features and filters: the width of the papers, the token at its word, files that know their model."""
+"""Reference features and filters: the width of the papers, the token at its word, files that know their
+model."""
 
 import logging
 from types import SimpleNamespace
@@ -16,7 +17,12 @@ from escdiff_core.errors import ESCDiffError
 from escdiff_core.families import FAMILIES
 from escdiff_core.families.load import load_model
 from escdiff_core.learning.encoders import choose_encoder, choose_filter
-from escdiff_core.learning.features import ReferenceEncoder, load_encoder, reference_features, unet_feature_width
+from escdiff_core.learning.features import (
+    ReferenceEncoder,
+    load_encoder,
+    reference_features,
+    unet_feature_width,
+)
 from escdiff_core.learning.filters import AttributeFilter, load_filter, make_filter, save_filters
 from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import RECIPES, find_recipe
@@ -66,7 +72,11 @@ def test_features_are_the_pooled_skips_and_the_middle(model, features):
 
 def test_features_are_deterministic_and_follow_picture_seed_and_timestep(model, features):
     assert torch.equal(features_of(model).unet, features.unet)
-    others = (features_of(model, disc(colour=0.3)), features_of(model, seed=1), features_of(model, timestep=900))
+    others = (
+        features_of(model, disc(colour=0.3)),
+        features_of(model, seed=1),
+        features_of(model, timestep=900),
+    )
     assert not any(torch.equal(o.unet, features.unet) for o in others)
     for bad in (-1, 1000):
         with pytest.raises(ESCDiffError, match="between 0 and 999"):
@@ -94,16 +104,22 @@ def test_a_fresh_filter_leaves_the_token_exactly_at_its_word(model, features, en
     for tower in (None, encoder):
         tuner = prepare(model, [disc()], SHAPE, encoder=tower)
         assert not tuner.start.network(tuner.start.features.unet, tuner.start.features.clip).any()
-        torch.testing.assert_close(tuner.vectors()["clip_l"][0], starting_word(model, "shape")["clip_l"], rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            tuner.vectors()["clip_l"][0], starting_word(model, "shape")["clip_l"], rtol=1e-6, atol=0
+        )
     first, same = (make_filter(model, features, 7) for _ in range(2))
     assert all(torch.equal(p, same.state_dict()[n]) for n, p in first.state_dict().items())
     assert not torch.equal(first.from_unet[1].weight, make_filter(model, features, 8).from_unet[1].weight)
 
 
 def test_one_piece_words_start_at_their_embedding_and_others_at_the_norm_of_their_pieces(model):
-    torch.testing.assert_close(starting_word(model, "shape")["clip_l"], word_embedding(model.towers[0], "shape")[0])
+    torch.testing.assert_close(
+        starting_word(model, "shape")["clip_l"], word_embedding(model.towers[0], "shape")[0]
+    )
     pieces = word_embedding(model.towers[0], "qwzxj")
-    assert len(pieces) > 1 and starting_word(model, "qwzxj")["clip_l"].norm() == pytest.approx(float(pieces.norm(dim=1).mean()))
+    assert len(pieces) > 1 and starting_word(model, "qwzxj")["clip_l"].norm() == pytest.approx(
+        float(pieces.norm(dim=1).mean())
+    )
 
 
 @pytest.mark.parametrize("shape", [(WIDTH,), (3, WIDTH)])
@@ -115,12 +131,19 @@ def test_the_norm_of_the_word_is_kept(shape):
 
 
 def test_the_norm_is_kept_while_token_and_filter_train(model):
-    tuner = prepare(model, [disc()], find_recipe("escdiff-appearance", batch_size=2, views=2, steps=2, lr_token=0.5,
-                                               warmup_steps=0, lr_filter=0.5))
+    tuner = prepare(
+        model, [disc()],
+        find_recipe("escdiff-appearance", batch_size=2, views=2, steps=2, lr_token=0.5, warmup_steps=0,
+                    lr_filter=0.5))
     start = tuner.vectors()["clip_l"].detach()
     tuner.run()
-    assert not torch.allclose(tuner.vectors()["clip_l"], start) and tuner.start.network.last.weight.abs().sum() > 0
-    assert float(tuner.vectors()["clip_l"].norm().detach()) == pytest.approx(float(tuner.start.words["clip_l"].norm()), rel=1e-5)
+    assert (
+        not torch.allclose(tuner.vectors()["clip_l"], start)
+        and tuner.start.network.last.weight.abs().sum() > 0
+    )
+    assert float(tuner.vectors()["clip_l"].norm().detach()) == pytest.approx(
+        float(tuner.start.words["clip_l"].norm()), rel=1e-5
+    )
 
 
 def test_a_given_filter_is_frozen_and_sets_the_start(model, features):
@@ -128,7 +151,10 @@ def test_a_given_filter_is_frozen_and_sets_the_start(model, features):
     torch.nn.init.normal_(network.last.weight, std=0.5)
     before = {n: p.clone() for n, p in network.state_dict().items()}
     tuner = prepare(model, [disc()], SHAPE, network=network)
-    assert not torch.allclose(tuner.vectors()["clip_l"][0], tuner.start.words["clip_l"]) and not tuner.start.trains
+    assert (
+        not torch.allclose(tuner.vectors()["clip_l"][0], tuner.start.words["clip_l"])
+        and not tuner.start.trains
+    )
     tuner.run()
     assert all(torch.equal(p, before[n]) for n, p in network.state_dict().items())
 
@@ -156,7 +182,9 @@ def test_filters_come_back_from_their_file_with_their_scale(model, features, fil
     tuner = prepare(model, [disc()], SHAPE, network=loaded)
     offset = loaded(tuner.start.features.unet, None) * tuner.start.words["clip_l"].norm()
     # the scale it was trained with
-    torch.testing.assert_close(tuner.vectors()["clip_l"][0], merge(tuner.start.words["clip_l"], 0.25 * offset))
+    torch.testing.assert_close(
+        tuner.vectors()["clip_l"][0], merge(tuner.start.words["clip_l"], 0.25 * offset)
+    )
 
 
 def garbled(path, target):
@@ -166,10 +194,12 @@ def garbled(path, target):
 BAD = {
     "missing": (lambda good, bad: None, "no filter file"),
     "truncated": (lambda good, bad: bad.write_bytes(good.read_bytes()[:5000]), "not a whole filter file"),
-    "other file": (lambda good, bad: save_file({"a": torch.zeros(1)}, bad), "holds no shape filter"),
-    "garbled": (garbled, "not a whole filter file"),
-    "no table": (lambda good, bad: save_file({"a": torch.zeros(1)}, bad, {"escdiff.filters": "[]"}), "not a whole"),
-    "no json": (lambda good, bad: save_file({"a": torch.zeros(1)}, bad, {"escdiff.filters": "{"}), "not a whole"),
+    "other file": (lambda good, bad: save_file({"a": torch.zeros(1)}, bad),
+                   "holds no shape filter"), "garbled": (garbled, "not a whole filter file"),
+    "no table": (lambda good, bad: save_file({"a": torch.zeros(1)}, bad, {"escdiff.filters": "[]"}),
+                 "not a whole"),
+    "no json": (lambda good, bad: save_file({"a": torch.zeros(1)}, bad, {"escdiff.filters": "{"}),
+                "not a whole"),
 }
 
 
@@ -207,15 +237,20 @@ def test_missing_and_wrong_vision_towers_say_where_they_looked(tmp_path, monkeyp
         load_encoder(tmp_path / "tower.safetensors")
     (tmp_path / "tower.safetensors").write_text("no weights")
     # open_clip's own reading of the file, without a tower of 150 million weights to read it into
-    monkeypatch.setattr(open_clip, "create_model", lambda _name, pretrained: open_clip.factory.load_checkpoint(
-        torch.nn.Linear(1, 1), pretrained))
+    monkeypatch.setattr(
+        open_clip,
+        "create_model",
+        lambda _name, pretrained: open_clip.factory.load_checkpoint(torch.nn.Linear(1, 1), pretrained),
+    )
     with pytest.raises(ESCDiffError, match=r"does not hold OpenCLIP's ViT-B-32"):
         load_encoder(tmp_path / "tower.safetensors")
 
 
 def test_training_filters_moves_them_and_leaves_the_model(model, encoder):
     before = hash_of(model)
-    examples = [Example(disc(colour=c).image, {"shape": "red"}, "on a red background") for c in (0.2, 0.5, 0.9)]
+    examples = [
+        Example(disc(colour=c).image, {"shape": "red"}, "on a red background") for c in (0.2, 0.5, 0.9)
+    ]
     told = []
     seen = look_at(model, examples, 250, encoder, 2**64 - 1, progress=lambda *p: told.append(p))
     assert told == [(1, 3), (2, 3), (3, 3)]

@@ -1,4 +1,5 @@
-"""Every node has a help page, every page a node, and every page tells each input and output of its node as the code has them."""
+"""Every node has a help page, every page a node, and every page tells each input and output of its node as
+the code has them."""
 
 import re
 from pathlib import Path
@@ -30,12 +31,15 @@ def table(text: str) -> list[list[str]]:
 
 
 def width(cell: str) -> float:
-    """About how many pixels of a panel a cell takes at least: its longest word, code wider than the rest, and the room around."""
+    """About how many pixels of a panel a cell takes at least: its longest word, code wider than the rest, and
+    the room around."""
     def longest(text: str) -> int:
         return max(map(len, re.split(r"\s|-|<wbr>", text)))
 
     words = re.split("`([^`]*)`", cell)
-    return 16 + max([*(7.5 * longest(text) for text in words[::2]), *(8.5 * longest(code) + 12 for code in words[1::2])])
+    return 16 + max(
+        [*(7.5 * longest(text) for text in words[::2]), *(8.5 * longest(code) + 12 for code in words[1::2])]
+    )
 
 
 def shown(default: Any) -> str:
@@ -54,17 +58,23 @@ def page_of(node: str) -> str:
 
 
 def test_the_reader_sees_the_nodes_as_they_are():
-    assert len(SCHEMAS) == 23 and {"ESCDiffShapeFilter", "ESCDiffAppearanceFilter", "ESCDiffMix"} <= set(SCHEMAS)
+    assert len(SCHEMAS) == 23 and {"ESCDiffShapeFilter", "ESCDiffAppearanceFilter", "ESCDiffMix"
+                                   } <= set(SCHEMAS)
     inputs, outputs = SCHEMAS["ESCDiffApply"]
-    assert [p.name for p in inputs] == ["model", "shape", "appearance", "shape_strength", "appearance_strength", "middle",
-                                        "shape_start", "shape_end", "appearance_start", "appearance_end", "overlap"]
+    assert [p.name for p in inputs] == [
+        "model", "shape", "appearance", "shape_strength", "appearance_strength", "middle", "shape_start",
+        "shape_end", "appearance_start", "appearance_end", "overlap"
+    ]
     assert [p.name for p in outputs] == ["MODEL", "mixed"]
     assert Port("shape_strength", 1.0) in inputs
     learn = ["model", "clip", "vae", "image", "class_word", "recipe"]
     assert [p.name for p in SCHEMAS["ESCDiffLearnShape"][0]][:6] == learn
     assert [p.name for p in SCHEMAS["ESCDiffLearnAttribute"][0]][:7] == [*learn[:4], "kind", *learn[4:]]
     assert [p.name for p in SCHEMAS["ESCDiffPrompt"][0]] == ["mixed", "clip", "prompt"]
-    assert Port("seed", 0) in SCHEMAS["ESCDiffTune"][0] and Port("name", "filters") in SCHEMAS["ESCDiffTrainFilters"][0]
+    assert (
+        Port("seed", 0) in SCHEMAS["ESCDiffTune"][0]
+        and Port("name", "filters") in SCHEMAS["ESCDiffTrainFilters"][0]
+    )
 
 
 def test_those_who_read_the_files_find_every_node_and_nothing_else():
@@ -84,7 +94,9 @@ def test_a_page_tells_its_node_s_inputs_and_outputs(node):
     inputs, outputs = SCHEMAS[node]
     rows = table(parts["Inputs"])
     assert [r[0] for r in rows] == [p.name for p in inputs], "the inputs, in the node's order"
-    assert [r[0] for r in table(parts["Outputs"])] == [p.name for p in outputs], "the outputs, in the node's order"
+    assert [r[0] for r in table(parts["Outputs"])] == [p.name for p in outputs], (
+        "the outputs, in the node's order"
+    )
     stale = {p.name: (r[1], shown(p.default)) for p, r in zip(inputs, rows, strict=True)
              if not r[1].endswith(shown(p.default)) or (p.default == "" and "Default:" in r[1])}
     assert not stale, "defaults: (page, node)"
@@ -96,8 +108,12 @@ def test_tables_fit_the_panel_beside_the_canvas(node):
         rows = cells(sections(page_of(node))[part])
         assert {len(row) for row in rows} <= {2}, "a third column is out of sight"
         needed = sum(max(map(width, column)) for column in zip(*rows, strict=True))
-        assert needed <= 270 - 32, f"{part}: about {needed:.0f} pixels at least; the panel has 270 and a border"
-        assert [row for row in rows if len(row[1].split(" Default:")[0]) > 120] == [], "say the rest below the tables"
+        assert needed <= 270 - 32, (
+            f"{part}: about {needed:.0f} pixels at least; the panel has 270 and a border"
+        )
+        assert [row for row in rows if len(row[1].split(" Default:")[0]) > 120] == [], (
+            "say the rest below the tables"
+        )
 
 
 @pytest.mark.parametrize("node", sorted(SCHEMAS))

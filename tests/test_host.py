@@ -1,11 +1,15 @@
-"""The pack inside real ComfyUIs, each in a process and an environment of its own; skips loudly where there is none."""
+"""The pack inside real ComfyUIs, each in a process and an environment of its own; skips loudly where there is
+none."""
 
 import pytest
 from hosts import newest
 
-NODES = ["AppearanceFilter", "Apply", "AttributeInfo", "Clear", "Compare", "ExampleReference", "Export", "LearnAttribute",
-         "LearnLook", "LearnShape", "LoadAttribute", "LoadPocketModel", "LoadReferenceEncoder", "Mix", "MixedSampler",
-         "Prompt", "ReferenceFeatures", "SaveAttribute", "Score", "ShapeAndLook", "ShapeFilter", "TrainFilters", "Tune"]
+NODES = [
+    "AppearanceFilter", "Apply", "AttributeInfo", "Clear", "Compare", "ExampleReference", "Export",
+    "LearnAttribute", "LearnLook", "LearnShape", "LoadAttribute", "LoadPocketModel", "LoadReferenceEncoder",
+    "Mix", "MixedSampler", "Prompt", "ReferenceFeatures", "SaveAttribute", "Score", "ShapeAndLook",
+    "ShapeFilter", "TrainFilters", "Tune"
+]
 
 
 def test_every_section_of_the_probe_came_to_its_end(found):
@@ -26,24 +30,31 @@ def test_the_private_copy_computes_what_the_host_computes(found, part):
 
 def test_a_lora_on_the_model_is_baked_into_the_private_copy(found):
     assert found["lora_difference"] <= 1e-4 < found["lora_changes"]
-    assert found["lora_fingerprint_is_the_base_s"], "an attribute belongs to the checkpoint, with whatever LoRA it was learned"
+    assert found["lora_fingerprint_is_the_base_s"], (
+        "an attribute belongs to the checkpoint, with whatever LoRA it was learned"
+    )
 
 
 def test_learning_leaves_the_user_s_model_as_it_was(found):
     assert found["model_unchanged"] and found["model_unchanged_after_an_error"]
-    assert found["wrong_kind"].startswith("ESCDiffError: recipe 'escdiff-shape' learns shape, not appearance; recipes for "
-                                          "appearance: escdiff-appearance, ")
+    assert found["wrong_kind"].startswith(
+        "ESCDiffError: recipe 'escdiff-shape' learns shape, not appearance; recipes for appearance: "
+        "escdiff-appearance, "
+    )
     assert found["shape_plot"] == found["appearance_plot"] and found["shape_plot"][-1] == 3
 
 
 def test_the_routed_unet_computes_what_the_headless_one_computes(found):
     assert found["routed_difference"] <= 1e-4 * max(1.0, found["routed_scale"])
     assert found["mixing_changes_the_picture"] > 0.01
-    assert found["clip_knows_the_token"] > 0.01, "the stock text node knows *m when it gets the CLIP from ESCDiff Mix"
+    assert found["clip_knows_the_token"] > 0.01, (
+        "the stock text node knows *m when it gets the CLIP from ESCDiff Mix"
+    )
 
 
 def test_without_an_attribute_it_is_the_stock_model_bit_for_bit(found):
-    assert found["no_attribute_is_stock"] and found["strength_zero_is_stock"] and found["route_without_payload_is_stock"]
+    assert found["no_attribute_is_stock"] and found["strength_zero_is_stock"] and found[
+        "route_without_payload_is_stock"]
     same, other = found["strength_zero_in_a_text_node"]
     assert same <= 1e-4 < other, "the CLIP output reads the plain word as well"
     assert found["same_prompt_in_both_is_stock"] <= 1e-5
@@ -55,12 +66,20 @@ def test_sampling_as_users_do_it(found):
     difference, change = found["cfg_1"]
     assert difference <= 1e-4 and change > 0.01, "guidance 1 is the positive prompt alone"
     shape, difference, others = found["batch_3"]
-    assert shape == [3, 4, 16, 16] and difference <= 1e-4 and others > 0.01, "the first of three is the one drawn alone"
+    assert shape == [3, 4, 16, 16] and difference <= 1e-4 and others > 0.01, (
+        "the first of three is the one drawn alone"
+    )
     for part in ("area", "mask"):
         inside, outside = found[part]
-        assert inside > 0.01 and outside <= 1e-4, f"{part}: the mix in its half, the plain prompt in the other"
+        assert inside > 0.01 and outside <= 1e-4, (
+            f"{part}: the mix in its half, the plain prompt in the other"
+        )
     lengths, finite = zip(*found["prompt_lengths"], strict=True)
-    assert lengths[0] == 77 < lengths[1] < lengths[2] and not any(length % 77 for length in lengths) and all(finite)
+    assert (
+        lengths[0] == 77 < lengths[1] < lengths[2]
+        and not any(length % 77 for length in lengths)
+        and all(finite)
+    )
     assert found["model_unchanged_after_mixing"]
 
 
@@ -70,13 +89,27 @@ def test_exports_work_in_the_stock_loaders(found):
 
 def test_attributes_are_files_that_load_again(found):
     assert found["saved_at"] == "models/escdiff/probe/shape.safetensors" and found["loaded_draws_the_same"]
-    assert found["saved_twice"] == ["shape.safetensors", "shape_02.safetensors"], "the same again, and never over another's file"
+    assert found["saved_twice"] == ["shape.safetensors", "shape_02.safetensors"], (
+        "the same again, and never over another's file"
+    )
     assert found["info"] == ["Shape: write *m in prompts", [1, 128, 128, 3], "shape"]
-    assert found["free_names"] == ["mine_02.safetensors", "mine.safetensors"] and found["overwritten"] == "shape_02.safetensors"
-    assert found["versions"] == [0, 0, 2, 2, 4, 4], "what was trained on a folder is trained again when the folder has changed"
-    assert found["version_of_no_folder"] == ["str"] * 3, "the node says what is wrong with it, not the host's log"
-    attributes = [f"{n}.safetensors" for n in ("linked/shape", "probe/coffee_filter", "probe/shape", "probe/shape_02", "probe/win")]
-    assert found["listed"] == [attributes, ["probe/mine.safetensors"]], "a file is offered where its content fits"
+    assert (
+        found["free_names"] == ["mine_02.safetensors", "mine.safetensors"]
+        and found["overwritten"] == "shape_02.safetensors"
+    )
+    assert found["versions"] == [0, 0, 2, 2, 4, 4], (
+        "what was trained on a folder is trained again when the folder has changed"
+    )
+    assert found["version_of_no_folder"] == ["str"] * 3, (
+        "the node says what is wrong with it, not the host's log"
+    )
+    attributes = [
+        f"{n}.safetensors"
+        for n in ("linked/shape", "probe/coffee_filter", "probe/shape", "probe/shape_02", "probe/win")
+    ]
+    assert found["listed"] == [attributes, ["probe/mine.safetensors"]], (
+        "a file is offered where its content fits"
+    )
 
 
 def test_the_boxes_for_everything_and_the_judge(found):
@@ -99,10 +132,16 @@ def test_an_attribute_can_begin_late_and_end_early(found):
     assert found["schedule_difference"] <= 1e-4
     assert found["schedule_sets"] == [["appearance"], ["shape"], ["shape", "appearance"]]
     difference, sets, one_batch = found["schedule_beside_always"]
-    assert difference <= 1e-4 and sets == [["shape"], ["shape", "appearance"]] and one_batch, "on weights that both change"
+    assert difference <= 1e-4 and sets == [["shape"], ["shape", "appearance"]] and one_batch, (
+        "on weights that both change"
+    )
     hooked, more, all_of_the_shape = found["hooked"]
-    assert 0 < hooked < all_of_the_shape / 2 and more == 0, "what is the same at every step stays a patch of the model"
-    assert found["schedule_steps_on_a_border"] == 30, "every step belongs to one part, also one that lies on a border"
+    assert 0 < hooked < all_of_the_shape / 2 and more == 0, (
+        "what is the same at every step stays a patch of the model"
+    )
+    assert found["schedule_steps_on_a_border"] == 30, (
+        "every step belongs to one part, also one that lies on a border"
+    )
     assert found["schedule_in_one_batch"] and found["schedule_leaves_the_model"]
 
 
@@ -144,17 +183,19 @@ def test_cancel_ends_learning_within_a_step(found):
     assert found["model_unchanged_after_cancel"]
 
 
-@pytest.mark.parametrize("case, sentence", {
-    "SDXL learn": "this MODEL is of the family SDXL", "SDXL mix": "this MODEL is of the family SDXL",
-    "Flux mix": "this MODEL is of the family Flux", "no clip": "the CLIP is missing", "no clip, learn": "the CLIP is missing",
-    "no judge": "ESCDiff Score needs the Python package POT, which",
-    "no vae": "the VAE is missing", "video": "40 pictures were given", "mask size": "mask",
-    "after a schedule": "give both attributes to one node",
-    "token twice": "the model carries an attribute already that answers to *m",
-    "features of another": "read with another model", "kind": "unknown kind 'colour'", "no outline": "no outline to learn",
-    "other size": "changes 2 tensors that this model does not have",
-    "other base": "was learned on another base model", "schedule": "0 <= start <= end <= 1",
-}.items())
+@pytest.mark.parametrize(
+    "case, sentence", {
+        "SDXL learn": "this MODEL is of the family SDXL", "SDXL mix": "this MODEL is of the family SDXL",
+        "Flux mix": "this MODEL is of the family Flux", "no clip": "the CLIP is missing",
+        "no clip, learn": "the CLIP is missing",
+        "no judge": "ESCDiff Score needs the Python package POT, which", "no vae": "the VAE is missing",
+        "video": "40 pictures were given", "mask size": "mask",
+        "after a schedule": "give both attributes to one node",
+        "token twice": "the model carries an attribute already that answers to *m",
+        "features of another": "read with another model", "kind": "unknown kind 'colour'",
+        "no outline": "no outline to learn", "other size": "changes 2 tensors that this model does not have",
+        "other base": "was learned on another base model", "schedule": "0 <= start <= end <= 1",
+    }.items())
 def test_wrong_inputs_are_one_sentence(found, case, sentence):
     message = found["wrong"][case]
     assert message.startswith("ESCDiffError: ") and sentence in message and "\n" not in message
@@ -166,7 +207,9 @@ def test_mixes_may_follow_one_another_with_other_tokens(found):
 
 
 def test_a_merge_is_a_model_of_its_own(found):
-    assert found["merges"] == [False, False, True, True], "LoRAs, and merges that take nothing of the other model, change no base"
+    assert found["merges"] == [False, False, True, True], (
+        "LoRAs, and merges that take nothing of the other model, change no base"
+    )
     assert found["merges_differ"]
 
 
@@ -178,16 +221,22 @@ def test_mixing_costs_what_plain_sampling_costs(found, host, record_property):
     if host != newest():
         pytest.skip("an older ComfyUI: the work is counted on each")
     record_property("mixing_ratio", found["mixing_ratio"])
-    assert found["mixing_ratio"] <= 1.15, "the aim is 1.03 alone on the machine (benchmarks/host_mixing.py); of processor time here"
+    assert found["mixing_ratio"] <= 1.15, (
+        "the aim is 1.03 alone on the machine (benchmarks/host_mixing.py); of processor time here"
+    )
 
 
 def test_weights_that_both_changed_are_divided_or_added_as_headless(found):
     assert found["overlapping_tensors"] > 20
-    assert found["overlaps"].keys() == {"divide", "add"} and max(found["overlaps"].values()) <= 1e-4 < found["overlaps_differ"]
+    assert (
+        found["overlaps"].keys() == {"divide", "add"}
+        and max(found["overlaps"].values()) <= 1e-4 < found["overlaps_differ"]
+    )
 
 
 def test_tokens_of_every_layout_and_reach_are_read_as_headless(found):
-    expected = {"all": [1, 1], "layers": [16, 1], "stages": [1, 10], "both": [16, 10]}       # slots, parts of the schedule
+    # slots, parts of the schedule
+    expected = {"all": [1, 1], "layers": [16, 1], "stages": [1, 10], "both": [16, 10]}
     assert {name: row[:2] for name, row in found["layouts"].items()} == expected
     for name, (_, _, difference, sets, one_batch, tokens) in found["layouts"].items():
         assert difference <= 1e-4 and one_batch and sets == [["shape", "appearance"]], name

@@ -1,4 +1,5 @@
-"""Inside real ComfyUIs: what nodes say on themselves, what is found in the cache, and how a stopped run goes on."""
+"""Inside real ComfyUIs: what nodes say on themselves, what is found in the cache, and how a stopped run goes
+on."""
 
 
 import pytest
@@ -6,21 +7,31 @@ import pytest
 INPUTS = ["model", "LoRA", "LoRA strength", "schedule", "clip", "LoRA on clip", "clip skip", "vae", "picture",
           "two pictures", "mask", "no mask", "encoder", "no encoder", "timestep", "seed of looking", "kind",
           "class word", "filter", "seed", "describe", "token name", "steps", "preset", "batch size"]
-NO_TOKEN = "The prompt does not contain *a, so the appearance attribute will hardly show; write *a where the appearance belongs"
+NO_TOKEN = (
+    "The prompt does not contain *a, so the appearance attribute will hardly show; write *a where the "
+    "appearance belongs"
+)
 WHOLE = "Give a mask if only a part of the picture is meant; no plain background: "
-SIZE = "Set the latent to 128×128 pixels: this model draws pictures of about that size, and 512×512 were asked for"
+SIZE = (
+    "Set the latent to 128×128 pixels: this model draws pictures of about that size, and 512×512 were "
+    "asked for"
+)
 
 
 def test_the_same_again_costs_no_step_no_copy_and_no_look(found):
     counts, shown = found["first"]
     assert counts == {"steps": 6, "copies": 1, "features": 1} and shown == " "
     counts, shown, same = found["again"]
-    assert counts == {"steps": 0, "copies": 0, "features": 0}, "through other nodes, and with another number of threads"
+    assert counts == {"steps": 0, "copies": 0, "features": 0}, (
+        "through other nodes, and with another number of threads"
+    )
     assert same and shown.startswith("Found in the cache")
 
 
 def test_the_key_is_that_of_the_inputs(found):
-    assert found["same_key"] == {"again": True, "loaded anew": True, "token spelled out": True}, "on another number of threads"
+    assert found["same_key"] == {"again": True, "loaded anew": True, "token spelled out": True}, (
+        "on another number of threads"
+    )
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -35,7 +46,9 @@ def test_weights_are_read_once_for_each_loaded_checkpoint(found):
 
 def test_a_stopped_run_goes_on_to_the_same_result(found):
     kept, shown, steps = found["cancelled"]
-    assert kept == [".unfinished"] and shown == f"Stopped after step {steps} of 6; queue the same again to go on from there"
+    assert kept == [".unfinished"] and shown == (
+        f"Stopped after step {steps} of 6; queue the same again to go on from there"
+    )
     more, shown, left = found["resumed"]
     assert steps + more == 6 and more > 0 and shown.startswith(f"Going on from step {steps}") and left == 0
     same, differs_from_another_seed, all_steps = found["resumed_is_the_unbroken"]
@@ -79,6 +92,8 @@ def test_without_a_page_to_show_it_on_a_warning_is_in_the_outputs(found, case):
 
 def test_an_error_begins_with_its_sentence(found):
     module, name, sentence, traced, ours, shown = found["error"]
-    assert (module, name) == ("builtins", "ESCDiff"), "ComfyUI leaves out Python's own module alone; ours is a path"
+    assert (module, name) == ("builtins", "ESCDiff"), (
+        "ComfyUI leaves out Python's own module alone; ours is a path"
+    )
     assert sentence.startswith("recipe 'escdiff-shape' learns shape, not appearance") and traced and ours
     assert shown.lower() == sentence.lower(), "and it stands below the node"

@@ -1,6 +1,8 @@
-"""SD 2.x and SDXL in real ComfyUIs: checkpoints in their layouts with random weights, through the stock loader and nodes.
+"""SD 2.x and SDXL in real ComfyUIs: checkpoints in their layouts with random weights, through the stock
+loader and nodes.
 
-The UNets are narrow, with the depths of SD 2.x (fewer levels) and of Segmind Vega; the text encoders have few layers.
+The UNets are narrow, with the depths of SD 2.x (fewer levels) and of Segmind Vega; the text encoders have few
+layers.
 """
 
 import pytest
@@ -18,7 +20,9 @@ def seen(request, found) -> dict:
 
 
 def test_the_stock_loader_takes_it_for_the_family(seen):
-    assert (seen["family"], seen["class"]) == {"sd2": ("sd2", "SD20"), "sdxl": ("sdxl", "Segmind_Vega")}[seen["name"]]
+    assert (seen["family"], seen["class"]) == {"sd2": ("sd2", "SD20"), "sdxl": ("sdxl", "Segmind_Vega")}[
+        seen["name"]
+    ]
 
 
 @pytest.mark.parametrize("skip", [None, -3])

@@ -1,4 +1,5 @@
-"""A real ComfyUI server with a page at it: warnings come to their node, errors without a path, a cancel is remembered."""
+"""A real ComfyUI server with a page at it: warnings come to their node, errors without a path, a cancel is
+remembered."""
 
 import re
 import struct
@@ -11,7 +12,8 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 TEXT = 3        # the host's number for a text below a node
-FINDS = {"learn_shape__preview_every": 0, "learn_appearance__preview_every": 0}     # runs the nodes again, on the same inputs
+# runs the nodes again, on the same inputs
+FINDS = {"learn_shape__preview_every": 0, "learn_appearance__preview_every": 0}
 
 
 @pytest.fixture
@@ -46,15 +48,28 @@ def test_warnings_come_to_their_nodes(server, page):
 
     entry, shown = page(workflow(**QUICK, **FINDS))
     assert [shown[n].split(":")[0] for n in ("learn_shape", "learn_appearance")] == ["Found in the cache"] * 2
-    assert shown["mix"] == shown["sampler"] == " " and "mix" not in entry["outputs"], "what no longer holds is taken back"
+    assert shown["mix"] == shown["sampler"] == " " and "mix" not in entry["outputs"], (
+        "what no longer holds is taken back"
+    )
 
 
 def test_what_a_node_found_out_stands_below_it(server, page):
     """A front end shows a text of the outputs only for nodes that it knows."""
-    graph = {name: node for name, node in workflow(**QUICK).items() if name in ("model", "shape_picture", "learn_shape")}
-    learned, picture = ["learn_shape", 0], {"images": ["shape_picture", 0], "shape_reference": ["shape_picture", 0]}
-    for name, inputs in {"AttributeInfo": {"attribute": learned}, "SaveAttribute": {"attribute": learned, "name": "told"},
-                         "Export": {"attribute": learned, "form": "embedding", "name": "told"}, "Score": picture}.items():
+    graph = {
+        name: node
+        for name, node in workflow(**QUICK).items()
+        if name in ("model", "shape_picture", "learn_shape")
+    }
+    learned, picture = (
+        ["learn_shape", 0],
+        {"images": ["shape_picture", 0], "shape_reference": ["shape_picture", 0]},
+    )
+    for name, inputs in {
+        "AttributeInfo": {"attribute": learned},
+        "SaveAttribute": {"attribute": learned, "name": "told"},
+        "Export": {"attribute": learned, "form": "embedding", "name": "told"},
+        "Score": picture,
+    }.items():
         graph[name] = {"class_type": f"ESCDiff{name}", "inputs": inputs}
     entry, shown = page(graph)
     assert entry["status"]["status_str"] == "success", entry["status"]
@@ -65,13 +80,24 @@ def test_what_a_node_found_out_stands_below_it(server, page):
     assert [line.split()[0] for line in shown["Score"].split("\n")] == ["S", "H"]
     image = entry["outputs"]["AttributeInfo"]["images"][0]
     with Image.open(server.base / "temp" / image["filename"]) as thumbnail:
-        assert thumbnail.size == (128, 128) and len(thumbnail.convert("RGB").getcolors(1 << 20)) > 3, "the reference"
+        assert thumbnail.size == (128, 128) and len(thumbnail.convert("RGB").getcolors(1 << 20)) > 3, (
+            "the reference"
+        )
 
 
-@pytest.mark.parametrize("form, folder", {"lora": "loras", "full": "loras", "embedding": "embeddings"}.items())
+@pytest.mark.parametrize(
+    "form, folder", {"lora": "loras", "full": "loras", "embedding": "embeddings"}.items()
+)
 def test_an_export_names_the_folder_of_its_form(server, page, form, folder):
-    graph = {name: node for name, node in workflow(**QUICK).items() if name in ("model", "appearance_picture", "learn_appearance")}
-    graph["out"] = {"class_type": "ESCDiffExport", "inputs": {"attribute": ["learn_appearance", 0], "form": form, "rank": 4}}
+    graph = {
+        name: node
+        for name, node in workflow(**QUICK).items()
+        if name in ("model", "appearance_picture", "learn_appearance")
+    }
+    graph["out"] = {
+        "class_type": "ESCDiffExport",
+        "inputs": {"attribute": ["learn_appearance", 0], "form": form, "rank": 4},
+    }
     there = server.base / "models" / folder
     for name in (f"made_{form}", f"below/{form}"):
         graph["out"]["inputs"]["name"] = name
@@ -82,7 +108,9 @@ def test_an_export_names_the_folder_of_its_form(server, page, form, folder):
         assert abs(Path(said[1]).stat().st_size / 1e6 - float(said[2])) < 0.1
     graph["out"]["inputs"]["name"] = "../out"
     errors = server.run(graph)["refused"]["node_errors"]["out"]["errors"]
-    assert errors and all(f"the name '../out' does not lie in {there};" in e["details"] for e in errors), errors
+    assert errors and all(f"the name '../out' does not lie in {there};" in e["details"] for e in errors), (
+        errors
+    )
 
 
 def test_an_error_is_the_sentence(server, page):
@@ -90,12 +118,16 @@ def test_an_error_is_the_sentence(server, page):
     error = next(m[1] for m in entry["status"]["messages"] if m[0] == "execution_error")
     assert error["exception_type"] == "ESCDiff" and error["traceback"]
     assert error_of(entry).startswith("recipe 'escdiff-appearance' learns appearance, not shape")
-    assert shown["learn_shape"].startswith("Recipe 'escdiff-appearance' learns appearance"), "two clicks away on 0.33"
+    assert shown["learn_shape"].startswith("Recipe 'escdiff-appearance' learns appearance"), (
+        "two clicks away on 0.33"
+    )
     assert "escdiff_core.errors" not in server.said().rsplit("got prompt", 1)[-1], "nor in the console"
 
 
 def test_a_cancelled_run_goes_on_when_it_is_queued_again(server, page):
-    graph = workflow(**{**QUICK, "learn_shape__steps": 12, "learn_shape__seed": 78, "learn_shape__preview_every": 0})
+    graph = workflow(
+        **{**QUICK, "learn_shape__steps": 12, "learn_shape__seed": 78, "learn_shape__preview_every": 0}
+    )
     _, shown = page(graph, "learn_shape", 3)
     assert shown["learn_shape"].startswith("Stopped after step ")
     step = int(shown["learn_shape"].split()[3])

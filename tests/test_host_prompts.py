@@ -1,4 +1,5 @@
-"""Prompts with tokens inside real ComfyUIs: what the stock text node gives for a plain word in the token's place."""
+"""Prompts with tokens inside real ComfyUIs: what the stock text node gives for a plain word in the token's
+place."""
 
 
 import pytest

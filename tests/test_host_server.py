@@ -35,7 +35,9 @@ def sd15(name: str, **changes) -> dict:
     for node in graph.values():
         if node["class_type"].startswith("ESCDiffLearn"):
             node["inputs"] |= SD15
-        node["inputs"] |= {"EmptyLatentImage": {"width": 64, "height": 64}, "KSampler": {"steps": 1}}.get(node["class_type"], {})
+        node["inputs"] |= {"EmptyLatentImage": {"width": 64, "height": 64}, "KSampler": {"steps": 1}}.get(
+            node["class_type"], {}
+        )
     return graph
 
 
@@ -44,19 +46,23 @@ def test_the_pocket_workflow_gives_pictures(server):
     assert entry["status"]["status_str"] == "success", entry["status"]
     pictures = entry["outputs"]["save"]["images"]
     assert len(pictures) == 1 and (server.base / "output" / pictures[0]["filename"]).is_file()
-    assert len(list((server.base / "user").rglob("cache/*.safetensors"))) >= 2, "both attributes are kept for the next time"
+    assert len(list((server.base / "user").rglob("cache/*.safetensors"))) >= 2, (
+        "both attributes are kept for the next time"
+    )
 
 
 STEPS = 6
-# Steps, and by how much of 255 the two pictures may differ: 1 is cut off where 8 bits do not hold it. The command's schedule is
-# trailing (see model/sample.py), which is the workflow's "simple" where the steps divide 1000; elsewhere some are one apart.
+# Steps, and by how much of 255 the two pictures may differ: 1 is cut off where 8 bits do not hold it. The
+# command's schedule is trailing (see model/sample.py), which is the workflow's "simple" where the steps
+# divide 1000; elsewhere some are one apart.
 SAME_PICTURE = {20: 2, 25: 2, workflow()["sampler"]["inputs"]["steps"]: 6}
 KINDS = {"shape": "learn_shape", "appearance": "learn_appearance"}
 
 
 @pytest.fixture(scope="session")
 def headless() -> tuple[DiffusionModel, dict[str, Attribute]]:
-    """The pocket model, and what the headless method learns with the pocket workflow's settings; once for all hosts."""
+    """The pocket model, and what the headless method learns with the pocket workflow's settings; once for all
+    hosts."""
     model, learned = load_model("pocket", "cpu"), {}
     encoder = choose_encoder("auto", model)
     specs = {"shape": protocol.shape_references(1)[0], "appearance": protocol.appearance_references(1)[0]}
@@ -75,11 +81,15 @@ def direction(attribute: Attribute) -> torch.Tensor:
 
 
 def test_the_pocket_workflow_learns_and_draws_what_the_headless_method_does(server, headless):
-    """Learning agrees as far as another torch lets it: Adam makes whole steps of the last digits. Drawing agrees to the pixel."""
+    """Learning agrees as far as another torch lets it: Adam makes whole steps of the last digits. Drawing
+    agrees to the pixel."""
     model, learned = headless
     graph = workflow(**{**QUICK, **{f"{node}__steps": STEPS for node in KINDS.values()}})
     for kind, node in KINDS.items():
-        graph[f"save_{kind}"] = {"class_type": "ESCDiffSaveAttribute", "inputs": {"attribute": [node, 0], "name": f"same/{kind}"}}
+        graph[f"save_{kind}"] = {
+            "class_type": "ESCDiffSaveAttribute",
+            "inputs": {"attribute": [node, 0], "name": f"same/{kind}"},
+        }
     pictures, uses = {}, {}
     for steps in SAME_PICTURE:
         graph["sampler"]["inputs"] |= {"steps": steps, "seed": steps}
@@ -88,10 +98,14 @@ def test_the_pocket_workflow_learns_and_draws_what_the_headless_method_does(serv
     for kind in KINDS:
         theirs = Attribute.load(server.base / "models" / "escdiff" / "same" / f"{kind}.safetensors")
         assert theirs.recipe_hash == learned[kind].recipe_hash and theirs.word == learned[kind].word
-        assert float(direction(theirs) @ direction(learned[kind])) > 0.99, "with another seed it is 0.5 for shapes, 0.3 for looks"
+        assert float(direction(theirs) @ direction(learned[kind])) > 0.99, (
+            "with another seed it is 0.5 for shapes, 0.3 for looks"
+        )
         uses[kind] = Use(theirs)
     for steps, most in SAME_PICTURE.items():
-        drawn = Mix(model, **uses).draw(graph["mix"]["inputs"]["prompt"], steps=steps, guidance_scale=3.0, seed=steps)
+        drawn = Mix(model, **uses).draw(
+            graph["mix"]["inputs"]["prompt"], steps=steps, guidance_scale=3.0, seed=steps
+        )
         assert np.abs(pictures[steps] - 255 * drawn[0]).max() <= most, steps
 
 
@@ -117,16 +131,21 @@ def test_cancel_stops_learning_and_the_server_lives_on(server):
     assert server.run(workflow(**QUICK))["status"]["status_str"] == "success"
 
 
-@pytest.mark.parametrize("changes, sentence", [
-    ({"mix__shape": ["learn_appearance", 0]}, "an attribute of kind 'appearance' was given as shape"),
-    ({"learn_shape__recipe": "escdiff-appearance"}, "learns appearance, not shape; recipes for shape: escdiff-shape"),
-    ({"learn_shape__mask": ["more", 0]}, "mask"),
-    ({"learn_shape__image": ["video", 0]}, "40 pictures were given"),
-], ids=["wrong kind", "wrong recipe", "wrong mask", "video"])
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [({"mix__shape": ["learn_appearance", 0]}, "an attribute of kind 'appearance' was given as shape"),
+     ({"learn_shape__recipe": "escdiff-appearance"
+       }, "learns appearance, not shape; recipes for shape: escdiff-shape"),
+     ({"learn_shape__mask": ["more", 0]}, "mask"),
+     ({"learn_shape__image": ["video", 0]}, "40 pictures were given"),],
+    ids=["wrong kind", "wrong recipe", "wrong mask", "video"])
 def test_a_bad_graph_is_one_sentence_and_the_server_lives_on(server, changes, sentence):
     graph = untyped(workflow(**QUICK, **changes))
     graph["more"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 96, "height": 64}}
-    graph["video"] = {"class_type": "EmptyImage", "inputs": {"width": 128, "height": 128, "batch_size": 40, "color": 0}}
+    graph["video"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 128, "height": 128, "batch_size": 40, "color": 0},
+    }
     entry = server.run(graph)
     message = error_of(entry)
     assert sentence in message and message.strip().count("\n") == 0
@@ -158,11 +177,17 @@ def test_an_attribute_of_another_model_is_one_sentence(server):
 
 def test_a_table_of_jobs_runs_on_a_real_server(server, tmp_path, capsys):
     (tmp_path / "quick.json").write_text(json.dumps(workflow(**QUICK)))
-    (tmp_path / "jobs.csv").write_text("name,sampler.seed,mix.prompt\nfirst,1,a *m\nsecond,2,a *m with *a appearance\n")
+    (tmp_path / "jobs.csv").write_text(
+        "name,sampler.seed,mix.prompt\nfirst,1,a *m\nsecond,2,a *m with *a appearance\n"
+    )
     command = ["queue", "--server", server.url, "--workflow", str(tmp_path / "quick.json"),
                "--table", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out")]
     assert main(command) == 0, capsys.readouterr()
-    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["first_0.png", "report.json", "second_0.png"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == [
+        "first_0.png",
+        "report.json",
+        "second_0.png",
+    ]
     before = (tmp_path / "out" / "first_0.png").stat().st_mtime_ns
     assert main(command) == 0
     assert (tmp_path / "out" / "first_0.png").stat().st_mtime_ns == before, "what is done is not done again"
@@ -172,14 +197,21 @@ def test_a_table_of_jobs_runs_on_a_real_server(server, tmp_path, capsys):
 def test_jobs_that_a_person_takes_off_the_queue_are_not_drawn(server, tmp_path, how):
     if how == "jobs" and not server.takes("/api/jobs/none/cancel"):
         pytest.skip("this ComfyUI has no /api/jobs/…/cancel yet")
-    graph = {"model": workflow()["model"], "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": "a"}},
-             **{key: workflow()[key] for key in ("latent", "sampler", "decode", "save")}}
+    graph = {
+        "model": workflow()["model"],
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": "a"}},
+        **{key: workflow()[key] for key in ("latent", "sampler", "decode", "save")},
+    }
     graph["latent"]["inputs"]["batch_size"] = 1
-    graph["sampler"]["inputs"] |= {"model": ["model", 0], "positive": ["text", 0], "negative": ["text", 0], "steps": 40}
+    graph["sampler"]["inputs"] |= {
+        "model": ["model", 0], "positive": ["text", 0], "negative": ["text", 0], "steps": 40
+    }
     (tmp_path / "plain.json").write_text(json.dumps(graph))
     (tmp_path / "jobs.csv").write_text("name,sampler.seed,sampler.steps\nfirst,1,60\nsecond,2,3\nthird,3,3\n")
-    command = [sys.executable, "-m", "escdiff_core", "queue", "--server", server.url, "--workflow", tmp_path / "plain.json",
-               "--table", tmp_path / "jobs.csv", "--out", tmp_path / "out"]
+    command = [
+        sys.executable, "-m", "escdiff_core", "queue", "--server", server.url, "--workflow",
+        tmp_path / "plain.json", "--table", tmp_path / "jobs.csv", "--out", tmp_path / "out"
+    ]
     client = subprocess.Popen([str(c) for c in command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
     while not (waiting := server.get("/queue")["queue_pending"]):
@@ -188,8 +220,10 @@ def test_jobs_that_a_person_takes_off_the_queue_are_not_drawn(server, tmp_path, 
     number = waiting[0][1]
     server.post(f"/api/jobs/{number}/cancel", {}) if how == "jobs" else server.post("/queue", {"clear": True})
     said, _ = client.communicate(timeout=200)
-    assert client.returncode == 1 and "2 of 3 jobs done" in said and "cancelled: second: taken off the server's queue" in said, said
-    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["first_0.png", "report.json", "third_0.png"]
+    assert client.returncode == 1 and "2 of 3 jobs done" in said and (
+        "cancelled: second: taken off the server's queue") in said, said
+    assert sorted(p.name
+                  for p in (tmp_path / "out").glob("[!.]*")) == ["first_0.png", "report.json", "third_0.png"]
 
 
 def test_a_client_of_others_runs_the_api_workflow(server, tmp_path):

@@ -7,11 +7,12 @@ import pytest
 
 CORE = Path(__file__).resolve().parent.parent / "escdiff_core"
 # From the ground up. A room may import those below it, and never one beside it on the same floor.
-FLOORS = (("registry",), ("model", "reference"), ("families",), ("attribute",), ("unet",), ("learning", "mixing"), ("worlds",),
-          ("metrics",), ("bench",), ("queue",), ("cli",))
+FLOORS = (("registry",), ("model", "reference"), ("families",), ("attribute",), ("unet",),
+          ("learning", "mixing"), ("worlds",), ("metrics",), ("bench",), ("queue",), ("cli",))
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes"}
-PROGRAMS = {"__main__", "worlds.pocket.train"}         # what a person starts: they stand on the roof, as cli does
+# what a person starts: they stand on the roof, as cli does
+PROGRAMS = {"__main__", "worlds.pocket.train"}
 
 
 def module_of(path: Path) -> str:

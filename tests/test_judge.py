@@ -1,4 +1,5 @@
-"""The judge, judged: on pictures the world draws, and on the same blurred, noisy and a little off in colour."""
+"""The judge, judged: on pictures the world draws, and on the same blurred, noisy and a little off in
+colour."""
 
 import sys
 from dataclasses import replace
@@ -96,7 +97,10 @@ def test_a_shape_aligns_with_itself_and_no_other(name):
 
 def test_alignment_undoes_the_motion_and_is_bounded():
     base = Spec("boot", "solid", ("red",), "white", radius=40)
-    assert aligned_iou(silhouette(base), silhouette(replace(base, rotation=18, radius=54, centre=(70, 60)))) > 0.95
+    assert (
+        aligned_iou(silhouette(base), silhouette(replace(base, rotation=18, radius=54, centre=(70, 60))))
+        > 0.95
+    )
     assert aligned_iou(silhouette(base), silhouette(replace(base, rotation=90))) < 0.85
     with pytest.raises(ESCDiffError, match="empty"):
         aligned_iou(silhouette(base), np.zeros((128, 128)))
@@ -109,7 +113,8 @@ def test_boundary_f_score():
     assert boundary_f_score(mask, np.zeros_like(mask)) == 0.0
 
 
-IRREGULAR = ("spotted", "wooden", "marbled", "camouflaged", "tiled")      # never twice the same, so that a part is no whole
+# never twice the same, so that a part is no whole
+IRREGULAR = ("spotted", "wooden", "marbled", "camouflaged", "tiled")
 
 
 @cache
@@ -130,7 +135,10 @@ def test_texture_knows_the_pattern_and_forgets_phase_turn_shape_and_colour(patte
     repeats = pattern not in IRREGULAR
     assert own < 0.2 and own < np.mean(others) * (0.5 if repeats else 0.6)
     if pattern not in ("solid", "gradient", "halved", "rayed"):     # these have no period
-        assert texture_distance(texture(base), texture(replace(base, period=40.0))) > (2 if repeats else 1.3) * own
+        assert (
+            texture_distance(texture(base), texture(replace(base, period=40.0)))
+            > (2 if repeats else 1.3) * own
+        )
 
 
 def test_colour_distance_sees_colours_only():
@@ -142,8 +150,18 @@ def test_colour_distance_sees_colours_only():
     assert again < 8 < 25 < colour_distance(pixels(base), pixels(replace(base, colours=("green", "purple"))))
 
 
-REFERENCES = [draw_spec(np.random.default_rng(FRESH + i), shape, pattern) for i, (shape, pattern) in enumerate(
-    [("butterfly", "wavy"), ("cat", "bricked"), ("boot", "diamonded"), ("vase", "rayed"), ("whale", "dotted")])]
+REFERENCES = [
+    draw_spec(np.random.default_rng(FRESH + i), shape, pattern)
+    for i, (shape, pattern) in enumerate(
+        [
+            ("butterfly", "wavy"),
+            ("cat", "bricked"),
+            ("boot", "diamonded"),
+            ("vase", "rayed"),
+            ("whale", "dotted"),
+        ]
+    )
+]
 
 
 @pytest.fixture(scope="module", params=REFERENCES, ids=lambda spec: f"{spec.shape}-{spec.pattern}")
@@ -155,7 +173,9 @@ def reference(request):
 def test_shape_and_appearance_are_told_apart(reference, degraded):
     spec, judge = reference
     same_shape = scores.attribute_scores("shape", drawn(shape_again(spec, 12, FRESH), degraded), judge)
-    same_look = scores.attribute_scores("appearance", drawn(appearance_again(spec, 12, FRESH), degraded), judge)
+    same_look = scores.attribute_scores(
+        "appearance", drawn(appearance_again(spec, 12, FRESH), degraded), judge
+    )
     assert same_shape.fidelity > 0.85 and same_shape.leak < 0.25
     assert same_look.fidelity > 0.75 and same_look.leak < 0.25
 
@@ -245,7 +265,9 @@ def test_means_and_empty_samples():
     judge = Judge.of_spec(REFERENCES[0])
     blank = np.full((128, 128, 3), 0.5, np.float32)
     assert judge.shape([blank]).raw == (0.0,) and judge.appearance(blank).mean == 0.0
-    assert Score((-0.5, 0.5)).mean == 0.0 and Score((-0.5, 1.5)).values == (0.0, 1.0) and Score(()).mean == 0.0
+    assert (
+        Score((-0.5, 0.5)).mean == 0.0 and Score((-0.5, 1.5)).values == (0.0, 1.0) and Score(()).mean == 0.0
+    )
     assert scores.harmonic_mean(0.5, 1.0, 1.0) == pytest.approx(0.75) and scores.harmonic_mean(0.0, 1, 1) == 0
     mix = scores.mix_scores([render(REFERENCES[0]).image], judge, judge, prompt=1.0)
     assert mix.harmonic > 0.9

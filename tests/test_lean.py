@@ -1,4 +1,5 @@
-"""Training layers made lean, and half-precision weights beside fp32 masters: the same numbers, and the caller's model untouched."""
+"""Training layers made lean, and half-precision weights beside fp32 masters: the same numbers, and the
+caller's model untouched."""
 
 from dataclasses import replace
 
@@ -42,14 +43,18 @@ def test_lean_layers_compute_the_same_function_and_the_same_gradients(size, mode
     (a, wanted), (b, got) = gradients(usual, inputs), gradients(lean, inputs)
     torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)
     for name, gradient in wanted.items():
-        torch.testing.assert_close(got[name], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()) + 1e-9, msg=name)
+        torch.testing.assert_close(
+            got[name], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()) + 1e-9, msg=name
+        )
 
 
 def test_a_lean_text_encoder_says_the_same_and_is_another(model):
     lean = lean_text_encoder(model.text_encoder)
     assert lean.config is not model.text_encoder.config
     assert all(a is b for a, b in zip(lean.parameters(), model.text_encoder.parameters(), strict=True))
-    vector = torch.randn(1, model.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(1)) / 10
+    vector = (
+        torch.randn(1, model.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(1)) / 10
+    )
     made = []
     for encoder in (model.text_encoder, lean):
         reading = replace(model, towers=(replace(model.towers[0], encoder=encoder),))
@@ -73,10 +78,14 @@ def test_halved_weights_leave_the_old_ones_alone_and_hand_back_their_gradients(m
         masters.flat += 1
     masters.refresh()
     assert torch.equal(twin[0].bias.float(), (before["0.bias"] + 1).bfloat16().float())
-    assert torch.equal(layer[0].bias, before["0.bias"] + 1), "a master that trains is a window of the flat one"
+    assert torch.equal(layer[0].bias, before["0.bias"] + 1), (
+        "a master that trains is a window of the flat one"
+    )
 
 
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-shape-lora", "ostaf", "unziplora", "p-plus"])
+@pytest.mark.parametrize(
+    "name", ["escdiff-shape", "escdiff-appearance", "escdiff-shape-lora", "ostaf", "unziplora", "p-plus"]
+)
 def test_a_run_in_bf16_goes_on_where_it_was_broken_off_and_leaves_the_model_alone(name, model, tmp_path):
     kind = None if name.startswith("escdiff") else "shape"
     changes = {"steps": 4, **({"lr_token": 1e-3} if name in ("ostaf", "unziplora") else {})}

@@ -14,12 +14,18 @@ spec.loader.exec_module(build)
 
 NODES = read_nodes()
 TITLES = sorted((node.title for node in NODES.values()), key=len, reverse=True)
-# What means the same to everybody, and to the program: tokens, figures, folders, names of nodes, options and files
-KEPT = re.compile("|".join([r"\*[ma]\b", r"\d+(?:\.\d+)?", r"models/\w+", *map(re.escape, TITLES), "KSampler", "VAE Decode",
-                            "InvertMask", "LoadImage", "ControlNet", "'on a yellow table'", "-lora", "-paper", r"\bvase\b",
-                            r"\bcat\b", r"\bfull\b(?= is)", r"\w+\.safetensors", "JSON", "diffusers", "UNet", "LoRA", "CPU"]))
+# What means the same to everybody, and to the program: tokens, figures, folders, names of nodes, options and
+# files
+KEPT = re.compile("|".join([
+    r"\*[ma]\b", r"\d+(?:\.\d+)?", r"models/\w+", *map(re.escape, TITLES), "KSampler", "VAE Decode",
+    "InvertMask", "LoadImage", "ControlNet", "'on a yellow table'", "-lora", "-paper", r"\bvase\b",
+    r"\bcat\b", r"\bfull\b(?= is)", r"\w+\.safetensors", "JSON", "diffusers", "UNet", "LoRA", "CPU"
+]))
 LATIN = "[a-z]"
-SCRIPTS = {"zh": "[一-鿿]", "zh-TW": "[一-鿿]", "ja": "[ぁ-ヿ一-鿿]", "ko": "[가-힣]", "ru": "[а-яё]", "fr": LATIN, "es": LATIN}
+SCRIPTS = {
+    "zh": "[一-鿿]", "zh-TW": "[一-鿿]", "ja": "[ぁ-ヿ一-鿿]", "ko": "[가-힣]", "ru": "[а-яё]",
+    "fr": LATIN, "es": LATIN
+}
 
 
 @pytest.fixture(params=build.LANGUAGES)
@@ -28,18 +34,28 @@ def language(request) -> str:
 
 
 def test_every_language_of_the_tables_is_built_and_no_other():
-    assert {p.stem for p in LOCALES.glob("*.json")} == {p.name for p in LOCALES.iterdir() if p.is_dir() and p.name[0] not in "._"} \
-        == set(build.LANGUAGES) == set(SCRIPTS)
+    assert (
+        {p.stem for p in LOCALES.glob("*.json")}
+        == {p.name for p in LOCALES.iterdir() if p.is_dir() and p.name[0] not in "._"}
+        == set(build.LANGUAGES)
+        == set(SCRIPTS)
+    )
 
 
 def test_no_word_of_the_nodes_is_missing_and_none_is_stale(language):
     table, wanted = build.read_table(language), build.sentences(NODES)
-    assert [text for text in wanted if not table.get(text, "").strip()] == [], f"python locales/build.py {language} lists them"
-    assert [text for text in table if text not in wanted] == [], "words of the nodes no more: take them out of the table"
+    assert [text for text in wanted if not table.get(text, "").strip()] == [], (
+        f"python locales/build.py {language} lists them"
+    )
+    assert [text for text in table if text not in wanted] == [], (
+        "words of the nodes no more: take them out of the table"
+    )
 
 
 def test_what_comfyui_reads_is_what_is_built_from_the_table(language):
-    for name, content in zip(("nodeDefs", "main"), build.translate(NODES, build.read_table(language)), strict=True):
+    for name, content in zip(
+        ("nodeDefs", "main"), build.translate(NODES, build.read_table(language)), strict=True
+    ):
         path = LOCALES / language / f"{name}.json"
         assert path.read_text(encoding="utf-8") == build.written(content), "python locales/build.py"
 
@@ -60,16 +76,24 @@ def test_a_translation_is_one_and_keeps_what_must_not_be_translated(language):
 
 
 def test_titles_inside_sentences_are_the_titles_of_that_language():
-    node = Node("ESCDiff Mix", "Before ESCDiff Mixed Sampler or ESCDiff Mix.", [Port("a.b", tooltip="It.", key="a.b")],
-                [Port("MODEL")], "x")
+    node = Node("ESCDiff Mix", "Before ESCDiff Mixed Sampler or ESCDiff Mix.",
+                [Port("a.b", tooltip="It.", key="a.b")], [Port("MODEL")], "x")
     nodes = {"Mix": node, "Other": Node("ESCDiff Mixed Sampler", "It.", [], [], "")}
-    table = {"ESCDiff Mix": "ESCDiff M", "ESCDiff Mixed Sampler": "ESCDiff MS", "x": "X", "a.b": "AB", "MODEL": "MODEL",
-             "It.": "Es.", node.description: "Vor ESCDiff Mixed Sampler oder ESCDiff Mix."}
+    table = {
+        "ESCDiff Mix": "ESCDiff M", "ESCDiff Mixed Sampler": "ESCDiff MS", "x": "X", "a.b": "AB",
+        "MODEL": "MODEL", "It.": "Es.", node.description: "Vor ESCDiff Mixed Sampler oder ESCDiff Mix."
+    }
     definitions, main = build.translate(nodes, table)
-    assert definitions["Mix"] == {"display_name": "ESCDiff M", "description": "Vor ESCDiff MS oder ESCDiff M.",
-                                  "inputs": {"a_b": {"name": "AB", "tooltip": "Es."}}, "outputs": {"0": {"name": "MODEL"}}}
+    assert definitions["Mix"] == {
+        "display_name": "ESCDiff M",
+        "description": "Vor ESCDiff MS oder ESCDiff M.",
+        "inputs": {"a_b": {"name": "AB", "tooltip": "Es."}},
+        "outputs": {"0": {"name": "MODEL"}},
+    }
     assert main == {"nodeCategories": {"x": "X"}}
-    assert build.sentences(nodes) == [node.title, node.description, "a.b", "It.", "MODEL", "x", "ESCDiff Mixed Sampler"]
+    assert build.sentences(nodes) == [
+        node.title, node.description, "a.b", "It.", "MODEL", "x", "ESCDiff Mixed Sampler"
+    ]
     del table["It."]
     with pytest.raises(KeyError):
         build.translate(nodes, table)

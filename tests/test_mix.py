@@ -1,4 +1,5 @@
-"""Mixed sampling: strength 0 is the base bit for bit, deltas and tokens go where the route says, nothing else moves."""
+"""Mixed sampling: strength 0 is the base bit for bit, deltas and tokens go where the route says, nothing else
+moves."""
 
 from dataclasses import replace
 
@@ -42,7 +43,9 @@ def draw(mix, prompt=PROMPT, **changes):
 
 
 def states(model, prompt, **tokens):
-    return encode_prompts(model, [prompt], {f"*{k}": a.embeddings["clip_l"] for k, a in tokens.items()}).context
+    return encode_prompts(
+        model, [prompt], {f"*{k}": a.embeddings["clip_l"] for k, a in tokens.items()}
+    ).context
 
 
 @torch.no_grad()
@@ -65,7 +68,9 @@ def test_out_of_its_range_an_attribute_is_off(model, shape):
 def test_start_and_end_of_the_schedule(model, shape, appearance):
     mix = Mix(model, Use(shape, end=0.4), Use(appearance, start=0.4, end=0.8))
     kinds = [[u.attribute.kind for u in mix.variant(p).active] for p in (0.0, 0.3, 0.4, 0.6, 0.9)]
-    assert kinds == [["shape"], ["shape"], ["shape"], ["appearance"], []], "a border belongs to the part before it"
+    assert kinds == [["shape"], ["shape"], ["shape"], ["appearance"], []], (
+        "a border belongs to the part before it"
+    )
     assert mix.variant(0.1) is mix.variant(0.2)
     late, whole = Use(shape, start=0.6), Use(shape)
     pictures = [draw(Mix(model, use), steps=4) for use in (late, whole)]
@@ -102,7 +107,9 @@ def test_one_attribute_alone(kind, model, shape, appearance):
     assert variant.route.slots == (1 if kind == "shape" else 2)
     token, word = ("*m", "object") if kind == "shape" else ("*a", "plain")
     packed = variant.states(f"a {token}").context.chunk(variant.route.slots, dim=1)
-    assert torch.equal(packed[-1], encode_prompts(model, [f"a {token}"], {token: made.embeddings["clip_l"]}).context)
+    assert torch.equal(
+        packed[-1], encode_prompts(model, [f"a {token}"], {token: made.embeddings["clip_l"]}).context
+    )
     if kind == "appearance":
         assert torch.equal(packed[0], states(model, f"a {word}")), "the other half sees the plain word"
 
@@ -112,7 +119,9 @@ def test_the_lora_form_is_the_product_of_its_factors(model, strength):
     made = made_attribute(model, "appearance", "fine-decoder", lora=True)
     changed, base = changed_tensors(model.unet, [(made, strength)]), model.unet.state_dict()
     names = unet_map(model.unet.config)
-    assert {names[n] for n in changed} == {n.replace(".alpha", ".weight") for n in made.delta if n.endswith(".alpha")}
+    assert {names[n] for n in changed} == {
+        n.replace(".alpha", ".weight") for n in made.delta if n.endswith(".alpha")
+    }
     for name, tensor in changed.items():
         place = names[name].removesuffix(".weight")
         up, down = (made.delta[f"{place}.lora_{part}.weight"].float() for part in ("up", "down"))
@@ -121,7 +130,9 @@ def test_the_lora_form_is_the_product_of_its_factors(model, strength):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-appearance-paper", "escdiff-shape-lora"])
+@pytest.mark.parametrize(
+    "name", ["escdiff-shape", "escdiff-appearance", "escdiff-appearance-paper", "escdiff-shape-lora"]
+)
 def test_what_was_tuned_is_what_is_drawn(name, model):
     recipe = find_recipe(name, steps=2, batch_size=2, views=2, warmup_steps=0, rank=2, lr_weights=1e-2)
     with torch.enable_grad():
@@ -178,7 +189,9 @@ def test_strength_moves_the_token_from_its_plain_word_at_the_words_norms(tokens,
     words = Words.of(model.towers[0])
     assert torch.equal(token_vectors(words, Use(made, 1.0), "clip_l"), vectors)
     torch.testing.assert_close(token_vectors(words, Use(made, 0.0), "clip_l"), word)
-    torch.testing.assert_close(token_vectors(words, Use(made, 1 - 1e-6), "clip_l"), vectors, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        token_vectors(words, Use(made, 1 - 1e-6), "clip_l"), vectors, rtol=1e-4, atol=1e-4
+    )
     half = token_vectors(words, Use(made, 0.5), "clip_l")
     torch.testing.assert_close(half.norm(dim=1), (word.norm(dim=1) + vectors.norm(dim=1)) / 2)
     similar = torch.nn.functional.cosine_similarity
@@ -235,15 +248,25 @@ def test_pictures_have_their_own_seeds(model, shape, appearance):
 
 NARROW = {"clip_l": torch.zeros(1, 7)}
 WRONG = {  # what is tried with (model, shape, appearance): words of the sentence
-    "another base": (lambda m, s, a: Mix(m, Use(replace(s, base_fingerprint="f" * 64))), "on another base model"),
+    "another base": (
+        lambda m, s, a: Mix(m, Use(replace(s, base_fingerprint="f" * 64))),
+        "on another base model",
+    ),
     "same token": (lambda m, s, a: Mix(m, Use(s), Use(replace(a, token="*m"))), "both attributes answer to"),
     "wrong kind": (lambda m, s, a: Mix(m, Use(a)), "kind 'appearance' was given as shape"),
-    "concept as appearance": (lambda m, s, a: Mix(m, None, Use(replace(s, kind="concept"))), "given as appearance"),
+    "concept as appearance": (
+        lambda m, s, a: Mix(m, None, Use(replace(s, kind="concept"))),
+        "given as appearance",
+    ),
     "token of another width": (lambda m, s, a: draw(Mix(m, Use(replace(s, embeddings=NARROW)))), "7 wide"),
     "tensor of another size": (
-        lambda m, s, a: draw(Mix(m, Use(replace(s, delta={next(iter(s.delta)): torch.zeros(5)})))), "does not have"),
+        lambda m, s, a: draw(Mix(m, Use(replace(s, delta={next(iter(s.delta)): torch.zeros(5)})))),
+        "does not have",
+    ),
     "tensor of another model": (
-        lambda m, s, a: draw(Mix(m, Use(replace(s, delta={"input_blocks.99.0.bias": torch.zeros(5)})))), "not have"),
+        lambda m, s, a: draw(Mix(m, Use(replace(s, delta={"input_blocks.99.0.bias": torch.zeros(5)})))),
+        "not have",
+    ),
     "strength": (lambda m, s, a: Use(s, 9.0), "strength of 9"),
     "strength nan": (lambda m, s, a: Use(s, float("nan")), "strength of nan"),
     "range": (lambda m, s, a: Use(s, start=0.6, end=0.5), "schedule range"),
@@ -261,20 +284,28 @@ def test_what_cannot_be_mixed_is_refused_in_one_sentence(case, model, shape, app
 
 def test_the_schedule_is_cut_where_attributes_begin_and_end(shape, appearance):
     def parts(*uses):
-        return [(start, end, [u.attribute.kind for u in active]) for start, end, active in schedule_parts(uses)]
+        return [
+            (start, end, [u.attribute.kind for u in active]) for start, end, active in schedule_parts(uses)
+        ]
 
     assert parts() == [(0.0, 1.0, [])]
     assert parts(Use(shape), Use(appearance)) == [(0.0, 1.0, ["shape", "appearance"])]
-    assert parts(Use(shape, end=0.5), Use(appearance, start=0.5)) == [(0.0, 0.5, ["shape"]), (0.5, 1.0, ["appearance"])]
+    assert parts(Use(shape, end=0.5), Use(appearance, start=0.5)) == [
+        (0.0, 0.5, ["shape"]),
+        (0.5, 1.0, ["appearance"]),
+    ]
     assert parts(Use(shape, start=0.3, end=0.3)) == [(0.0, 1.0, [])], "no time to act in"
-    assert not Use(shape, end=0.0).acts_at(0.0) and Use(shape, end=0.5).acts_at(0.5) and not Use(shape, start=0.5).acts_at(0.5)
+    assert not Use(shape, end=0.0).acts_at(0.0) and Use(
+        shape, end=0.5).acts_at(0.5) and not Use(shape, start=0.5).acts_at(0.5)
 
 
 @torch.no_grad()
 def test_a_style_is_a_last_row_that_every_self_attention_sees_and_nothing_of_it_is_drawn(model, shape):
     before = hash_of(model)
     red, pale = (disc((32, 32), colour=c) for c in (0.9, 0.2))
-    plain, first, again, other = (draw(Mix(model, Use(shape), style=style)) for style in (None, red, red, pale))
+    plain, first, again, other = (
+        draw(Mix(model, Use(shape), style=style)) for style in (None, red, red, pale)
+    )
     assert first.shape == plain.shape and np.array_equal(first, again)
     assert not np.array_equal(first, plain) and not np.array_equal(first, other)
     assert hash_of(model) == before
@@ -287,7 +318,8 @@ def test_shared_attention_brings_queries_and_keys_to_the_reference_s_statistics(
     from escdiff_core.mixing.shared_attention import aligned_to_last, share_attention
     from escdiff_core.unet.copy import private_copy
 
-    x = torch.randn(3, 50, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 3.0, 0.2])[:, None, None] + 4
+    x = torch.randn(3, 50, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [1.0, 3.0, 0.2])[:, None, None] + 4
     aligned = aligned_to_last(x)
     torch.testing.assert_close(aligned.mean(1), x[-1:].mean(1).expand(3, -1), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(aligned.std(1), x[-1:].std(1).expand(3, -1), atol=1e-3, rtol=1e-3)
@@ -296,5 +328,9 @@ def test_shared_attention_brings_queries_and_keys_to_the_reference_s_statistics(
     context = encode_prompts(model, [""]).context.expand(2, -1, -1)
     rows, t = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor(10)
     same = rows[-1:].expand(2, -1, -1, -1)
-    torch.testing.assert_close(unet(same, t, context).sample, model.unet(same, t, context).sample, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(unet(rows, t, context).sample[0], model.unet(rows, t, context).sample[0], atol=1e-3)
+    torch.testing.assert_close(
+        unet(same, t, context).sample, model.unet(same, t, context).sample, atol=1e-4, rtol=1e-4
+    )
+    assert not torch.allclose(
+        unet(rows, t, context).sample[0], model.unet(rows, t, context).sample[0], atol=1e-3
+    )

@@ -1,4 +1,5 @@
-"""Diffusers folders: equal to the single file, also in the forms found on the hub; a damaged one is refused."""
+"""Diffusers folders: equal to the single file, also in the forms found on the hub; a damaged one is
+refused."""
 
 import json
 
@@ -32,7 +33,9 @@ def folder(pocket_modules, tmp_path):
         part.save_pretrained(tmp_path / name)
     build_tokenizer(OWN["tokenizer"]).save_pretrained(tmp_path / "tokenizer")
     (tmp_path / "scheduler").mkdir()
-    (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps({"_class_name": "X", **OWN["scheduler"]}))
+    (tmp_path / "scheduler/scheduler_config.json").write_text(
+        json.dumps({"_class_name": "X", **OWN["scheduler"]})
+    )
     return tmp_path
 
 
@@ -49,7 +52,9 @@ def test_diffusers_folder_equals_the_single_file(folder, pocket_modules, capfd):
         strict=True,
     ):
         assert torch.equal(got, want)
-    assert model.tokenizer("a red star of heart").input_ids == single.tokenizer("a red star of heart").input_ids
+    assert (
+        model.tokenizer("a red star of heart").input_ids == single.tokenizer("a red star of heart").input_ids
+    )
 
 
 def test_published_folders_load_too(folder):
@@ -74,19 +79,20 @@ def test_published_folders_load_too(folder):
     assert torch.equal(*states) and model.fingerprint == expected.fingerprint
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda d: (d / "vae/config.json").unlink(), "lacks vae/config.json"),
-    (lambda d: (d / "vae/config.json").write_text("{"), "cannot be loaded"),
-    (lambda d: (d / "unet/config.json").write_text("{"), "not readable JSON"),
-    (lambda d: (d / "unet/diffusion_pytorch_model.safetensors").unlink(), "pickles are never opened"),
-    (lambda d: (d / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 50), "cannot be loaded"),
-    (lambda d: (d / "scheduler/scheduler_config.json").write_text('{"prediction_type": "sample"}'), "prediction_type"),
-    (lambda d: [f.unlink() for f in (d / "tokenizer").iterdir()], "neither vocab.json nor tokenizer.json"),
-    (lambda d: build_tokenizer(None).save_pretrained(d / "tokenizer"), "different models"),
-    (lambda d: drop(d / "unet/diffusion_pytorch_model.safetensors", "attn2"), "lacks 80 tensors"),
-    (lambda d: drop(d / "vae/diffusion_pytorch_model.safetensors", "conv_in"), "lacks 4 tensors"),
-    (lambda d: drop(d / "text_encoder/model.safetensors", "fc1"), "lacks 4 tensors"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage, words",
+    [(lambda d: (d / "vae/config.json").unlink(), "lacks vae/config.json"),
+     (lambda d: (d / "vae/config.json").write_text("{"), "cannot be loaded"),
+     (lambda d: (d / "unet/config.json").write_text("{"), "not readable JSON"),
+     (lambda d: (d / "unet/diffusion_pytorch_model.safetensors").unlink(), "pickles are never opened"),
+     (lambda d: (d / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 50), "cannot be loaded"),
+     (lambda d:
+      (d / "scheduler/scheduler_config.json").write_text('{"prediction_type": "sample"}'), "prediction_type"),
+     (lambda d: [f.unlink() for f in (d / "tokenizer").iterdir()], "neither vocab.json nor tokenizer.json"),
+     (lambda d: build_tokenizer(None).save_pretrained(d / "tokenizer"), "different models"),
+     (lambda d: drop(d / "unet/diffusion_pytorch_model.safetensors", "attn2"), "lacks 80 tensors"),
+     (lambda d: drop(d / "vae/diffusion_pytorch_model.safetensors", "conv_in"), "lacks 4 tensors"),
+     (lambda d: drop(d / "text_encoder/model.safetensors", "fc1"), "lacks 4 tensors"),])  # fmt: skip
 def test_damaged_folder_is_refused(folder, damage, words, capfd):
     damage(folder)
     capfd.readouterr()

@@ -55,7 +55,9 @@ def test_pocket_round_trip_is_exact(pocket_file, pocket_modules):
     expected = outputs(*halved(pocket_modules))
     for got, want in zip(outputs(model.unet, model.vae, model.text_encoder), expected, strict=True):
         assert torch.equal(got, want)
-    assert model.native_size == 64 and model.schedule.beta_end == 0.03 and model.vae.config.scaling_factor == 0.7
+    assert (
+        model.native_size == 64 and model.schedule.beta_end == 0.03 and model.vae.config.scaling_factor == 0.7
+    )
     assert model.tokenizer("a red star").input_ids[1:-1] == [OWN["tokenizer"]["vocab"][w] for w in
                                                              ("a</w>", "red</w>", "star</w>")]  # fmt: skip
     assert not any(p.requires_grad for p in model.unet.parameters()) and not model.unet.training
@@ -95,21 +97,28 @@ def rewrite(path, target, tensors=None, metadata=None):
     """Copy a checkpoint with other tensors or metadata."""
     with safe_open(path, framework="pt") as file:
         old = file.metadata()
-    save_file(load_file(path) if tensors is None else tensors, target, metadata=old if metadata is None else metadata)
+    save_file(
+        load_file(path) if tensors is None else tensors,
+        target,
+        metadata=old if metadata is None else metadata,
+    )
     return target
 
 
 def test_leftovers_of_real_checkpoints_are_ignored(sd15_file, sd15_model, tmp_path, caplog):
     tensors = load_file(sd15_file)
     prefix = "cond_stage_model.transformer."
-    tensors = {n.replace(prefix + "text_model.", prefix): t for n, t in tensors.items()}  # as some merging tools write
+    # as some merging tools write
+    tensors = {n.replace(prefix + "text_model.", prefix): t for n, t in tensors.items()}
     tensors |= {"betas": torch.zeros(3), "cond_stage_model.logit_scale": torch.ones(())}
     tensors[prefix + "embeddings.position_ids"] = torch.arange(77.0)[None]
     tensors |= {f"model_ema.x{i}": torch.zeros(1) for i in range(120)}
     model = load_model(rewrite(sd15_file, tmp_path / "old.safetensors", tensors, {}), device="cpu")
     assert not caplog.records and model.fingerprint == sd15_model.fingerprint
     ids = torch.arange(77)[None]
-    assert torch.equal(model.text_encoder(ids).last_hidden_state, sd15_model.text_encoder(ids).last_hidden_state)
+    assert torch.equal(
+        model.text_encoder(ids).last_hidden_state, sd15_model.text_encoder(ids).last_hidden_state
+    )
 
 
 def header_lie(source, target):
@@ -124,35 +133,41 @@ def header_lie(source, target):
 
 
 BAD_FILES = {
-    "truncated": (lambda s, t: t.write_bytes(s.read_bytes()[:100_000]), "cannot be read"),
-    "empty": (lambda s, t: t.write_bytes(b""), "cannot be read"),
+    "truncated": (lambda s, t: t.write_bytes(s.read_bytes()[:100_000]),
+                  "cannot be read"), "empty": (lambda s, t: t.write_bytes(b""), "cannot be read"),
     "text": (lambda s, t: t.write_text("not a model at all"), "cannot be read"),
     "giant header": (lambda s, t: t.write_bytes(struct.pack("<Q", 1 << 60) + b"{}"), "cannot be read"),
-    "lying header": (header_lie, "cannot be read"),
-    "half the tensors": (
-        lambda s, t: rewrite(s, t, {n: v for n, v in load_file(s).items() if "attn1" not in n}), "lacks"),
-    "wrong shape": (
-        lambda s, t: rewrite(s, t, load_file(s) | {"model.diffusion_model.out.0.bias": torch.zeros(5)}), "has shape"),
-    "garbled metadata": (lambda s, t: rewrite(s, t, metadata={CONFIG_KEY: "{"}), "not readable JSON"),
+    "lying header": (header_lie, "cannot be read"), "half the tensors": (
+        lambda s, t: rewrite(s, t, {n: v
+                                    for n, v in load_file(s).items()
+                                    if "attn1" not in n}), "lacks"),
+    "wrong shape": (lambda s, t: rewrite(s, t,
+                                         load_file(s) | {"model.diffusion_model.out.0.bias": torch.zeros(5)}),
+                    "has shape"), "garbled metadata": (lambda s, t: rewrite(s, t, metadata={CONFIG_KEY: "{"}),
+                                                       "not readable JSON"),
     "incomplete metadata": (lambda s, t: rewrite(s, t, metadata={CONFIG_KEY: "[]"}), "lacks or garbles"),
-    "lying metadata": (
-        lambda s, t: rewrite(s, t, metadata={CONFIG_KEY: json.dumps(
-            POCKET | {"unet": POCKET["unet"] | {"block_out_channels": [10**9] * 4}})}), "the tensors say"),
-    "senseless metadata": (
-        lambda s, t: rewrite(s, t, metadata={CONFIG_KEY: json.dumps(
-            POCKET | {"unet": POCKET["unet"] | {"norm_num_groups": 7}})}), "no model can be built"),
-    "too many tokenizer words": (
-        lambda s, t: rewrite(s, t, metadata={CONFIG_KEY: json.dumps(POCKET | {"tokenizer": {
-            "vocab": OWN["tokenizer"]["vocab"] | {"z": 128}, "merges": []}})}), "different models"),
-    "garbled text encoder": (
-        lambda s, t: rewrite(s, t, metadata={CONFIG_KEY: json.dumps(
-            POCKET | {"text_encoder": POCKET["text_encoder"] | {"hidden_act": 5}})}), "no model can be built"),
-    "giant table": (
-        lambda s, t: rewrite(s, t, metadata={CONFIG_KEY: json.dumps(
-            POCKET | {"unet": POCKET["unet"] | {"num_class_embeds": 10**14}})}), "no model can be built"),
-    "no tokenizer words": (
-        lambda s, t: rewrite(s, t, metadata={CONFIG_KEY: json.dumps(
-            POCKET | {"tokenizer": {"vocab": {"a": 0}, "merges": []}})}), "tokenizer must hold"),
+    "lying metadata": (lambda s, t: rewrite(
+        s, t, metadata=
+        {CONFIG_KEY: json.dumps(POCKET | {"unet": POCKET["unet"] | {"block_out_channels": [10**9] * 4}})}),
+                       "the tensors say"),
+    "senseless metadata": (lambda s, t: rewrite(
+        s, t, metadata={CONFIG_KEY: json.dumps(POCKET | {"unet": POCKET["unet"] | {"norm_num_groups": 7}})}),
+                           "no model can be built"),
+    "too many tokenizer words": (lambda s, t: rewrite(
+        s, t, metadata={
+            CONFIG_KEY: json.dumps(
+                POCKET | {"tokenizer": {"vocab": OWN["tokenizer"]["vocab"] | {"z": 128}, "merges": []}})
+        }), "different models"), "garbled text encoder": (lambda s, t: rewrite(
+            s, t, metadata=
+            {CONFIG_KEY: json.dumps(POCKET | {"text_encoder": POCKET["text_encoder"] | {"hidden_act": 5}})}),
+                                                          "no model can be built"),
+    "giant table": (lambda s, t: rewrite(
+        s, t, metadata=
+        {CONFIG_KEY: json.dumps(POCKET | {"unet": POCKET["unet"] | {"num_class_embeds": 10**14}})}),
+                    "no model can be built"),
+    "no tokenizer words": (lambda s, t: rewrite(
+        s, t, metadata={CONFIG_KEY: json.dumps(POCKET | {"tokenizer": {"vocab": {"a": 0}, "merges": []}})}),
+                           "tokenizer must hold"),
 }  # fmt: skip
 
 

@@ -53,7 +53,9 @@ def test_maps_are_bijections_with_the_modules(name):
 
 def test_sd15_has_sixteen_cross_attentions_as_has_the_pocket():
     for config in (FULL, POCKET):
-        found = {n.split(".transformer_blocks")[0] for n in unet_map(config["unet"]).values() if "attn2.to_k" in n}
+        found = {
+            n.split(".transformer_blocks")[0] for n in unet_map(config["unet"]).values() if "attn2.to_k" in n
+        }
         assert [sum(n.startswith(part) for n in found) for part in ("input", "middle", "output")] == [6, 1, 9]
 
 
@@ -61,12 +63,18 @@ def test_full_sd15_shapes_give_the_shipped_row():
     shapes = {n: tuple(t.shape) for n, t in canonical_tensors(*meta_modules(FULL)).items()}
     assert len(shapes) == 686 + 248 + 196
     config = recognise(shapes, {}, "full")
-    assert (config.unet, config.vae, config.text_encoders) == (SD15.unet, SD15.vae, {"clip_l": SD15.towers[0].config})
+    assert (config.unet, config.vae, config.text_encoders) == (
+        SD15.unet,
+        SD15.vae,
+        {"clip_l": SD15.towers[0].config},
+    )
     assert (config.family, config.scheduler, config.native_size) == ("sd15", SD15.scheduler, 512)
 
 
 def test_reduced_shapes_give_the_reduced_configuration():
-    config = recognise({n: tuple(t.shape) for n, t in canonical_tensors(*meta_modules(REDUCED_SD15)).items()}, {}, "x")
+    config = recognise(
+        {n: tuple(t.shape) for n, t in canonical_tensors(*meta_modules(REDUCED_SD15)).items()}, {}, "x"
+    )
     assert (config.unet, config.vae, config.text_encoders["clip_l"]) == tuple(REDUCED_SD15.values())
 
 
@@ -99,7 +107,11 @@ def test_what_does_not_fit_is_refused_in_words(name, shape, words):
 
 def test_another_text_width_is_refused_with_those_that_are_known():
     shapes = {n: tuple(t.shape) for n, t in canonical_tensors(*meta_modules(REDUCED_SD15)).items()}
-    shapes |= {n: (shape[0], 512) for n, shape in shapes.items() if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+    shapes |= {
+        n: (shape[0], 512)
+        for n, shape in shapes.items()
+        if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+    }
     with pytest.raises(ESCDiffError, match=r"context width 512.*SDXL \(2048\)"):
         recognise(shapes, {}, "file")
 

@@ -1,4 +1,5 @@
-"""Sampling: deterministic per picture, guided in one batch, open to routes; latents and back; the noise schedule."""
+"""Sampling: deterministic per picture, guided in one batch, open to routes; latents and back; the noise
+schedule."""
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ from escdiff_core.model.text import encode_prompts, word_embedding
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("pocket") / "pocket.safetensors"
-    write_checkpoint(path, *random_modules(POCKET), {k: POCKET[k] for k in ("scheduler", "native_size", "tokenizer")})
+    write_checkpoint(
+        path, *random_modules(POCKET), {k: POCKET[k] for k in ("scheduler", "native_size", "tokenizer")}
+    )
     return load_model(path, device="cpu")
 
 
@@ -45,7 +48,9 @@ def test_a_picture_depends_on_its_own_seed_not_on_its_batch(model):
     assert np.array_equal(together, sample(model, prompts, steps=3, seed=7, size=32))
     chunked = sample(model, prompts, steps=3, seed=7, size=32, batch_size=2)
     np.testing.assert_allclose(chunked, together, atol=1e-4)
-    np.testing.assert_allclose(sample(model, ["a photo"], steps=3, seed=9, size=32)[0], together[2], atol=1e-4)
+    np.testing.assert_allclose(
+        sample(model, ["a photo"], steps=3, seed=9, size=32)[0], together[2], atol=1e-4
+    )
     assert not np.allclose(sample(model, ["a photo"], steps=3, seed=8, size=32)[0], together[2], atol=1e-3)
 
 
@@ -90,13 +95,16 @@ def test_given_states_replace_prompts(model):
     expected = sample(model, ["a star"], steps=2, size=32)
     given = sample(model, positive=states, steps=2, size=32)
     assert np.array_equal(given, expected)
-    learned = sample(model, ["a *m"], steps=2, size=32, tokens={"*m": word_embedding(model.towers[0], "star")})
+    learned = sample(
+        model, ["a *m"], steps=2, size=32, tokens={"*m": word_embedding(model.towers[0], "star")}
+    )
     assert np.array_equal(learned, expected)
 
 
 def test_progress_counts_all_batches_and_may_cancel(model):
     seen = []
-    sample(model, ["a"] * 3, steps=2, size=32, batch_size=2, progress=lambda done, total: seen.append((done, total)))
+    sample(model, ["a"] * 3, steps=2, size=32, batch_size=2, progress=lambda done, total: seen.append(
+        (done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
     def cancel(done, total):
@@ -111,10 +119,10 @@ def test_size_may_be_oblong(model):
     assert sample(model, ["a"], steps=1).shape == (1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("wrong", [
-    {"size": 33}, {"size": 0}, {"steps": 0}, {"steps": 1001}, {"scheduler": "nonsense"}, {"batch_size": 0},
-    {"prompts": []}, {"prompts": None}, {"prompts": "a string"}, {"negatives": Conditioning(torch.zeros(1, 3, 48))},
-])  # fmt: skip
+@pytest.mark.parametrize("wrong",
+                         [{"size": 33}, {"size": 0}, {"steps": 0}, {"steps": 1001}, {"scheduler": "nonsense"},
+                          {"batch_size": 0}, {"prompts": []}, {"prompts": None}, {"prompts": "a string"},
+                          {"negatives": Conditioning(torch.zeros(1, 3, 48))},])  # fmt: skip
 def test_impossible_wishes_are_refused(model, wrong):
     with pytest.raises(ESCDiffError):
         sample(model, **{"prompts": ["a"], "size": 32, "steps": 1, **wrong})
@@ -128,7 +136,9 @@ def test_latents_are_scaled_and_come_back(model):
     with torch.no_grad():
         assert torch.equal(latents, model.vae.encode(pixels).latent_dist.mean * 0.7)
         decoded = model.vae.decode(latents / 0.7).sample / 2 + 0.5
-    np.testing.assert_allclose(latents_to_images(model, latents), decoded.clamp(0, 1).permute(0, 2, 3, 1).numpy())
+    np.testing.assert_allclose(
+        latents_to_images(model, latents), decoded.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    )
     drawn = [image_to_latents(model, pictures, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     with pytest.raises(ESCDiffError, match="multiples of 8"):
@@ -143,10 +153,10 @@ def test_pocket_schedule_ends_in_noise():
     assert torch.equal(pocket, DDIMScheduler(**NoiseSchedule(beta_end=0.03).config()).alphas_cumprod)
 
 
-@pytest.mark.parametrize("config", [
-    {"beta_schedule": "cosine"}, {"prediction_type": "sample"}, {"beta_end": 2.0}, {"num_train_timesteps": "x"},
-    {"rescale_betas_zero_snr": True}, {"trained_betas": [0.1]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [{"beta_schedule": "cosine"}, {"prediction_type": "sample"}, {"beta_end": 2.0},
+     {"num_train_timesteps": "x"}, {"rescale_betas_zero_snr": True}, {"trained_betas": [0.1]},])  # fmt: skip
 def test_other_schedules_are_refused(config):
     with pytest.raises(ESCDiffError):
         NoiseSchedule.from_config(config)

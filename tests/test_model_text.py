@@ -20,7 +20,9 @@ def model():
 def plain(model, prompts):
     """What diffusers' Stable Diffusion pipeline does with prompts."""
     (tower,) = model.towers
-    ids = tower.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    ids = tower.tokenizer(
+        prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    ).input_ids
     return tower.encoder(input_ids=ids).last_hidden_state
 
 
@@ -47,7 +49,10 @@ def test_several_vectors_take_several_places(model):
 
 
 def test_two_tokens_in_one_prompt(model):
-    tokens = {"*m": word_embedding(model.towers[0], "star"), "*a": word_embedding(model.towers[0], "red heart")}
+    tokens = {
+        "*m": word_embedding(model.towers[0], "star"),
+        "*a": word_embedding(model.towers[0], "red heart"),
+    }
     got = states(model, ["a *m shape of *a appearance"], tokens)
     assert torch.equal(got, plain(model, ["a star shape of red heart appearance"]))
 
@@ -81,12 +86,11 @@ def test_long_prompts_are_cut_and_the_log_says_so(model, caplog, before, kept):
     assert torch.equal(got, plain(model, [words]))
 
 
-@pytest.mark.parametrize("prompt, found", [
-    ("a *m vase", ["*m"]), ("(*m:1.3)", ["*m"]), ("*m,*a", ["*m", "*a"]), ("*m-shaped", ["*m"]),
-    ("*m2 *m", ["*m2", "*m"]),
-    ("*mouse", []), ("of*m", ["*m"]), ("*m*a", ["*m", "*a"]), ("一张*m的照片", ["*m"]), ("*m의", ["*m"]), ("*mé", []), ("*m_a", []),
-    ("*M", []), ("m", []), ("", []),
-])  # fmt: skip
+@pytest.mark.parametrize("prompt, found",
+                         [("a *m vase", ["*m"]), ("(*m:1.3)", ["*m"]), ("*m,*a", ["*m", "*a"]),
+                          ("*m-shaped", ["*m"]), ("*m2 *m", ["*m2", "*m"]), ("*mouse", []), ("of*m", ["*m"]),
+                          ("*m*a", ["*m", "*a"]), ("一张*m的照片", ["*m"]), ("*m의", ["*m"]), ("*mé", []),
+                          ("*m_a", []), ("*M", []), ("m", []), ("", []),])  # fmt: skip
 def test_a_placeholder_is_a_word_of_its_own(prompt, found):
     pieces = split_placeholders(prompt, ["*m", "*a", "*m2"])
     assert [p for p, is_placeholder in pieces if is_placeholder] == found

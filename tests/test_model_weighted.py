@@ -1,4 +1,5 @@
-"""Prompts for drawing: weights in parentheses and chunks of 75, by the rules and against the plain encoding."""
+"""Prompts for drawing: weights in parentheses and chunks of 75, by the rules and against the plain
+encoding."""
 
 import pytest
 import torch
@@ -18,14 +19,27 @@ def weighted(model, prompts, tokens=None):
     return encode_weighted(model, prompts, tokens).context
 
 
-@pytest.mark.parametrize("text, parts", [
-    ("a star", [("a star", 1)]), ("", []), ("a (red:1.3) star", [("a ", 1), ("red", 1.3), (" star", 1)]),
-    ("(red)", [("red", 1.1)]), ("((red))", [("red", 1.1 * 1.1)]), ("(red:-0.5)", [("red", -0.5)]),
-    ("((red:1.2) star:1.5)", [("red", 1.2), (" star", 1.5)]), ("(a (red) star:1.5)", [("a ", 1.5), ("red", 1.65), (" star", 1.5)]),
-    (r"a \(red\) star", [(r"a \(red\) star", 1)]), (r"(\(red\):1.2)", [(r"\(red\)", 1.2)]),
-    ("(red:much)", [("red:much", 1.1)]), ("(:1.3)", [(":1.3", 1.1)]), ("()", [("", 1.1)]),
-    ("a) (red:1.3)", [("a) (red:1.3)", 1)]), ("a (red", [("a ", 1), ("(red", 1)]), ("((red)", [("(red", 1.1)]),
-])
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("a star", [("a star", 1)]),
+        ("", []),
+        ("a (red:1.3) star", [("a ", 1), ("red", 1.3), (" star", 1)]),
+        ("(red)", [("red", 1.1)]),
+        ("((red))", [("red", 1.1 * 1.1)]),
+        ("(red:-0.5)", [("red", -0.5)]),
+        ("((red:1.2) star:1.5)", [("red", 1.2), (" star", 1.5)]),
+        ("(a (red) star:1.5)", [("a ", 1.5), ("red", 1.65), (" star", 1.5)]),
+        (r"a \(red\) star", [(r"a \(red\) star", 1)]),
+        (r"(\(red\):1.2)", [(r"\(red\)", 1.2)]),
+        ("(red:much)", [("red:much", 1.1)]),
+        ("(:1.3)", [(":1.3", 1.1)]),
+        ("()", [("", 1.1)]),
+        ("a) (red:1.3)", [("a) (red:1.3)", 1)]),
+        ("a (red", [("a ", 1), ("(red", 1)]),
+        ("((red)", [("(red", 1.1)]),
+    ],
+)
 def test_what_weighs_what(text, parts):
     assert [(part, pytest.approx(weight)) for part, weight in weighted_parts(text) if part or not parts] == \
         [(part, weight) for part, weight in parts if part]

@@ -8,10 +8,10 @@ from escdiff_core.files import file_below, next_free
 from escdiff_core.learning.train_filters import examples_from_folder
 
 
-@pytest.mark.parametrize("name, path", [
-    ("vase", "vase"), (" vase.safetensors ", "vase"), ("animals/cat", "animals/cat"), ("animals\\cat", "animals/cat"),
-    ("a\\b/c.safetensors", "a/b/c"), ("猫 🐈 v1.5", "猫 🐈 v1.5"), ("n" * 180, "n" * 180), ("a/../b", "b"), ("it's", "it's"),
-])
+@pytest.mark.parametrize("name, path", [("vase", "vase"), (" vase.safetensors ", "vase"),
+                                        ("animals/cat", "animals/cat"), ("animals\\cat", "animals/cat"),
+                                        ("a\\b/c.safetensors", "a/b/c"), ("猫 🐈 v1.5", "猫 🐈 v1.5"),
+                                        ("n" * 180, "n" * 180), ("a/../b", "b"), ("it's", "it's"),])
 def test_a_name_becomes_a_path_below_the_folder(name, path, tmp_path):
     made = file_below(tmp_path, name)
     assert made == tmp_path / f"{path}.safetensors"
@@ -19,18 +19,26 @@ def test_a_name_becomes_a_path_below_the_folder(name, path, tmp_path):
     made.write_text("it can be held")
 
 
-@pytest.mark.parametrize("name, words", [
-    ("", "does not lie"), ("..", "hidden"), ("../a", "does not lie"), ("a/../../b", "does not lie"), ("..\\a", "does not lie"),
-    ("/etc/a", "does not lie"), (".hidden", "hidden"), ("sub/", "ends with a folder"), ("sub\\", "ends with a folder"),
-    (".git/a", "hidden"), ("a/.b", "hidden"),
-    ("dot.", "ends with"), ("a:b", "one of the signs"), ("what?", "one of the signs"), ("a/" * 600 + "b", "longer than 1000"),
-    ("sub /a", "ends with"), ("CON", "device"), ("nul.safetensors", "device"), ("com1.v2", "device"), ("a/lpt9", "device"),
-    ("a\0b", "cannot be seen"), ("a\nb", "cannot be seen"), ("n" * 240, "longer than 200 bytes"), ("猫" * 90, "longer than 200"),
-])
+@pytest.mark.parametrize("name, words", [("", "does not lie"), ("..", "hidden"), ("../a", "does not lie"),
+                                         ("a/../../b", "does not lie"), ("..\\a", "does not lie"),
+                                         ("/etc/a", "does not lie"), (".hidden", "hidden"),
+                                         ("sub/", "ends with a folder"), ("sub\\", "ends with a folder"),
+                                         (".git/a", "hidden"), ("a/.b", "hidden"), ("dot.", "ends with"),
+                                         ("a:b", "one of the signs"), ("what?", "one of the signs"),
+                                         ("a/" * 600 + "b", "longer than 1000"), ("sub /a", "ends with"),
+                                         ("CON", "device"), ("nul.safetensors", "device"),
+                                         ("com1.v2", "device"), ("a/lpt9", "device"),
+                                         ("a\0b", "cannot be seen"), ("a\nb", "cannot be seen"),
+                                         ("n" * 240, "longer than 200 bytes"),
+                                         ("猫" * 90, "longer than 200"),])
 def test_a_name_that_would_be_lost_is_one_sentence(name, words, tmp_path):
     with pytest.raises(ESCDiffError, match=words) as error:
         file_below(tmp_path, name)
-    assert "\n" not in str(error.value) and "\0" not in str(error.value) and len(str(error.value)) < 400 + len(str(tmp_path))
+    assert (
+        "\n" not in str(error.value)
+        and "\0" not in str(error.value)
+        and len(str(error.value)) < 400 + len(str(tmp_path))
+    )
 
 
 def test_a_number_goes_behind_the_longest_name_too(tmp_path):
@@ -51,7 +59,9 @@ def test_a_path_that_is_too_long_is_told_before_the_work(out, tmp_path, capsys, 
     monkeypatch.setattr(tune.Tuner, "step", lambda self: pytest.fail("learning has begun"))
     reference = tmp_path / "reference.png"
     _disc(reference)
-    assert main(["learn", "--kind", "shape", "--reference", str(reference), "--out", str(tmp_path / out)]) == 2
+    assert (
+        main(["learn", "--kind", "shape", "--reference", str(reference), "--out", str(tmp_path / out)]) == 2
+    )
     error = capsys.readouterr().err
     assert "File name too long" in error and error.count("\n") == 1
 
@@ -84,5 +94,7 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(tmp_path), "iterdir", forbidden)
-    with pytest.raises(ESCDiffError, match=r"cannot be read \(Permission denied\); give a folder of your own"):
+    with pytest.raises(
+        ESCDiffError, match=r"cannot be read \(Permission denied\); give a folder of your own"
+    ):
         examples_from_folder(tmp_path, 64)

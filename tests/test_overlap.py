@@ -1,4 +1,5 @@
-"""Weights that both attributes changed: each output channel is one's alone, or both changes add; alone all of it counts."""
+"""Weights that both attributes changed: each output channel is one's alone, or both changes add; alone all of
+it counts."""
 
 import logging
 from dataclasses import replace
@@ -25,9 +26,15 @@ def norms_of(difference):
 
 
 def test_where_both_trained_each_output_channel_is_one_s_alone(model):
-    made = made_attribute(model, "shape", "whole"), made_attribute(model, "appearance", "fine-decoder", scale=0.002, seed=4)
+    made = (
+        made_attribute(model, "shape", "whole"),
+        made_attribute(model, "appearance", "fine-decoder", scale=0.002, seed=4),
+    )
     mixed = Mix(model, Use(made[0], 0.5), Use(made[1])).variant(0.0).unet.state_dict()
-    base, (shape, appearance) = model.unet.state_dict(), (dict(named_differences(a, model.unet)) for a in made)
+    base, (shape, appearance) = (
+        model.unet.state_dict(),
+        (dict(named_differences(a, model.unet)) for a in made),
+    )
     both = shape.keys() & appearance.keys()
     assert len(both) == len(appearance) > 20
     for name in shape:
@@ -38,9 +45,17 @@ def test_where_both_trained_each_output_channel_is_one_s_alone(model):
             theirs = (claims[1] > claims[0]).view(-1, *[1] * (shape[name].ndim - 1))
             expected = torch.where(theirs, base[name] + appearance[name], expected)
         torch.testing.assert_close(mixed[name], expected, msg=name)
-    share = np.mean([float(torch.equal(mixed[n][i], base[n][i] + appearance[n][i])) for n in both for i in range(len(base[n]))])
+    share = np.mean(
+        [
+            float(torch.equal(mixed[n][i], base[n][i] + appearance[n][i]))
+            for n in both
+            for i in range(len(base[n]))
+        ]
+    )
     added = Mix(model, Use(made[0], 0.5), Use(made[1]), overlap="add").variant(0.0).unet.conv_out.bias
-    torch.testing.assert_close(added, base["conv_out.bias"] + 0.5 * shape["conv_out.bias"] + appearance["conv_out.bias"])
+    torch.testing.assert_close(
+        added, base["conv_out.bias"] + 0.5 * shape["conv_out.bias"] + appearance["conv_out.bias"]
+    )
     assert 0.4 < share < 0.6, "neither half its strength nor ten times smaller changes let one keep fewer"
 
 
@@ -49,11 +64,15 @@ def test_channels_of_a_lora_are_shared_as_those_of_whole_weights(model, lora):
     made = [made_attribute(model, kind, "whole", seed=seed, lora=form)
             for kind, seed, form in zip(("shape", "appearance"), (3, 4), lora, strict=True)]
     whole = [replace(a, delta=dict(differences(a.delta))) for a in made]
-    (shape, appearance), expected = ([dict(differences(a.delta)) for a in own_channels(group)] for group in (made, whole))
+    (shape, appearance), expected = (
+        [dict(differences(a.delta)) for a in own_channels(group)] for group in (made, whole)
+    )
     both = shape.keys() & appearance.keys()
     assert both and all(torch.allclose(mine[n], their[n], atol=1e-7) for mine, their in
                         zip((shape, appearance), expected, strict=True) for n in mine)
-    assert not any(((norms_of(shape[n]) > 0) & (norms_of(appearance[n]) > 0)).any() for n in both), "no channel is both's"
+    assert not any(((norms_of(shape[n]) > 0) & (norms_of(appearance[n]) > 0)).any() for n in both), (
+        "no channel is both's"
+    )
     left = sum(float(d[n].abs().sum()) for d in (shape, appearance) for n in both)
     assert left > 0.5 * sum(float(t.abs().sum()) for a in whole for n, t in a.delta.items() if n in both) > 0
 
@@ -65,13 +84,19 @@ def test_what_shares_no_tensor_acts_whole(model):
     whole = made_attribute(model, "shape", "whole")
     assert own_channels([whole]) == [whole]
     left = own_channels([whole, appearance])[0].delta
-    assert all(left[n] is t for n, t in whole.delta.items() if n not in appearance.delta), "nothing is copied for nothing"
+    assert all(left[n] is t for n, t in whole.delta.items() if n not in appearance.delta), (
+        "nothing is copied for nothing"
+    )
     nothing = replace(whole, delta={n: torch.zeros_like(t) for n, t in whole.delta.items()})
-    assert all(torch.equal(t, appearance.delta[n]) for n, t in own_channels([nothing, appearance])[1].delta.items())
+    assert all(
+        torch.equal(t, appearance.delta[n]) for n, t in own_channels([nothing, appearance])[1].delta.items()
+    )
 
 
 def test_channels_are_shared_only_while_both_act(model):
-    shape, appearance = (made_attribute(model, kind, "whole", seed=i) for i, kind in enumerate(("shape", "appearance")))
+    shape, appearance = (
+        made_attribute(model, kind, "whole", seed=i) for i, kind in enumerate(("shape", "appearance"))
+    )
     mix, alone = Mix(model, Use(shape), Use(appearance, start=0.5)), Mix(model, Use(shape))
     early, late = (mix.variant(p).unet.state_dict() for p in (0.2, 0.8))
     own = alone.variant(0.2).unet.state_dict()
@@ -104,4 +129,6 @@ def test_the_log_says_what_both_trained(model, caplog):
     assert said(Use(made_attribute(model, "shape")), Use(appearance))[0] == ""
     everywhere = [Use(replace(made, reach="all")) for made in (shape, appearance)]
     text, route = said(*everywhere, overlap="add")
-    assert "both changes add" in text and "trained" not in text and route.slots == 1, "every block reads both tokens"
+    assert "both changes add" in text and "trained" not in text and route.slots == 1, (
+        "every block reads both tokens"
+    )

@@ -28,7 +28,10 @@ def test_a_falling_loss_falls_in_the_picture():
     assert left + 100 < right, "rows count from the top"
 
 
-@pytest.mark.parametrize("losses", [[0.1], [], [0.3, 0.2, float("nan"), 0.1], [float("nan")] * 3, [0.0, 0.0], [2.0] * 5000],
-                         ids=["one", "none", "gap", "nothing finite", "zero", "flat"])
+@pytest.mark.parametrize(
+    "losses",
+    [[0.1], [], [0.3, 0.2, float("nan"), 0.1], [float("nan")] * 3, [0.0, 0.0], [2.0] * 5000],
+    ids=["one", "none", "gap", "nothing finite", "zero", "flat"],
+)
 def test_any_losses_make_a_picture(losses):
     assert bool(len(blue(losses))) == bool(np.isfinite(losses).any())

@@ -1,4 +1,5 @@
-"""The shipped pocket model: it loads through the common path, draws what it is asked for, and carries the whole story."""
+"""The shipped pocket model: it loads through the common path, draws what it is asked for, and carries the
+whole story."""
 
 import json
 from dataclasses import replace
@@ -42,7 +43,9 @@ def test_the_files_are_small_and_of_one_make(pocket):
 
 def test_its_weights_pack_well():
     weights = load_file(config.CHECKPOINT).values()
-    assert all(not (w.view(torch.int16) & 7).any() for w in weights if w.dtype is torch.float16), "pack them with pack.pack"
+    assert all(not (w.view(torch.int16) & 7).any() for w in weights if w.dtype is torch.float16), (
+        "pack them with pack.pack"
+    )
 
 
 def test_it_draws_what_is_asked_for(pocket):
@@ -50,14 +53,21 @@ def test_it_draws_what_is_asked_for(pocket):
     specs = [reserved_spec(11, i) for i in range(24)]
     images = sample(pocket, [full_caption(s) for s in specs], guidance_scale=config.GUIDANCE)
     checks = [check(image, spec) for image, spec in zip(images, specs, strict=True)]
-    right = {part: sum(getattr(c, part) for c in checks) for part in ("background", "shape", "colours", "pattern")}
-    assert right["background"] >= 23 and right["shape"] >= 22 and right["colours"] >= 16 and right["pattern"] >= 11, right
+    right = {
+        part: sum(getattr(c, part) for c in checks) for part in ("background", "shape", "colours", "pattern")
+    }
+    assert right["background"] >= 23 and right["shape"] >= 22 and right["colours"] >= 16 and right[
+        "pattern"] >= 11, right
 
 
 def test_the_prompt_decides_and_not_the_noise(pocket):
     spec = reserved_spec(11, 3)
-    images = sample(pocket, ["a photo of a red star on a white background", "a photo of a red star on a black background"],
-                    steps=12, seed=5)
+    images = sample(
+        pocket,
+        ["a photo of a red star on a white background", "a photo of a red star on a black background"],
+        steps=12,
+        seed=5,
+    )
     corners = images[:, :8, :8].mean((1, 2, 3))
     assert corners[0] > 0.8 and corners[1] < 0.3, (corners, spec)
 
@@ -70,7 +80,8 @@ def test_the_autoencoder_keeps_unseen_pictures(pocket):
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    """What the demo writes; it learns from few views, and draws what it learned in few steps: most of its time otherwise."""
+    """What the demo writes; it learns from few views, and draws what it learned in few steps: most of its
+    time otherwise."""
     folder = tmp_path_factory.mktemp("story")
     with pytest.MonkeyPatch.context() as patch:
         for name in DEFAULTS.values():
@@ -98,8 +109,11 @@ def test_the_demo_writes_pictures_and_figures(story):
 def test_mix_writes_pictures_and_a_report_and_nothing_else(story, capsys):
     files = [str(story / "demo" / f"{kind}.safetensors") for kind in ("shape", "appearance")]
     out = story / "mixed"
-    assert main(["mix", "--shape", files[0], "--appearance", files[1], "--prompt", "a *m with *a appearance on a red background",
-                 "--count", "2", "--sampling-steps", "4", "--out", str(out), "--device", "cpu"]) == 0
+    assert main([
+        "mix", "--shape", files[0], "--appearance", files[1], "--prompt",
+        "a *m with *a appearance on a red background", "--count", "2", "--sampling-steps", "4", "--out",
+        str(out), "--device", "cpu"
+    ]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["000.png", "001.png", "report.json"]
     assert Image.open(out / "000.png").size == (128, 128)
     assert main(["info", files[0]]) == 0
@@ -109,8 +123,12 @@ def test_mix_writes_pictures_and_a_report_and_nothing_else(story, capsys):
 @pytest.mark.slow
 def test_learn_from_a_file_finds_the_subject(story, capsys):
     out = story / "cat.safetensors"
-    assert main(["learn", "--kind", "appearance", "--out", str(out), "--reference",
-                 str(story / "demo" / "appearance_reference.png"), "--steps", "2", "--token", "*look", "--device", "cpu"]) == 0
+    assert main([
+        "learn", "--kind", "appearance", "--out",
+        str(out), "--reference",
+        str(story / "demo" / "appearance_reference.png"), "--steps", "2", "--token", "*look", "--device",
+        "cpu"
+    ]) == 0
     attribute = Attribute.load(out)
     assert attribute.kind == "appearance" and attribute.token == "*look" and attribute.steps == 2
     assert main(["export", str(out), "--format", "embedding", "--out", str(story / "look.safetensors")]) == 0
@@ -147,6 +165,12 @@ def test_filters_come_with_the_model_and_were_trained_on_it(pocket):
     for kind in ("shape", "appearance"):
         network = choose_filter(None, find_recipe(f"escdiff-{kind}"), pocket, encoder)
         assert network is not None, "the shipped filters belong to another model: train them again"
-        tuner = prepare(pocket, [subject], find_recipe(f"escdiff-{kind}", views=1), encoder=encoder, network=network)
-        moved = (tuner.vectors()["clip_l"][0] - tuner.start.words["clip_l"]).norm() / tuner.start.words["clip_l"].norm()
-        assert 0.01 < moved < 1.5 and not tuner.start.trains, "a token starts off its word, and nothing of the filter trains"
+        tuner = prepare(
+            pocket, [subject], find_recipe(f"escdiff-{kind}", views=1), encoder=encoder, network=network
+        )
+        moved = (tuner.vectors()["clip_l"][0] - tuner.start.words["clip_l"]).norm() / tuner.start.words[
+            "clip_l"
+        ].norm()
+        assert 0.01 < moved < 1.5 and not tuner.start.trains, (
+            "a token starts off its word, and nothing of the filter trains"
+        )

@@ -1,4 +1,5 @@
-"""Blocks and presets on full-size SD 1.5 (meta device): every tensor in one block, every block with known owners."""
+"""Blocks and presets on full-size SD 1.5 (meta device): every tensor in one block, every block with known
+owners."""
 
 import subprocess
 import sys
@@ -15,8 +16,12 @@ from escdiff_core.learning.recipes import RECIPES, Recipe, find_recipe
 from escdiff_core.model.names import to_canonical, to_diffusers, unet_map
 from escdiff_core.unet.blocks import KINDS, PRESETS, block_of, find_preset
 
-DOWN = {f"down_blocks.{level}.{part}" for level in range(4) for part in (0, 1, "resample")} - {"down_blocks.3.resample"}
-UP = {f"up_blocks.{level}.{part}" for level in range(4) for part in (0, 1, 2, "resample")} - {"up_blocks.3.resample"}
+DOWN = {f"down_blocks.{level}.{part}" for level in range(4) for part in (0, 1, "resample")} - {
+    "down_blocks.3.resample"
+}
+UP = {f"up_blocks.{level}.{part}" for level in range(4) for part in (0, 1, 2, "resample")} - {
+    "up_blocks.3.resample"
+}
 ALL = DOWN | UP | {"conv_in", "conv_out", "mid_block", "time_embedding"}
 FINE = {b for b in UP if b.startswith(("up_blocks.2", "up_blocks.3"))} | {"conv_out"}
 FINE_PLUS = FINE | {"up_blocks.1.2", "up_blocks.1.resample"}
@@ -25,9 +30,13 @@ OWNERS = {
     "b-lora": ({"up_blocks.1.0"}, {"up_blocks.1.1"}),
     "paper": (DOWN | {"conv_in"}, UP | {"conv_out"}),
     "paper+middle": (DOWN | {"conv_in", "mid_block"}, UP | {"conv_out"}),
-    "resolution": (ALL - FINE_PLUS - {b for b in ALL if b.startswith(("down_blocks.0", "down_blocks.1"))}
-                   - {"conv_in", "time_embedding"},
-                   FINE_PLUS | {"conv_in"} | {b for b in DOWN if b.startswith(("down_blocks.0", "down_blocks.1"))}),
+    "resolution": (
+        ALL
+        - FINE_PLUS
+        - {b for b in ALL if b.startswith(("down_blocks.0", "down_blocks.1"))}
+        - {"conv_in", "time_embedding"},
+        FINE_PLUS | {"conv_in"} | {b for b in DOWN if b.startswith(("down_blocks.0", "down_blocks.1"))},
+    ),
     "fine-decoder": (set(), FINE),
     "fine-decoder+": (set(), FINE_PLUS),
     "coarse-fine": (ALL - FINE_PLUS - {"time_embedding"}, FINE_PLUS),
@@ -89,12 +98,16 @@ def test_unknown_names_list_the_known_ones(find, known):
 
 @pytest.mark.parametrize("name", ["fine-decoder", "fine-decoder+"])
 def test_a_preset_that_trains_nothing_for_a_kind_says_which_do(name, unet):
-    with pytest.raises(ESCDiffError, match=f"{name!r} trains nothing for shape".replace("+", r"\+")) as caught:
+    with pytest.raises(
+        ESCDiffError, match=f"{name!r} trains nothing for shape".replace("+", r"\+")
+    ) as caught:
         find_preset(name).blocks("shape", unet.state_dict())
     assert "paper" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("field, value", [("steps", -1), ("steps", 2.5), ("batch_size", 0), ("views", 0), ("rank", 0)])
+@pytest.mark.parametrize(
+    "field, value", [("steps", -1), ("steps", 2.5), ("batch_size", 0), ("views", 0), ("rank", 0)]
+)
 def test_senseless_numbers_are_refused(field, value):
     with pytest.raises(ESCDiffError, match=field):
         find_recipe("escdiff-shape", **{field: value})
@@ -115,7 +128,9 @@ def test_a_recipe_s_hash_changes_with_any_field():
 def test_prompts_make_sense_when_nothing_is_known_of_the_rest():
     shape, appearance = RECIPES["escdiff-shape-paper"], RECIPES["escdiff-appearance-paper"]
     assert {shape.prompt(i, "*m", "", "") for i in range(9)} == {"a photo of a *m", "a *m"}
-    assert "a *m with red appearance on a blue table" in {shape.prompt(i, "*m", "red", "on a blue table") for i in range(9)}
+    assert "a *m with red appearance on a blue table" in {
+        shape.prompt(i, "*m", "red", "on a blue table") for i in range(9)
+    }
     assert "an object with *a appearance" in {appearance.prompt(i, "*a", "", "") for i in range(9)}
 
 
@@ -123,7 +138,9 @@ def test_names_come_without_what_is_heavy_behind_them():
     """ComfyUI reads recipes and presets when it starts; torch, diffusers and peft wait until a node runs."""
     code = ("import sys; import escdiff_core.learning.recipes, escdiff_core.unet.blocks\n"
             "print([m for m in ('torch', 'diffusers', 'peft', 'transformers', 'scipy') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 

@@ -1,4 +1,5 @@
-"""The private copy: the function of the UNet it was made of, cut in two exactly, and no way back to the original."""
+"""The private copy: the function of the UNet it was made of, cut in two exactly, and no way back to the
+original."""
 
 import copy as copying
 
@@ -65,7 +66,9 @@ def test_training_the_copy_leaves_the_model_bit_equal(model):
     originals = model.unet.state_dict()
     for name, tensor in copy.state_dict().items():
         assert torch.equal(tensor, originals[name]) == (name not in own), name
-        assert (tensor.data_ptr() == originals[name].data_ptr()) == (name not in own), "frozen tensors are shared"
+        assert (tensor.data_ptr() == originals[name].data_ptr()) == (name not in own), (
+            "frozen tensors are shared"
+        )
     assert hash_of(model) == before
 
 

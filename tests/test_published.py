@@ -1,4 +1,5 @@
-"""What the registry would publish: the archive that comfy-cli packs, what is in it, and what others' checks say of it."""
+"""What the registry would publish: the archive that comfy-cli packs, what is in it, and what others' checks
+say of it."""
 
 import ast
 import json
@@ -22,14 +23,18 @@ LIMIT, LIMIT_OF_THE_REST = 37, 1.5
 
 def command(package: str) -> str:
     if not tool(package).exists():
-        pytest.skip(f"NO {COMMANDS[package].upper()}: it comes with the hosts' environments (python tests/hosts.py)")
+        pytest.skip(
+            f"NO {COMMANDS[package].upper()}: it comes with the hosts' environments (python tests/hosts.py)"
+        )
     return str(tool(package))
 
 
 def run(*words, home: Path, path: Path = ROOT, **more) -> subprocess.CompletedProcess:
     """Run a command with a home of its own; ``path`` is where Python finds the pack."""
     env = {**os.environ, "HOME": str(home), "DO_NOT_TRACK": "1", "PYTHONPATH": str(path)}
-    return subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=300, env=env, **more)
+    return subprocess.run(
+        [str(w) for w in words], capture_output=True, text=True, timeout=300, env=env, **more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,10 @@ def test_the_archive_is_small_and_has_nothing_of_the_makers(archive):
     rest = sum(size for name, size in sizes.items() if not name.startswith("escdiff_core/weights/"))
     assert archive.stat().st_size <= LIMIT * 1e6 and rest <= LIMIT_OF_THE_REST * 1e6
     assert not [n for n in sizes if re.match(r"(tests|benchmarks|\.|Makefile)", n)]
-    wanted = {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "CHANGELOG.md", "docs/comfyui.md"}
+    wanted = {
+        "__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "CHANGELOG.md",
+        "docs/comfyui.md"
+    }
     assert wanted <= set(sizes)
     folders = {name.partition("/")[0] for name in sizes if "/" in name}
     assert {"escdiff_core", "nodes", "web", "example_workflows"} <= folders
@@ -81,17 +89,25 @@ def imported(file: Path, top: Path) -> set[Path]:
             parts = (*package[:len(package) - node.level + 1], *(node.module or "").split("."))
             module = top.joinpath(*(p for p in parts if p))
             inside = [module / alias.name for alias in node.names]
-            found |= {module} | {m for m in inside if (ROOT / m.relative_to(top)).with_suffix(".py").is_file()}
+            found |= {module} | {
+                m for m in inside if (ROOT / m.relative_to(top)).with_suffix(".py").is_file()
+            }
         elif isinstance(node, ast.ImportFrom | ast.Import):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            names = (
+                [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            )
             found |= {top.joinpath(*name.split(".")) for name in names if name.startswith("escdiff_core")}
     return found
 
 
 def test_nothing_in_the_archive_imports_what_was_left_out(published):
     files = list(published.rglob("*.py"))
-    missing = {(str(f.relative_to(published)), str(m.relative_to(published))) for f in files for m in imported(f, published)
-               if not m.with_suffix(".py").is_file() and not (m / "__init__.py").is_file() and m != published}
+    missing = {
+        (str(f.relative_to(published)), str(m.relative_to(published)))
+        for f in files
+        for m in imported(f, published)
+        if not m.with_suffix(".py").is_file() and not (m / "__init__.py").is_file() and m != published
+    }
     assert len(files) > 80 and missing == set()
 
 
@@ -113,15 +129,23 @@ def test_it_runs_from_the_archive_without_the_judge_s_packages(published, tmp_pa
     page.save(tmp_path / "square.png")
     commands = [["learn", "--kind", kind, "--reference", "square.png", "--steps", "1", "--batch-size", "1",
                  "--out", f"{kind}.safetensors"] for kind in ("shape", "appearance")]
-    commands.append(["mix", "--shape", "shape.safetensors", "--appearance", "appearance.safetensors", "--prompt",
-                     "a *m with *a appearance", "--count", "1", "--out", "mixed"])
+    commands.append([
+        "mix", "--shape", "shape.safetensors", "--appearance", "appearance.safetensors", "--prompt",
+        "a *m with *a appearance", "--count", "1", "--out", "mixed"
+    ])
     commands += [[name, "--out", "nothing"] for name in ("demo", "bench")]
-    done = run(sys.executable, "-c", BARE, home=tmp_path, cwd=tmp_path, input=json.dumps(commands), path=published)
+    done = run(
+        sys.executable, "-c", BARE, home=tmp_path, cwd=tmp_path, input=json.dumps(commands), path=published
+    )
     assert re.findall(r"STATUS (\d)", done.stdout) == list("00022"), done.stderr
     assert (tmp_path / "mixed" / "000.png").is_file() and not (tmp_path / "nothing").exists()
     demo, bench = done.stderr.splitlines()[-2:]
-    assert demo.startswith("escdiff: demo needs the Python package POT") and demo.endswith("-m pip install POT")
-    assert bench.startswith("escdiff: bench needs the Python packages POT and matplotlib") and bench.endswith("POT matplotlib")
+    assert demo.startswith("escdiff: demo needs the Python package POT") and demo.endswith(
+        "-m pip install POT"
+    )
+    assert bench.startswith("escdiff: bench needs the Python packages POT and matplotlib") and bench.endswith(
+        "POT matplotlib"
+    )
 
 
 def test_the_registry_s_own_check_passes(tmp_path):
@@ -135,15 +159,19 @@ def test_every_name_of_comfyui_s_that_the_pack_uses_is_there(host, published, tm
     if not (host / ".git").exists():
         pytest.skip(f"{host} is not a git repository, which comfy-import-guard reads")
     (tmp_path / "ComfyUI").symlink_to(host)
-    done = run(command("comfy-import-guard"), "--offline", "--cache-dir", tmp_path, "check", "--comfy-dir", published.parents[1],
-               "--target", "HEAD", "--strict", home=tmp_path)
+    done = run(command("comfy-import-guard"), "--offline", "--cache-dir", tmp_path, "check", "--comfy-dir",
+               published.parents[1], "--target", "HEAD", "--strict", home=tmp_path)
     assert done.returncode == 0 and "SAFE" in done.stdout, done.stdout + done.stderr
     assert int(re.search(r"(\d+) comfy\.\* reference", done.stdout)[1]) > 40
 
 
 def test_what_must_be_added_is_short_and_the_extra_is_what_is_asked_for():
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
-    assert len(lines) <= 5 and not {name.lower() for name in PACKAGES.values()} & {re.split("[>=]", x)[0].lower() for x in lines}
+    lines = [
+        line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert len(lines) <= 5 and not {name.lower() for name in PACKAGES.values()} & {
+        re.split("[>=]", x)[0].lower() for x in lines
+    }
     assert {re.split("[>=]", x)[0] for x in extra("judge")} == set(PACKAGES.values())
 
 
@@ -151,4 +179,5 @@ def test_what_must_be_added_is_short_and_the_extra_is_what_is_asked_for():
 def test_the_icon_and_the_banner_are_there_and_small(name, size):
     path = ROOT / "docs" / f"{name}.png"
     assert Image.open(path).size == size and path.stat().st_size <= 60_000
-    assert re.search(f'^{name.capitalize()} = "https://.+/docs/{name}.png"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert re.search(f'^{name.capitalize()} = "https://.+/docs/{name}.png"$',
+                     (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

@@ -1,4 +1,5 @@
-"""A batch on fake ComfyUI servers: what is sent, what is kept, what happens when a server restarts, refuses or stays away."""
+"""A batch on fake ComfyUI servers: what is sent, what is kept, what happens when a server restarts, refuses
+or stays away."""
 
 import hashlib
 import json
@@ -49,7 +50,8 @@ def wait_for(condition) -> None:
 
 def test_a_table_is_typed_after_the_workflow(room):
     file = table(room, "name,Sampler.seed,3.cfg,Sampler.tiled,Prompt 1.5.text,Reference.image",
-                 'one,7,2,TRUE,2024,cat.png', 'two,,"1e1",false,"a red, *m",same.png', ',,,,"""""",old.png [input]')
+                 'one,7,2,TRUE,2024,cat.png', 'two,,"1e1",false,"a red, *m",same.png',
+                 ',,,,"""""",old.png [input]')
     first, second, third = read_table(file, GRAPH)
     assert [first.name, second.name, third.name] == ["one", "two", "002"]
     inputs = first.graph["3"]["inputs"]
@@ -58,28 +60,39 @@ def test_a_table_is_typed_after_the_workflow(room):
     assert second.graph["3"]["inputs"]["seed"] == 0, "an empty cell leaves the workflow's value"
     assert second.graph["3"]["inputs"]["cfg"] == 10.0 and second.graph["2"]["inputs"]["text"] == "a red, *m"
     assert third.graph["2"]["inputs"]["text"] == ""
-    assert third.graph["1"]["inputs"]["image"] == "old.png [input]" and not third.pictures, "lies on the server"
-    assert first.graph["1"] == second.graph["1"] and first.graph["1"]["inputs"]["image"].startswith("escdiff_")
+    assert third.graph["1"]["inputs"]["image"] == "old.png [input]" and not third.pictures, (
+        "lies on the server"
+    )
+    assert first.graph["1"] == second.graph["1"] and first.graph["1"]["inputs"]["image"].startswith(
+        "escdiff_"
+    )
     assert first.digest != second.digest and GRAPH["3"]["inputs"]["seed"] == 0
 
 
 def test_a_spreadsheets_table_is_read_too(room):
     (room / "jobs.csv").write_bytes("\ufeffname;Sampler.cfg;2.text\r\na;1.5;one, two\r\n;;\r\n".encode())
     (job,) = read_table(room / "jobs.csv", GRAPH)
-    assert job.name == "a" and job.graph["3"]["inputs"]["cfg"] == 1.5 and job.graph["2"]["inputs"]["text"] == "one, two"
+    assert job.name == "a" and job.graph["3"]["inputs"]["cfg"] == 1.5 and job.graph["2"]["inputs"][
+        "text"] == "one, two"
 
 
 def test_the_workflow_that_ships_can_be_queued(room):
     graph = load_workflow(ROOT / "example_workflows" / "api" / "pocket_quickstart.json")
-    (job,) = read_table(table(room, "KSampler.seed,Mix.prompt,shape_picture.example", "3,a *m,shape: star"), graph)
-    assert job.graph["sampler"]["inputs"]["seed"] == 3 and job.graph["shape_picture"]["inputs"]["example"] == "shape: star"
+    (job,) = read_table(
+        table(room, "KSampler.seed,Mix.prompt,shape_picture.example", "3,a *m,shape: star"), graph
+    )
+    assert (
+        job.graph["sampler"]["inputs"]["seed"] == 3
+        and job.graph["shape_picture"]["inputs"]["example"] == "shape: star"
+    )
 
 
 @pytest.mark.parametrize("talks", [False, True], ids=["polling", "websocket"])
 def test_jobs_are_done_and_not_done_again(room, comfy, talks):
     fake, seen, lines = comfy(seconds=0.1, talks=talks), [], []
     table(room, "name,Sampler.seed", "a,10", "b,20", "c,30")
-    pace = replace(QUICK, look=60) if talks else QUICK     # with a websocket nothing but its messages tells when to look
+    # with a websocket nothing but its messages tells when to look
+    pace = replace(QUICK, look=60) if talks else QUICK
     fake.hold = {10} if talks else set()
 
     def progress(done, total):
@@ -91,14 +104,20 @@ def test_jobs_are_done_and_not_done_again(room, comfy, talks):
     assert [shades(room, n) for n in "abc"] == [[10, 11], [20, 21], [30, 31]]
     assert len(fake.prompts) == 3 and len({p["prompt_id"] for p in fake.prompts}) == 3
     entry = told(report)["b"]
-    assert (entry["status"], entry["files"], entry["inputs"]) == ("done", ["b_0.png", "b_1.png"], {"Sampler.seed": 20})
+    assert (entry["status"], entry["files"], entry["inputs"]) == (
+        "done",
+        ["b_0.png", "b_1.png"],
+        {"Sampler.seed": 20},
+    )
     assert len(lines) == 3 and "a: 2 pictures" in lines[0] and seen[-1] == (3, 3)
     assert any(done % 1 for done, _ in seen) == talks, "only a websocket tells how far a job is"
     assert not talks or fake.listeners == [fake.prompts[0]["client_id"]]
     (room / "out" / "b_1.png").unlink()
     table(room, "name,Sampler.seed", "a,10", "b,20", "c,40", "d,50")
     start(room, fake, pace=pace)
-    assert sorted(p["prompt"]["3"]["inputs"]["seed"] for p in fake.prompts[3:]) == [20, 40, 50], "lost, changed and new ones only"
+    assert sorted(p["prompt"]["3"]["inputs"]["seed"] for p in fake.prompts[3:]) == [20, 40, 50], (
+        "lost, changed and new ones only"
+    )
     assert shades(room, "c") == [40, 41] and len(told(report)) == 4
     start(room, fake, pace=pace)
     assert len(fake.prompts) == 6 and not list(room.rglob("*.tmp"))
@@ -115,7 +134,9 @@ def test_a_websocket_that_drops_is_no_loss(room, comfy):
     fake = comfy(talks=True)
     fake.hold = {1}
     table(room, "Sampler.seed", "1")
-    thread = threading.Thread(target=start, args=(room, fake), kwargs={"pace": replace(QUICK, look=60, reconnect=60)})
+    thread = threading.Thread(
+        target=start, args=(room, fake), kwargs={"pace": replace(QUICK, look=60, reconnect=60)}
+    )
     thread.start()
     wait_for(lambda: fake.prompts and fake.listeners)
     fake.talks = False
@@ -127,11 +148,18 @@ def test_a_websocket_that_drops_is_no_loss(room, comfy):
 
 def test_a_picture_is_uploaded_once(room, comfy):
     fake = comfy()
-    table(room, "Reference.image,4.image,Sampler.seed", "cat.png,dog.png,1", "same.png,dog.png,2", f"{room / 'dog.png'},cat.png,3")
+    table(room, "Reference.image,4.image,Sampler.seed", "cat.png,dog.png,1", "same.png,dog.png,2",
+          f"{room / 'dog.png'},cat.png,3")
     start(room, fake)
     assert len(fake.uploads) == 2 == len(set(fake.uploads)), "two contents under three names"
-    sent = {p["prompt"]["3"]["inputs"]["seed"]: [p["prompt"][k]["inputs"]["image"] for k in "14"] for p in fake.prompts}
-    cat, dog = (f"in/escdiff_{hashlib.sha256((room / n).read_bytes()).hexdigest()[:32]}.png" for n in ("cat.png", "dog.png"))
+    sent = {
+        p["prompt"]["3"]["inputs"]["seed"]: [p["prompt"][k]["inputs"]["image"] for k in "14"]
+        for p in fake.prompts
+    }
+    cat, dog = (
+        f"in/escdiff_{hashlib.sha256((room / n).read_bytes()).hexdigest()[:32]}.png"
+        for n in ("cat.png", "dog.png")
+    )
     assert sent == {1: [cat, dog], 2: [cat, dog], 3: [dog, cat]}, "what the server calls it"
 
 
@@ -151,7 +179,9 @@ def test_a_restart_in_the_middle_loses_nothing(room, comfy, talks):
     thread.join(30)
     assert [shades(room, n) for n in "abc"] == [[10, 11], [20, 21], [30, 31]]
     seeds = [p["prompt"]["3"]["inputs"]["seed"] for p in fake.prompts]
-    assert seeds.count(10) == 1 and seeds.count(20) == 2, "what was lost is submitted again, what was done is not"
+    assert seeds.count(10) == 1 and seeds.count(20) == 2, (
+        "what was lost is submitted again, what was done is not"
+    )
     assert len({p["prompt_id"] for p in fake.prompts}) == len(fake.prompts)
 
 
@@ -167,10 +197,13 @@ def test_a_job_that_a_person_cancels_is_not_drawn(room, comfy, talks):
     fake.cancel(10)                          # runs
     fake.hold = set()
     thread.join(20)
-    assert sorted(p["prompt"]["3"]["inputs"]["seed"] for p in fake.prompts) == [10, 20, 30], "nothing is submitted again"
+    assert sorted(p["prompt"]["3"]["inputs"]["seed"] for p in fake.prompts) == [10, 20, 30], (
+        "nothing is submitted again"
+    )
     assert shades(room, "c") == [30, 31] and not shades(room, "a") and not shades(room, "b")
     entries = json.loads((room / "out" / "report.json").read_text())["jobs"]
-    assert {name: e["status"] for name, e in entries.items()} == {"a": "cancelled", "b": "cancelled", "c": "done"}
+    assert {name: e["status"]
+            for name, e in entries.items()} == {"a": "cancelled", "b": "cancelled", "c": "done"}
     assert any(line.startswith("b: cancelled: taken off the server's queue") for line in lines), lines
     assert any(line.startswith("a: cancelled: stopped on the server") for line in lines), lines
     start(room, fake)
@@ -225,8 +258,12 @@ def test_two_servers_share_the_jobs(room, comfy):
     slow.hold = set()
     thread.join(30)
     entries = told(report[0])
-    assert len(fast.prompts) + len(slow.prompts) == 8 and len(slow.prompts) <= 2, "one in flight, one behind it"
-    assert {e["status"] for e in entries.values()} == {"done"} and len({e["server"] for e in entries.values()}) == 2
+    assert len(fast.prompts) + len(slow.prompts) == 8 and len(slow.prompts) <= 2, (
+        "one in flight, one behind it"
+    )
+    assert {e["status"] for e in entries.values()} == {"done"} and len(
+        {e["server"] for e in entries.values()}
+    ) == 2
 
 
 def test_another_server_takes_over(room, comfy):
@@ -234,7 +271,9 @@ def test_another_server_takes_over(room, comfy):
     lost.hold = other.hold = {0, 10, 20, 30}
     table(room, "Sampler.seed", *map(str, sorted(lost.hold)))
     report = []
-    thread = threading.Thread(target=lambda: report.append(start(room, lost, other, pace=replace(QUICK, patience=0.1))))
+    thread = threading.Thread(
+        target=lambda: report.append(start(room, lost, other, pace=replace(QUICK, patience=0.1)))
+    )
     thread.start()
     wait_for(lambda: lost.prompts and other.prompts)
     lost.stop()
@@ -273,13 +312,21 @@ def test_what_is_queued_is_taken_back_when_the_person_stops(room, comfy, monkeyp
 def test_two_commands_in_one_folder_do_not_draw_twice(room, comfy, capsys):
     fake = comfy()
     fake.hold = {1}
-    command = ["queue", "--server", fake.url, "--workflow", str(room / "flow.json"), "--table", str(table(room, "3.seed", "1")),
-               "--out", str(room / "out")]
-    first = subprocess.Popen([sys.executable, "-m", "escdiff_core", *command], cwd=ROOT, stdout=subprocess.PIPE)
+    command = [
+        "queue", "--server", fake.url, "--workflow",
+        str(room / "flow.json"), "--table",
+        str(table(room, "3.seed", "1")), "--out",
+        str(room / "out")
+    ]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "escdiff_core", *command], cwd=ROOT, stdout=subprocess.PIPE
+    )
     wait_for(lambda: fake.prompts)
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"escdiff: another queue command (process {first.pid} on ") and "--out" in said, said
+    assert said.startswith(f"escdiff: another queue command (process {first.pid} on ") and "--out" in said, (
+        said
+    )
     fake.hold = set()
     assert first.wait(20) == 0 and len(fake.prompts) == 1
     assert main(command) == 0 and len(fake.prompts) == 1, "the folder is free again, and its jobs are done"
@@ -287,10 +334,14 @@ def test_two_commands_in_one_folder_do_not_draw_twice(room, comfy, capsys):
 
 def test_the_command_reports_what_failed_and_does_the_rest(room, comfy, capsys):
     fake = comfy()
-    file = table(room, "name,Sampler.seed,2.text,3.cfg", "good,10,a *m,5", "bad,20,explode,5", "refused,30,a *m,0",
-                 "fine,40,a *m,5")
-    command = ["queue", "--server", fake.url, fake.url + "/", "--workflow", str(room / "flow.json"), "--table", str(file),
-               "--out", str(room / "out")]
+    file = table(room, "name,Sampler.seed,2.text,3.cfg", "good,10,a *m,5", "bad,20,explode,5",
+                 "refused,30,a *m,0", "fine,40,a *m,5")
+    command = [
+        "queue", "--server", fake.url, fake.url + "/", "--workflow",
+        str(room / "flow.json"), "--table",
+        str(file), "--out",
+        str(room / "out")
+    ]
     assert main(command) == 1
     out = capsys.readouterr().out
     assert "2 of 4 jobs done" in out and "failed: bad: Prompt 1.5: no such token" in out
@@ -298,15 +349,27 @@ def test_the_command_reports_what_failed_and_does_the_rest(room, comfy, capsys):
     assert shades(room, "good") == [10, 11] and shades(room, "fine") == [40, 41] and not shades(room, "bad")
     report = json.loads((room / "out" / "report.json").read_text())
     assert report["servers"] == [f"127.0.0.1:{fake.port}"], "the same server twice is one"
-    assert report["jobs"]["bad"]["status"] == "failed" and report["jobs"]["bad"]["error"] == "Prompt 1.5: no such token"
+    assert (
+        report["jobs"]["bad"]["status"] == "failed"
+        and report["jobs"]["bad"]["error"] == "Prompt 1.5: no such token"
+    )
     table(room, "name,Sampler.seed,2.text,3.cfg", "good,10,a *m,5", "bad,20,mended,5")
     fake.prompts.clear()
-    assert main(command) == 0 and len(fake.prompts) == 1 and "1 of 2 jobs are done already" in capsys.readouterr().out
+    assert (
+        main(command) == 0
+        and len(fake.prompts) == 1
+        and "1 of 2 jobs are done already" in capsys.readouterr().out
+    )
 
 
 def test_outputs_that_the_server_leaves_out_are_a_failure(room, comfy, monkeypatch):
     fake, post = comfy(), FakeComfy.post
-    partly = {"save": {"errors": [{"message": "Required input is missing", "details": "images"}], "class_type": "SaveImage"}}
+    partly = {
+        "save": {
+            "errors": [{"message": "Required input is missing", "details": "images"}],
+            "class_type": "SaveImage",
+        }
+    }
 
     def some(self, request):
         request.wfile, wire = BytesIO(), request.wfile
@@ -317,4 +380,6 @@ def test_outputs_that_the_server_leaves_out_are_a_failure(room, comfy, monkeypat
 
     monkeypatch.setattr(FakeComfy, "post", some)
     table(room, "Sampler.seed", "1")
-    assert told(start(room, fake))["000"]["error"].endswith("refused: SaveImage: Required input is missing: images")
+    assert told(start(room, fake))["000"]["error"].endswith(
+        "refused: SaveImage: Required input is missing: images"
+    )

@@ -1,4 +1,5 @@
-"""A batch that goes wrong: a failure names its node; a wrong table, workflow or server is one sentence, and nothing is sent."""
+"""A batch that goes wrong: a failure names its node; a wrong table, workflow or server is one sentence, and
+nothing is sent."""
 
 import json
 import socket
@@ -11,12 +12,13 @@ from escdiff_core.cli import main
 from escdiff_core.queue.client import failure_of, files_of
 
 
-@pytest.mark.parametrize("event, data, words", [
-    ("execution_error", {"node_id": "3", "exception_message": "out\n of memory "}, "Sampler: out of memory"),
-    ("execution_error", {"node_id": "3.0.1", "node_type": "Inner", "exception_type": "KeyError"}, "Inner: KeyError"),
-    ("execution_interrupted", {"node_id": "3"}, "Sampler: stopped on the server"),
-    ("execution_start", {}, "see its log"),
-], ids=["error", "inside a subgraph", "interrupted", "no reason"])
+@pytest.mark.parametrize(
+    "event, data, words",
+    [("execution_error", {"node_id": "3", "exception_message": "out\n of memory "}, "Sampler: out of memory"),
+     ("execution_error", {"node_id": "3.0.1", "node_type": "Inner", "exception_type": "KeyError"
+                          }, "Inner: KeyError"),
+     ("execution_interrupted", {"node_id": "3"}, "Sampler: stopped on the server"),
+     ("execution_start", {}, "see its log"),], ids=["error", "inside a subgraph", "interrupted", "no reason"])
 def test_a_failure_names_the_node(event, data, words):
     assert words in failure_of(GRAPH, {"status": {"status_str": "error", "messages": [[event, data]]}})
     assert failure_of(GRAPH, {"status": None}) == ""
@@ -53,7 +55,8 @@ def test_a_wrong_table_is_one_sentence_and_nothing_is_sent(room, comfy, capsys, 
     elif lines is not None:
         table(room, *lines)
     fake = comfy()
-    said(capsys, words, "--server", fake.url, "--workflow", room / "flow.json", "--table", room / "jobs.csv", "--out", room / "out")
+    said(capsys, words, "--server", fake.url, "--workflow", room / "flow.json", "--table", room / "jobs.csv",
+         "--out", room / "out")
     assert not fake.prompts and not fake.uploads and not (room / "out").exists()
 
 
@@ -69,11 +72,15 @@ def test_a_wrong_workflow_is_one_sentence(room, capsys, content, words):
 
 
 def test_a_wrong_server_or_folder_is_one_sentence(room, comfy, capsys, monkeypatch):
-    fake, rest = comfy(), ["--workflow", room / "flow.json", "--table", table(room, "3.seed", "1"), "--out", room / "out"]
+    fake, rest = (
+        comfy(),
+        ["--workflow", room / "flow.json", "--table", table(room, "3.seed", "1"), "--out", room / "out"],
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"127.0.0.1:{free.getsockname()[1]}"
-    said(capsys, f"no ComfyUI answers at {closed} (no connection); start ComfyUI", "--server", fake.url, closed, *rest)
+    said(capsys, f"no ComfyUI answers at {closed} (no connection); start ComfyUI", "--server", fake.url,
+         closed, *rest)
     said(capsys, "is no address", "--server", "ftp://host", *rest)
     said(capsys, "--patience", "--server", fake.url, *rest, "--patience", "-1")
     (room / "out").write_text("in the way")
@@ -98,6 +105,11 @@ def test_previews_count_only_where_nothing_is_saved():
     def image(name, kind):
         return {"images": [{"filename": name, "type": kind}], "animated": [False]}
 
-    outputs = {"save": image("b", "output"), "x": image("c", "output"), "3": image("a", "temp"), "2": {"text": ["hello"]}}
+    outputs = {
+        "save": image("b", "output"),
+        "x": image("c", "output"),
+        "3": image("a", "temp"),
+        "2": {"text": ["hello"]},
+    }
     assert [i["filename"] for i in files_of(GRAPH, {"outputs": outputs})] == ["b", "c"]
     assert [i["filename"] for i in files_of(GRAPH, {"outputs": {"3": image("a", "temp")}})] == ["a"]

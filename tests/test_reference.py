@@ -19,7 +19,9 @@ def scene(height=96, width=96):
     """A red disc in the upper left on white, uint8 (h, w, 3), and its mask, bool."""
     y, x = np.mgrid[:height, :width]
     disc = (y - 0.4 * height) ** 2 + (x - 0.35 * width) ** 2 < (0.2 * min(height, width)) ** 2
-    return np.where(disc[..., None], np.uint8([210, 30, 30]), np.uint8([245, 245, 245])).astype(np.uint8), disc
+    return np.where(disc[..., None], np.uint8([210, 30, 30]), np.uint8([245, 245, 245])).astype(
+        np.uint8
+    ), disc
 
 
 def saved(folder, image, name="a.png", **options):
@@ -95,9 +97,11 @@ def test_opaque_alpha_counts_as_none(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_applied(orientation, tmp_path):
     pixels, disc = scene(128, 192)
-    undo = {2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180], 4: [Image.Transpose.FLIP_TOP_BOTTOM],
-            5: [Image.Transpose.TRANSPOSE], 6: [Image.Transpose.ROTATE_90], 7: [Image.Transpose.TRANSVERSE],
-            8: [Image.Transpose.ROTATE_270]}
+    undo = {
+        2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM], 5: [Image.Transpose.TRANSPOSE], 6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE], 8: [Image.Transpose.ROTATE_270]
+    }
     image = Image.fromarray(pixels)
     for step in undo.get(orientation, []):
         image = image.transpose(step)
@@ -115,14 +119,18 @@ def modes():
     transparent = image.quantize(8, dither=Image.Dither.NONE)
     transparent.info["transparency"] = transparent.getpixel((0, 0))
     return {
-        "palette": (image.convert("P"), {}), "palette with transparency": (transparent, {}),
-        "greyscale": (image.convert("L"), {}), "greyscale with alpha": (image.convert("LA"), {}),
+        "palette": (image.convert("P"), {}),
+        "palette with transparency": (transparent, {}),
+        "greyscale": (image.convert("L"), {}),
+        "greyscale with alpha": (image.convert("LA"), {}),
         "one bit": (image.convert("1", dither=Image.Dither.NONE), {}),
         "16 bit": (Image.fromarray(grey.astype(np.uint16) * 257), {}),
         "cmyk": (image.convert("CMYK"), {"name": "a.jpg"}),
         "float": (Image.fromarray(grey / np.float32(255)), {"name": "a.tiff"}),
-        "webp": (image, {"name": "a.webp", "lossless": True}), "gif": (image, {"name": "a.gif"}),
-        "bmp": (image, {"name": "a.bmp"}), "32 bit": (Image.fromarray(grey.astype(np.int32) * 257), {"name": "a.tiff"}),
+        "webp": (image, {"name": "a.webp", "lossless": True}),
+        "gif": (image, {"name": "a.gif"}),
+        "bmp": (image, {"name": "a.bmp"}),
+        "32 bit": (Image.fromarray(grey.astype(np.int32) * 257), {"name": "a.tiff"}),
     }
 
 
@@ -144,9 +152,8 @@ def test_sixteen_bit_keeps_its_fine_steps(tmp_path):
 
 
 @pytest.mark.parametrize("native_size", [128, 512, 1024])
-@pytest.mark.parametrize(("height", "width"), [
-    (100, 100), (600, 400), (400, 600), (1080, 1920), (1920, 1080), (300, 400), (500, 400), (1000, 500), (4000, 1000),
-])
+@pytest.mark.parametrize(("height", "width"), [(100, 100), (600, 400), (400, 600), (1080, 1920), (1920, 1080),
+                                               (300, 400), (500, 400), (1000, 500), (4000, 1000),])
 def test_sizes_suit_the_model_and_the_picture(height, width, native_size):
     h, w = fitting_size(height, width, native_size)
     assert h % 64 == w % 64 == 0 and 0.5 < h * w / native_size**2 <= 2
@@ -168,11 +175,9 @@ def test_arrays_of_every_kind_are_equal():
     pixels, disc = scene(128, 128)
     unit = pixels.astype(np.float32) / 255
     expected = Reference.from_arrays(pixels, disc, 128)
-    same = [
-        (unit, disc.astype(np.float32)), (torch.from_numpy(unit), torch.from_numpy(disc)), (unit[None], disc[None]),
-        (pixels.astype(np.uint16) * 257, (disc * 255).astype(np.uint8)), (np.dstack([unit, disc]), None),
-        (unit.astype(np.float64), disc[..., None]),
-    ]
+    same = [(unit, disc.astype(np.float32)), (torch.from_numpy(unit), torch.from_numpy(disc)),
+            (unit[None], disc[None]), (pixels.astype(np.uint16) * 257, (disc * 255).astype(np.uint8)),
+            (np.dstack([unit, disc]), None), (unit.astype(np.float64), disc[..., None]),]
     for image, mask in same[:-2] + same[-1:]:
         assert Reference.from_arrays(image, mask, 128).hash == expected.hash
     assert np.array_equal(Reference.from_arrays(*same[-2], 128).mask, expected.mask)
@@ -193,7 +198,9 @@ def test_thumbnail_is_a_small_png():
     pixels, _ = scene(300, 200)
     data = Reference.from_arrays(pixels).thumbnail()
     image = Image.open(io.BytesIO(data))
-    assert image.format == "PNG" and max(image.size) == 128 and image.height > image.width and len(data) < 50_000
+    assert (
+        image.format == "PNG" and max(image.size) == 128 and image.height > image.width and len(data) < 50_000
+    )
 
 
 SMALL = np.full((1, 1, 3), 0.5, np.float32)
@@ -230,8 +237,11 @@ def bad_files(folder):
     path = saved(folder, good, "good.png")
     data = path.read_bytes()
     (folder / "cut.png").write_bytes(data[: len(data) // 2])
-    (folder / "cut.jpg").write_bytes(saved(folder, np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8),
-                                           "n.jpg").read_bytes()[:3000])
+    (folder / "cut.jpg").write_bytes(
+        saved(folder, np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8), "n.jpg").read_bytes()[
+            :3000
+        ]
+    )
     (folder / "text.png").write_text("no picture at all")
     (folder / "empty.png").write_bytes(b"")
     (folder / "ps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
@@ -242,14 +252,24 @@ def bad_files(folder):
     return path
 
 
-@pytest.mark.parametrize(("name", "mask", "says"), [
-    ("missing.png", "auto", "does not exist"), (".", "auto", "is not a file"), ("cut.png", "auto", "damaged"),
-    ("cut.jpg", "auto", "damaged"), ("text.png", "auto", "not a picture"), ("empty.png", "auto", "not a picture"),
-    ("ps.png", "auto", "not a picture"), ("dot.png", "auto", "1×1"), ("good.png", "black.png", "is empty"),
-    ("good.png", "white.png", "is full"), ("good.png", "short.png", "96×50"),
-    ("good.png", "missing.png", "does not exist"),
-    ("good.png", "text.png", "not a picture"),
-])
+@pytest.mark.parametrize(
+    ("name", "mask", "says"),
+    [
+        ("missing.png", "auto", "does not exist"),
+        (".", "auto", "is not a file"),
+        ("cut.png", "auto", "damaged"),
+        ("cut.jpg", "auto", "damaged"),
+        ("text.png", "auto", "not a picture"),
+        ("empty.png", "auto", "not a picture"),
+        ("ps.png", "auto", "not a picture"),
+        ("dot.png", "auto", "1×1"),
+        ("good.png", "black.png", "is empty"),
+        ("good.png", "white.png", "is full"),
+        ("good.png", "short.png", "96×50"),
+        ("good.png", "missing.png", "does not exist"),
+        ("good.png", "text.png", "not a picture"),
+    ],
+)
 def test_bad_files_get_one_sentence(name, mask, says, tmp_path):
     bad_files(tmp_path)
     with pytest.raises(ESCDiffError, match=says) as caught:

@@ -1,4 +1,5 @@
-"""Pictures and masks as graphs hand them on: four channels, near-empty masks, stand-ins, the wrong way round, animations."""
+"""Pictures and masks as graphs hand them on: four channels, near-empty masks, stand-ins, the wrong way round,
+animations."""
 
 import logging
 
@@ -46,14 +47,19 @@ def test_nearly_opaque_counts_as_opaque():
 def test_the_stand_in_of_a_picture_without_transparency_inverted_is_no_mask_and_is_told(caplog):
     picture, _ = scene()
     ones = np.ones((64, 64), np.float32)
-    assert references_of(picture[None], ones[None], 128)[0].hash == references_of(picture[None], None, 128)[0].hash
+    assert (
+        references_of(picture[None], ones[None], 128)[0].hash
+        == references_of(picture[None], None, 128)[0].hash
+    )
     assert "take InvertMask and the mask away" in caplog.text
     caplog.clear()
     assert subject_of(picture, ones, "the shape reference")[1] is None
     assert "the mask of the shape reference is the one that Load Image gives" in caplog.text
 
 
-@pytest.mark.parametrize("look", [lambda p, m: references_of(p[None], m[None], 128), lambda p, m: subject_of(p, m, "it")])
+@pytest.mark.parametrize(
+    "look", [lambda p, m: references_of(p[None], m[None], 128), lambda p, m: subject_of(p, m, "it")]
+)
 def test_masks_that_cannot_be_meant_are_refused_everywhere(look):
     picture, disc = scene()
     for mask, says in ((1 - disc, "marks the border all round"), (np.ones_like(disc), "is full"),
@@ -80,7 +86,8 @@ def test_the_ground_under_transparency_is_the_same_at_the_command_and_in_a_graph
     pixels = (picture * 255).round().astype(np.uint8)
     Image.fromarray(np.dstack([pixels, (disc * 255).astype(np.uint8)])).save(tmp_path / "a.png")
     command = load_reference(tmp_path / "a.png", native_size=128)
-    graph = references_of((pixels / np.float32(255))[None], disc[None], 128)[0]     # Load Image, its MASK inverted
+    # Load Image, its MASK inverted
+    graph = references_of((pixels / np.float32(255))[None], disc[None], 128)[0]
     assert command.hash == graph.hash
     assert np.allclose(graph.image[0, 0], ground if shown is None else shown, atol=0.01)
 

@@ -1,4 +1,5 @@
-"""Routes: the rules of DESIGN §5, and that each cross-attention layer really sees the prompt it is routed to."""
+"""Routes: the rules of DESIGN §5, and that each cross-attention layer really sees the prompt it is routed
+to."""
 
 import pytest
 import torch
@@ -46,7 +47,10 @@ def test_rules(case):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_same_prompt_in_every_slot_is_the_plain_unet(model, preset):
     x, t, (context,) = inputs(1)
-    blocks = [PRESETS[preset].blocks(k, model.unet.state_dict()) if PRESETS[preset].patterns(k) else () for k in KINDS]
+    blocks = [
+        PRESETS[preset].blocks(k, model.unet.state_dict()) if PRESETS[preset].patterns(k) else ()
+        for k in KINDS
+    ]
     copy = private_copy(model.unet)
     install(copy, derive_route(blocks)[0])
     plain = model.unet(x, t, context).sample
@@ -54,7 +58,9 @@ def test_the_same_prompt_in_every_slot_is_the_plain_unet(model, preset):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("preset, middle", [("paper", 0), ("paper", 1), ("resolution", 0), ("fine-decoder", None)])
+@pytest.mark.parametrize(
+    "preset, middle", [("paper", 0), ("paper", 1), ("resolution", 0), ("fine-decoder", None)]
+)
 def test_exactly_the_named_layers_see_the_other_prompt(model, preset, middle):
     x, t, contexts = inputs(3)
     appearance = PRESETS[preset].blocks("appearance", model.unet.state_dict())
@@ -80,7 +86,9 @@ def test_the_other_prompt_matters_where_it_is_routed_and_only_there(model):
     first = copy(x, t, torch.cat([main, rider], dim=1)).sample
     assert not torch.equal(first, copy(x, t, torch.cat([main, other], dim=1)).sample)
     install(copy, derive_route([("conv_in",), ("conv_out",)])[0])        # blocks without cross-attention
-    assert torch.equal(copy(x, t, torch.cat([main, rider], dim=1)).sample, copy(x, t, torch.cat([main, other], dim=1)).sample)
+    assert torch.equal(
+        copy(x, t, torch.cat([main, rider], dim=1)).sample, copy(x, t, torch.cat([main, other], dim=1)).sample
+    )
 
 
 def test_one_slot_leaves_the_unet_as_it_is_and_a_new_route_replaces_the_old(model):

@@ -53,7 +53,8 @@ def test_only_the_preset_s_blocks_train(name, preset, model):
     started = {n: p.detach().clone() for n, p in tuner.weights.items()}
     tuner.step()
     moved = [n for n, p in tuner.weights.items() if not torch.equal(p, started[n])]
-    assert len(moved) >= 0.45 * len(started)          # of LoRA factors, only the zero ones can move in the first step
+    # of LoRA factors, only the zero ones can move in the first step
+    assert len(moved) >= 0.45 * len(started)
     original = model.unet.state_dict()
     frozen = {n.replace(".base_layer", ""): p for n, p in parameters.items() if n not in tuner.weights}
     assert frozen.keys() >= original.keys() - tuner.weights.keys()
@@ -61,17 +62,25 @@ def test_only_the_preset_s_blocks_train(name, preset, model):
     assert hash_of(model) == before and not any(p.requires_grad for p in model.text_encoder.parameters())
 
 
-@pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.kind != "concept"])      # those: test_field.py
+# those: test_field.py
+@pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.kind != "concept"])
 def test_every_recipe_learns_an_attribute_of_its_kind(name, model, tmp_path):
     recipe = RECIPES[name]
     tuner = prepare(model, [disc()], quick(name, steps=1))
     made = tuner.run()
     assert (made.kind, made.preset, made.recipe, made.steps) == (recipe.kind, recipe.preset, name, 1)
-    assert made.form == recipe.form and made.base_fingerprint == model.fingerprint and made.blocks == tuner.kept == tuner.blocks
+    assert (
+        made.form == recipe.form
+        and made.base_fingerprint == model.fingerprint
+        and made.blocks == tuner.kept == tuner.blocks
+    )
     assert any(t.abs().sum() > 0 for t in made.delta.values()) and np.isfinite(tuner.report.losses).all()
     assert made.thumbnail and made.reference_hash == disc().hash
     made.save(tmp_path / "a.safetensors")
-    assert saved(Attribute.load(tmp_path / "a.safetensors"), tmp_path, "b") == (tmp_path / "a.safetensors").read_bytes()
+    assert (
+        saved(Attribute.load(tmp_path / "a.safetensors"), tmp_path, "b")
+        == (tmp_path / "a.safetensors").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-lora"])
@@ -80,7 +89,8 @@ def test_a_seed_decides_the_file(name, model, tmp_path):
     assert files[0] == files[1] != files[2]
 
 
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-shape-lora", "ostaf"])       # one for each form that draws numbers
+# one for each form that draws numbers
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-shape-lora", "ostaf"])
 def test_the_largest_seed_of_the_host_learns_and_is_kept(name, model, tmp_path):
     recipe = find_recipe(name, "shape", **QUICK)
     made = prepare(model, [disc()], recipe, seed=2**64 - 1, preparing=lambda *_: None).run()
@@ -127,7 +137,9 @@ def test_a_pool_is_used_once_before_it_is_used_again_a_timestep_from_each_slice(
         for batch in rows:
             slices = (drawn.t[batch] * 4 // tuner.model.schedule.num_train_timesteps).tolist()
             assert slices == [0, 1, 2, 3]
-    assert not torch.equal(torch.stack(passes[0]), torch.stack(passes[1])), "the second time in the company of others"
+    assert not torch.equal(torch.stack(passes[0]), torch.stack(passes[1])), (
+        "the second time in the company of others"
+    )
 
 
 @pytest.mark.parametrize("name, preset", [
@@ -172,7 +184,10 @@ def test_several_references_all_count(model):
     assert len(plain.latents) == 2 and not torch.equal(plain.latents[0], plain.latents[1])
     assert len(prepare_views(model, [*pictures, disc()], quick("escdiff-shape", views=1), 0).latents) == 3
     one, two = (prepare(model, r, quick("escdiff-appearance", steps=1)) for r in (pictures[:1], pictures))
-    assert not torch.equal(one.start.features.unet, two.start.features.unet) and two.run().reference_hash == pictures[0].hash
+    assert (
+        not torch.equal(one.start.features.unet, two.start.features.unet)
+        and two.run().reference_hash == pictures[0].hash
+    )
 
 
 def test_references_of_other_sizes_train_if_they_are_alike(model):
@@ -183,12 +198,14 @@ def test_references_of_other_sizes_train_if_they_are_alike(model):
             prepare(model, bad, quick("escdiff-appearance"))
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ({"token": "two words"}, "one word"), ({"token": "  "}, "one word"), ({"seed": -1}, "seed"),
-    ({"class_word": "\u200bcat"}, "all of them visible"), ({"token": "*\u200b"}, "visible"),
-    ({"class_word": "cat" * 99}, "at most 200 letters"), ({"recipe": {"preset": "fine-decoder"}}, "trains nothing for shape"),
-    ({"recipe": {"augmentation": "flips"}}, "unknown augmentation"), ({"recipe": {"feature_timestep": 1000}}, "999"),
-])  # fmt: skip
+@pytest.mark.parametrize("arguments, words",
+                         [({"token": "two words"}, "one word"), ({"token": "  "}, "one word"),
+                          ({"seed": -1}, "seed"), ({"class_word": "\u200bcat"}, "all of them visible"),
+                          ({"token": "*\u200b"}, "visible"),
+                          ({"class_word": "cat" * 99}, "at most 200 letters"),
+                          ({"recipe": {"preset": "fine-decoder"}}, "trains nothing for shape"),
+                          ({"recipe": {"augmentation": "flips"}}, "unknown augmentation"),
+                          ({"recipe": {"feature_timestep": 1000}}, "999"),])  # fmt: skip
 def test_senseless_arguments_are_refused_before_anything_is_learned(arguments, words, model):
     with pytest.raises(ESCDiffError, match=words):
         prepare(model, [disc()], quick("escdiff-shape", **arguments.get("recipe", {})),
@@ -230,7 +247,9 @@ def test_checkpointing_changes_memory_and_nothing_else(name, model):
     kept = {}
     for tuner in (plain, lean):
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
+        ):
             tuner.loss().backward()
         kept[tuner] = sum(sizes)
     assert kept[lean] < 0.8 * kept[plain]
@@ -240,7 +259,9 @@ def test_checkpointing_changes_memory_and_nothing_else(name, model):
 
 
 def test_bf16_computes_the_same_step_roughly_and_keeps_fp32_weights(model):
-    plain, quick_one = (prepare(model, [disc()], quick("escdiff-shape"), precision=p) for p in ("fp32", "bf16"))
+    plain, quick_one = (
+        prepare(model, [disc()], quick("escdiff-shape"), precision=p) for p in ("fp32", "bf16")
+    )
     losses = [t.step() for t in (plain, quick_one)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.03)
     assert all(p.dtype == torch.float32 for p in quick_one.weights.values())

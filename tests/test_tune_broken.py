@@ -1,4 +1,5 @@
-"""Learning that is cut short: cancelled, failed, out of memory or resumed, the model stays as it was and nothing is lost."""
+"""Learning that is cut short: cancelled, failed, out of memory or resumed, the model stays as it was and
+nothing is lost."""
 
 import pytest
 import torch
@@ -61,7 +62,9 @@ def test_the_model_is_untouched_after_learning_cancel_and_error(name, model, mon
     with pytest.raises(RuntimeError, match="something broke"):
         prepare(model, [disc()], quick(name)).run()
     assert hash_of(model) == before
-    assert torch.equal(torch.get_rng_state(), rng), "the caller's random numbers go on as if nothing had happened"
+    assert torch.equal(torch.get_rng_state(), rng), (
+        "the caller's random numbers go on as if nothing had happened"
+    )
 
 
 def keep(tuner, folder):
@@ -82,11 +85,12 @@ def test_a_failed_step_leaves_nothing_for_the_next(name, model, monkeypatch):
     assert all(torch.equal(v, broken.trained.state[n]) for n, v in unbroken.trained.state.items())
 
 
-@pytest.mark.parametrize("name, cached", [
-    ("escdiff-shape", False), ("escdiff-shape-lora", False), ("escdiff-appearance-paper", True), ("unziplora", False),
-])  # fmt: skip
+@pytest.mark.parametrize("name, cached", [("escdiff-shape", False), ("escdiff-shape-lora", False),
+                                          ("escdiff-appearance-paper", True),
+                                          ("unziplora", False),])  # fmt: skip
 def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(unzip, "OPENINGS", (range(1), range(2, 4)))       # the break is in the midst of the second
+    # the break is in the midst of the second
+    monkeypatch.setattr(unzip, "OPENINGS", (range(1), range(2, 4)))
     recipe = quick(name, steps=4, cached=cached)
     unbroken = prepare(model, [disc()], recipe)
     whole = saved(unbroken.run(snapshots=tmp_path / "whole", snapshot_every=2), tmp_path, "whole")
@@ -104,10 +108,9 @@ def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path, monkey
     assert Attribute.load(tmp_path / "broken" / middle).steps == 2
 
 
-@pytest.mark.parametrize("other", [
-    {"seed": 1}, {"describe": "on a table"}, {"class_word": "star"}, {"token": "*x"}, {"references": "another"},
-    {"recipe": {"steps": 3}},
-], ids=lambda o: next(iter(o)))  # fmt: skip
+@pytest.mark.parametrize("other", [{"seed": 1}, {"describe": "on a table"}, {"class_word": "star"},
+                                   {"token": "*x"}, {"references": "another"}, {"recipe": {"steps": 3}},],
+                         ids=lambda o: next(iter(o)))  # fmt: skip
 def test_the_state_of_another_run_is_refused(other, model, tmp_path):
     keep(prepare(model, [disc()], quick("escdiff-appearance")), tmp_path)
     references = [disc(colour=0.5) if "references" in other else disc()]
@@ -116,7 +119,8 @@ def test_the_state_of_another_run_is_refused(other, model, tmp_path):
     with pytest.raises(ESCDiffError, match="another model, reference, recipe, seed or ESCDiff"):
         learn(*given, snapshots=Snapshots(tmp_path, resume=True), **words)
     begun = []
-    learn(*given, snapshots=Snapshots(tmp_path, resume=True, discard=True), on_begin=lambda t: begun.append(t.done), **words)
+    learn(*given, snapshots=Snapshots(tmp_path, resume=True, discard=True),
+          on_begin=lambda t: begun.append(t.done), **words)
     assert begun == [0], "begun anew, where that was asked for"
 
 
@@ -137,7 +141,9 @@ def test_resuming_without_a_state_starts_afresh_and_with_a_damaged_one_says_so(m
 def test_out_of_memory_is_one_sentence_and_saves_what_was_learned(error, model, monkeypatch, tmp_path):
     failing(monkeypatch, error, after=1)
     tuner = prepare(model, [disc()], quick("escdiff-appearance"))
-    with pytest.raises(ESCDiffError, match=r"out of memory: .* GiB .* batch of 2 .* lower the batch size") as caught:
+    with pytest.raises(
+        ESCDiffError, match=r"out of memory: .* GiB .* batch of 2 .* lower the batch size"
+    ) as caught:
         tuner.run(snapshots=tmp_path)
     assert "\n" not in str(caught.value) and all(p.grad is None for p in tuner.weights.values())
     assert Attribute.load(tmp_path / "step-000001.safetensors").steps == 1
@@ -148,7 +154,10 @@ def test_a_snapshot_that_finds_no_room_ends_no_run(model, monkeypatch, tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("escdiff_core.files.save_file", full)
-    assert prepare(model, [disc()], quick("escdiff-appearance")).run(snapshots=tmp_path, snapshot_every=1).steps == 2
+    assert (
+        prepare(model, [disc()], quick("escdiff-appearance")).run(snapshots=tmp_path, snapshot_every=1).steps
+        == 2
+    )
     assert caplog.text.count("no snapshot of step") == 2
     with pytest.raises(Stop):
         prepare(model, [disc()], quick("escdiff-appearance")).run(stop_after(1), tmp_path)
@@ -213,5 +222,7 @@ def test_a_run_that_ran_away_is_nothing_to_go_on_from(model, monkeypatch, tmp_pa
 
     monkeypatch.setattr(Tuner, "loss", loss)
     with pytest.raises(ESCDiffError, match="the loss of step 2 is nan"):
-        prepare(model, [disc()], quick("escdiff-appearance", steps=3)).run(snapshots=tmp_path, snapshot_every=0)
+        prepare(model, [disc()], quick("escdiff-appearance", steps=3)).run(
+            snapshots=tmp_path, snapshot_every=0
+        )
     assert not (tmp_path / snapshots.STATE).exists()

@@ -12,7 +12,9 @@ from escdiff_core.learning.recipes import find_recipe
 from escdiff_core.mixing.mix import Mix
 from escdiff_core.mixing.plan import Use
 
-QUICK = {"steps": 2, "batch_size": 2, "views": 1, "warmup_steps": 0, "rank": 2, "lr_weights": 1e-2, "lr_token": 0.1}
+QUICK = {
+    "steps": 2, "batch_size": 2, "views": 1, "warmup_steps": 0, "rank": 2, "lr_weights": 1e-2, "lr_token": 0.1
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +24,20 @@ def model(tmp_path_factory):
 
 def test_two_loras_read_a_prompt_each_and_share_out_the_columns(model, monkeypatch):
     monkeypatch.setattr(unzip, "OPENINGS", (range(1), range(2, 3)))
-    tuner = prepare(model, [disc()], find_recipe("unziplora", "appearance", **{**QUICK, "steps": 4}), describe="on a red table",
-                  class_word="disc", precision="fp32")
+    tuner = prepare(model, [disc()], find_recipe("unziplora", "appearance", **{**QUICK, "steps": 4}),
+                    describe="on a red table", class_word="disc", precision="fp32")
     layers = {n: m for n, m in tuner.unet.named_modules() if isinstance(m, unzip.TwoLoRA)}
     assert len(layers) == 16 * 8, "four linears of both attentions of all 16 layers"
     drawn = tuner.draws(np.random.default_rng(0), 1)
     with torch.no_grad():
-        packed = tuner.texts(np.random.default_rng(0), drawn.prompts, {"*a": tuner.vectors()}, drawn.t, drawn.alone)
+        packed = tuner.texts(
+            np.random.default_rng(0), drawn.prompts, {"*a": tuner.vectors()}, drawn.t, drawn.alone
+        )
     whole, alone, rest = packed.context.chunk(3, dim=1)
     assert "disc" in drawn.prompts[0] and "red table" in drawn.prompts[0]
     assert "*a" in drawn.alone[0] and "disc" not in drawn.alone[0] and "table" not in drawn.alone[0]
-    for given, text in ((whole, drawn.prompts[0]), (alone, drawn.alone[0]), (rest, drawn.prompts[0].replace("*a", "plain"))):
+    for given, text in ((whole, drawn.prompts[0]), (alone, drawn.alone[0]),
+                        (rest, drawn.prompts[0].replace("*a", "plain"))):
         torch.testing.assert_close(given, states(model, [text], {"*a": tuner.vectors()["clip_l"].detach()}))
     shares = []
     for step in range(4):
@@ -58,7 +63,9 @@ def test_base_and_two_loras_read_their_own_part_of_the_text():
     whole, alone, rest = torch.randn(3, 1, 5, 6)
     added = [part @ (up @ down).T for part, up, down in zip((alone, rest), layer.up, layer.down, strict=True)]
     added[1][..., :3] = 0
-    torch.testing.assert_close(layer(torch.cat([whole, alone, rest], dim=1)), base(whole) + added[0] + added[1])
+    torch.testing.assert_close(
+        layer(torch.cat([whole, alone, rest], dim=1)), base(whole) + added[0] + added[1]
+    )
 
 
 def test_columns_go_to_those_on_which_the_loss_depends_most(monkeypatch):
@@ -95,7 +102,8 @@ def test_the_score_of_a_column_is_the_sum_of_weight_times_gradient(monkeypatch):
 def test_of_two_loras_the_first_is_kept(model, monkeypatch):
     monkeypatch.setattr(unzip, "OPENINGS", (range(1),))
     with torch.enable_grad():
-        tuner = prepare(model, [disc()], find_recipe("unziplora", "shape", **QUICK), describe="on a red table", precision="fp32")
+        tuner = prepare(model, [disc()], find_recipe("unziplora", "shape", **QUICK),
+                        describe="on a red table", precision="fp32")
         made = tuner.run()
     assert made.form == "lora"
     x, t, context = torch.ones(1, 4, 8, 8), torch.tensor([5]), states(model, ["a star"])

@@ -1,4 +1,5 @@
-"""Each face speaks its own words: no switch of a command on a node, no input of a node at the command line."""
+"""Each face speaks its own words: no switch of a command on a node, no input of a node at the command
+line."""
 
 import ast
 import re
@@ -20,8 +21,8 @@ FOREIGN = {  # face: what the other face alone has
 
 
 def sentences(path: Path) -> list[str]:
-    """What a file says to people: the texts in its errors, warnings and notes, a ``{}`` for each value in them, and every
-    other text that is no docstring and has a blank, which may become a part of one."""
+    """What a file says to people: the texts in its errors, warnings and notes, a ``{}`` for each value in
+    them, and every other text that is no docstring and has a blank, which may become a part of one."""
     def text(node: ast.expr) -> str:
         if isinstance(node, ast.JoinedStr):
             return "".join(str(v.value) if isinstance(v, ast.Constant) else "{}" for v in node.values)
@@ -36,17 +37,27 @@ def sentences(path: Path) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in SAYING:
             said += [text(argument) for argument in node.args]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs and " " in node.value:
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in docs
+            and " " in node.value
+        ):
             said.append(node.value)
     return said
 
 
 def files(face: str) -> list[Path]:
     """The files whose sentences that face can show."""
-    core = [p for p in (ROOT / "escdiff_core").rglob("*.py") if "/".join(p.parts[-2:]) not in TOOLS and p.name != "faces.py"]
+    core = [
+        p
+        for p in (ROOT / "escdiff_core").rglob("*.py")
+        if "/".join(p.parts[-2:]) not in TOOLS and p.name != "faces.py"
+    ]
     if face == "node":
         return [*(ROOT / "nodes").rglob("*.py"), *(p for p in core if p.parts[-2] not in COMMANDS_ONLY)]
-    return [p for p in core if p.parts[-2] != "queue" and p.name != "queue.py"]              # whose workflows do have nodes
+    # whose workflows do have nodes
+    return [p for p in core if p.parts[-2] != "queue" and p.name != "queue.py"]
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -64,7 +75,8 @@ def test_every_key_has_words_and_every_word_is_used():
 
 def test_an_error_speaks_the_words_of_its_face():
     error = ESCDiffError("the mask is empty; paint the subject white, or ‹no mask›")
-    assert str(error) == error.told("command") == "the mask is empty; paint the subject white, or give --mask none"
+    assert str(error) == error.told("command") == (
+        "the mask is empty; paint the subject white, or give --mask none")
     assert error.told("node") == "the mask is empty; paint the subject white, or take the mask away"
     assert str(ESCDiffError("a prompt with ‹marks›")) == "a prompt with ‹marks›", "an artist's own"
 

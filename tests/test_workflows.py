@@ -1,4 +1,5 @@
-"""The workflows that ship: API graphs that fit the nodes, and UI files and thumbnails that fit the API graphs."""
+"""The workflows that ship: API graphs that fit the nodes, and UI files and thumbnails that fit the API
+graphs."""
 
 import importlib.util
 import json
@@ -23,8 +24,11 @@ builder = _load_builder()
 DEFINITIONS = json.loads(builder.DEFINITIONS.read_text("utf-8"))
 GRAPHS = builder.graphs()
 NAMES = sorted(GRAPHS)
-SHIPPED = ["batch", "pocket_quickstart", "sd15_learn_appearance", "sd15_learn_shape", "sd15_mix", "sd15_mix_controlnet",
-           "sd15_photographs", "sdxl_learn_look", "sdxl_learn_shape", "sdxl_mix", "shape_and_look", "shape_and_look_app"]
+SHIPPED = [
+    "batch", "pocket_quickstart", "sd15_learn_appearance", "sd15_learn_shape", "sd15_mix",
+    "sd15_mix_controlnet", "sd15_photographs", "sdxl_learn_look", "sdxl_learn_shape", "sdxl_mix",
+    "shape_and_look", "shape_and_look_app"
+]
 PYTHON_TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 
 
@@ -34,7 +38,11 @@ def ui_file(name: str) -> dict:
 
 def every_node():
     """(graph's name, node's key, node) of every node in every API graph."""
-    return [pytest.param(name, key, node, id=f"{name}-{key}") for name in NAMES for key, node in GRAPHS[name].items()]
+    return [
+        pytest.param(name, key, node, id=f"{name}-{key}")
+        for name in NAMES
+        for key, node in GRAPHS[name].items()
+    ]
 
 
 def fits(given: str, taken: str) -> bool:
@@ -45,9 +53,15 @@ def fits(given: str, taken: str) -> bool:
 def test_all_workflows_are_there():
     assert NAMES == SHIPPED
     titles = [builder.TITLES[n] for n in SHIPPED]
-    assert sorted(p.stem for p in WORKFLOWS.glob("*.json")) == sorted(titles), "every file here is among ComfyUI's templates"
+    assert sorted(p.stem for p in WORKFLOWS.glob("*.json")) == sorted(titles), (
+        "every file here is among ComfyUI's templates"
+    )
     assert min(titles) == builder.TITLES["pocket_quickstart"], "it comes first"
-    assert len({t.split()[0] for t in titles}) == len(titles) and max(map(len, titles)) <= 45 and set(builder.NOTES) == set(SHIPPED)
+    assert (
+        len({t.split()[0] for t in titles}) == len(titles)
+        and max(map(len, titles)) <= 45
+        and set(builder.NOTES) == set(SHIPPED)
+    )
 
 
 @pytest.mark.parametrize("name, key, node", every_node())
@@ -61,9 +75,13 @@ def test_a_node_of_an_api_graph_fits_its_definition(name, key, node):
         if builder.is_link(value):
             source, output = value
             outputs = DEFINITIONS[GRAPHS[name][source]["class_type"]]["output"]
-            assert 0 <= output < len(outputs) and fits(outputs[output], kind), f"{key}.{given} is linked to something else"
+            assert 0 <= output < len(outputs) and fits(outputs[output], kind), (
+                f"{key}.{given} is linked to something else"
+            )
             continue
-        assert isinstance(value, PYTHON_TYPES[kind]) and (kind == "BOOLEAN" or not isinstance(value, bool)), given
+        assert isinstance(value, PYTHON_TYPES[kind]) and (kind == "BOOLEAN" or not isinstance(value, bool)), (
+            given
+        )
         if settings.get("options"):
             assert value in settings["options"], given
         if kind in ("INT", "FLOAT"):
@@ -72,10 +90,18 @@ def test_a_node_of_an_api_graph_fits_its_definition(name, key, node):
 
 
 def test_the_quick_start_needs_no_file():
-    machine = [f"{node['class_type']}.{given}" for node in GRAPHS["pocket_quickstart"].values() for given in node["inputs"]
-               if given in builder.FILE_INPUTS and not builder.is_link(node["inputs"][given])]
+    machine = [
+        f"{node['class_type']}.{given}"
+        for node in GRAPHS["pocket_quickstart"].values()
+        for given in node["inputs"]
+        if given in builder.FILE_INPUTS and not builder.is_link(node["inputs"][given])
+    ]
     assert not machine
-    examples = {node["inputs"]["example"] for node in GRAPHS["pocket_quickstart"].values() if "example" in node["inputs"]}
+    examples = {
+        node["inputs"]["example"]
+        for node in GRAPHS["pocket_quickstart"].values()
+        if "example" in node["inputs"]
+    }
     _, settings = builder.inputs_of(DEFINITIONS["ESCDiffExampleReference"])["example"]
     assert len(examples) == 2 and examples <= set(settings["options"])
 
@@ -110,14 +136,17 @@ def test_a_ui_file_is_whole(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_ui_file_says_the_same_as_its_api_graph(name):
-    """Read back as the front end does: widgets in schema order, a control below each seed, links by number."""
+    """Read back as the front end does: widgets in schema order, a control below each seed, links by
+    number."""
     ui, graph = ui_file(name), GRAPHS[name]
     links = {link[0]: link for link in ui["links"]}
     key_of = dict(zip([n["id"] for n in ui["nodes"]], builder.sources_first(graph), strict=False))
     for node in ui["nodes"]:
         if node["type"] == "MarkdownNote":
             continue
-        read = {i["name"]: [key_of[links[i["link"]][1]], links[i["link"]][2]] for i in node["inputs"] if i["link"]}
+        read = {
+            i["name"]: [key_of[links[i["link"]][1]], links[i["link"]][2]] for i in node["inputs"] if i["link"]
+        }
         values = iter(node["widgets_values"])
         for given, (kind, settings) in builder.inputs_of(DEFINITIONS[node["type"]]).items():
             if kind in builder.WIDGETS:
@@ -129,13 +158,16 @@ def test_a_ui_file_says_the_same_as_its_api_graph(name):
         assert not list(values)
         wanted = graph[key_of[node["id"]]]
         assert node["type"] == wanted["class_type"] and node["title"] == wanted["_meta"]["title"]
-        assert {k: read[k] for k in wanted["inputs"]} == wanted["inputs"] | builder.UNCHOSEN.get(node["type"], {})
+        assert {k: read[k] for k in wanted["inputs"]} == wanted["inputs"] | builder.UNCHOSEN.get(
+            node["type"], {}
+        )
         assert None not in read.values()
 
 
 def unfolded(node: dict) -> list[int]:
     """How large a node is where its advanced inputs show, as on older front ends."""
-    return builder.size_of({"class_type": node["type"]}, DEFINITIONS[node["type"]]) if node["type"] in DEFINITIONS else node["size"]
+    return builder.size_of({"class_type": node["type"]},
+                           DEFINITIONS[node["type"]]) if node["type"] in DEFINITIONS else node["size"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -143,7 +175,10 @@ def test_nodes_do_not_overlap_even_unfolded(name):
     nodes = [(n, *unfolded(n)) for n in ui_file(name)["nodes"]]
     assert all(n["size"][0] == width and n["size"][1] <= height for n, width, height in nodes)
     assert any(n["size"][1] < height for n, _, height in nodes), "something folds in each"
-    boxes = [(n["pos"][0], n["pos"][1] - builder.TITLE, n["pos"][0] + width, n["pos"][1] + height) for n, width, height in nodes]
+    boxes = [
+        (n["pos"][0], n["pos"][1] - builder.TITLE, n["pos"][0] + width, n["pos"][1] + height)
+        for n, width, height in nodes
+    ]
     for i, (left, top, right, bottom) in enumerate(boxes):
         for other_left, other_top, other_right, other_bottom in boxes[:i]:
             assert right <= other_left or other_right <= left or bottom <= other_top or other_bottom <= top
@@ -161,16 +196,23 @@ def test_titles_and_notes_are_shown_whole(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_pocket_model_is_sampled_at_the_command_s_timesteps(name):
-    """Its schedule is trailing, and that is the KSampler's ``simple``; test_host_server.py holds it to the picture."""
+    """Its schedule is trailing, and that is the KSampler's ``simple``; test_host_server.py holds it to the
+    picture."""
     kinds = {node["class_type"]: node for node in GRAPHS[name].values()}
-    assert (kinds.get("KSampler", {}).get("inputs", {}).get("scheduler") == "simple") == ("ESCDiffLoadPocketModel" in kinds)
+    assert (kinds.get("KSampler", {}).get("inputs", {}).get("scheduler") == "simple") == (
+        "ESCDiffLoadPocketModel" in kinds
+    )
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_all_of_it_fits_a_page_with_words_large_enough(name):
-    """The front end opens a template so that all of it is seen, and leaves out words that would be too small."""
+    """The front end opens a template so that all of it is seen, and leaves out words that would be too
+    small."""
     nodes = {n["id"]: n for n in ui_file(name)["nodes"]}
-    assert builder.zoom_of({i: n["pos"] for i, n in nodes.items()}, {i: unfolded(n) for i, n in nodes.items()}) >= 0.57
+    assert (
+        builder.zoom_of({i: n["pos"] for i, n in nodes.items()}, {i: unfolded(n) for i, n in nodes.items()})
+        >= 0.57
+    )
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -178,17 +220,23 @@ def test_a_thumbnail_shows_what_went_in_and_what_came_out(name):
     with Image.open(WORKFLOWS / f"{builder.TITLES[name]}.jpg") as picture:
         assert picture.format == "JPEG" and picture.size == builder.thumbnails.SIZE
         made = np.asarray(builder.thumbnails.thumbnail(name), np.float32)
-        assert np.abs(np.asarray(picture, np.float32) - made).mean() < 4, "run python example_workflows/build.py"
+        assert np.abs(np.asarray(picture, np.float32) - made).mean() < 4, (
+            "run python example_workflows/build.py"
+        )
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_models_that_are_not_everybody_s_are_offered_for_download(name):
-    own = ("example.png", "shape.safetensors", "appearance.safetensors", "sdxl_shape.safetensors", "sdxl_look.safetensors")
+    own = ("example.png", "shape.safetensors", "appearance.safetensors", "sdxl_shape.safetensors",
+           "sdxl_look.safetensors")
     files = {v for node in GRAPHS[name].values() for k, v in node["inputs"].items()
              if k in builder.FILE_INPUTS and not builder.is_link(v) and v not in own}
     offered = {m["name"]: m for n in ui_file(name)["nodes"] for m in n["properties"].get("models", ())}
     assert set(offered) == files
-    assert all(m["url"].startswith("https://") and f"/{m['name']}" in m["url"] and m["directory"] for m in offered.values())
+    assert all(
+        m["url"].startswith("https://") and f"/{m['name']}" in m["url"] and m["directory"]
+        for m in offered.values()
+    )
 
 
 def test_the_app_asks_for_two_pictures_and_a_prompt_and_shows_what_is_drawn():
@@ -196,11 +244,16 @@ def test_the_app_asks_for_two_pictures_and_a_prompt_and_shows_what_is_drawn():
     nodes = {str(n["id"]): n for n in ui["nodes"]}
     data = ui["extra"]["linearData"]
     assert ui["extra"]["linearMode"] and [nodes[n]["type"] for n in data["outputs"]] == ["SaveImage"]
-    assert [nodes[n]["type"] for n, _ in data["inputs"]] == ["ESCDiffExampleReference"] * 2 + ["ESCDiffShapeAndLook", "KSampler"]
+    assert [nodes[n]["type"] for n, _ in data["inputs"]] == ["ESCDiffExampleReference"] * 2 + [
+        "ESCDiffShapeAndLook",
+        "KSampler",
+    ]
     for number, widget in data["inputs"]:
         assert widget in builder.inputs_of(DEFINITIONS[nodes[number]["type"]])
-    labels = [next((i["label"] for i in nodes[number]["inputs"] if i["name"] == widget and "label" in i), widget)
-              for number, widget in data["inputs"]]
+    labels = [
+        next((i["label"] for i in nodes[number]["inputs"] if i["name"] == widget and "label" in i), widget)
+        for number, widget in data["inputs"]
+    ]
     assert labels == ["picture for the shape", "picture for the look", "prompt", "seed"]
     assert "linearMode" not in ui_file("shape_and_look")["extra"]
 
@@ -211,7 +264,8 @@ def test_the_subgraph_is_what_the_builder_makes_and_whole():
     assert json.loads(path.read_text("utf-8")) == made, "run python example_workflows/build.py"
     inner = made["definitions"]["subgraphs"][0]
     nodes = {n["id"]: n for n in inner["nodes"]}
-    assert sorted(n["type"] for n in nodes.values()) == ["ESCDiffLearnLook", "ESCDiffLearnShape", "ESCDiffMix"]
+    assert sorted(n["type"]
+                  for n in nodes.values()) == ["ESCDiffLearnLook", "ESCDiffLearnShape", "ESCDiffMix"]
     ends = {e: [{link for link in end["linkIds"]} for end in inner[e]] for e in ("inputs", "outputs")}
     for link in inner["links"]:
         source, target = nodes.get(link["origin_id"]), nodes.get(link["target_id"])
@@ -224,8 +278,12 @@ def test_the_subgraph_is_what_the_builder_makes_and_whole():
             assert socket["link"] == link["id"] and fits(link["type"], socket["type"])
         else:
             assert link["id"] in ends["outputs"][link["target_slot"]]
-    required = {(n["type"], name) for n in nodes.values() for name, (kind, _) in DEFINITIONS[n["type"]]["input"]["required"].items()
-                if kind not in builder.WIDGETS}
+    required = {
+        (n["type"], name)
+        for n in nodes.values()
+        for name, (kind, _) in DEFINITIONS[n["type"]]["input"]["required"].items()
+        if kind not in builder.WIDGETS
+    }
     linked = {(n["type"], i["name"]) for n in nodes.values() for i in n["inputs"] if i["link"]}
     assert required <= linked
 

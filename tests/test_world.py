@@ -14,21 +14,38 @@ from escdiff_core.worlds.pocket.group_norm import FastGroupNorm
 from escdiff_core.worlds.pocket.muon import Muon
 from escdiff_core.worlds.pocket.swatches import swatch
 from escdiff_core.worlds.pocket.tokenizer import build_vocabulary
-from escdiff_core.worlds.pocket.world import Spec, draw_spec, is_reserved, render, reserved_spec, silhouette, training_spec
+from escdiff_core.worlds.pocket.world import (
+    Spec,
+    draw_spec,
+    is_reserved,
+    render,
+    reserved_spec,
+    silhouette,
+    training_spec,
+)
 
 HELD_OUT = set(shapes.HELD_OUT) | set(patterns.HELD_OUT)
 
 
 def test_the_world_is_as_large_as_promised():
-    assert len(shapes.KNOWN) >= 24 and len(patterns.KNOWN) >= 24 and len(icons.names()) >= 150 and len(colours.NAMES) >= 12
+    assert (
+        len(shapes.KNOWN) >= 24
+        and len(patterns.KNOWN) >= 24
+        and len(icons.names()) >= 150
+        and len(colours.NAMES) >= 12
+    )
     assert len(shapes.HELD_OUT) >= 15 and len(patterns.HELD_OUT) >= 10
     assert not set(shapes.KNOWN) & set(shapes.HELD_OUT) and not set(patterns.KNOWN) & set(patterns.HELD_OUT)
 
 
 def test_a_swatch_is_all_surface():
     drawn = [swatch(np.random.default_rng(i)) for i in range(12)]
-    assert all(d.shape == (128, 128, 3) and d.dtype == np.float32 and d.min() >= 0 and d.max() <= 1 for d in drawn)
-    assert np.array_equal(drawn[3], swatch(np.random.default_rng(3))) and not np.array_equal(drawn[3], drawn[4])
+    assert all(
+        d.shape == (128, 128, 3) and d.dtype == np.float32 and d.min() >= 0 and d.max() <= 1 for d in drawn
+    )
+    assert np.array_equal(drawn[3], swatch(np.random.default_rng(3))) and not np.array_equal(
+        drawn[3], drawn[4]
+    )
     blocks = np.stack(drawn).reshape(12, 4, 32, 4, 32, 3)
     busy = blocks.std((2, 4)).max(-1) > 0.01
     assert busy.mean() > 0.95, "plain ground in a swatch"
@@ -54,7 +71,9 @@ def test_the_mask_is_exactly_where_the_picture_differs_from_its_background(index
 def test_half_covered_pixels_are_half_mixed():
     spec = Spec("square", "solid", ("black",), "white", rotation=10)
     picture = render(spec)
-    expected = colours.rgb("white") * (1 - picture.mask[..., None]) + colours.rgb("black") * picture.mask[..., None]
+    expected = (
+        colours.rgb("white") * (1 - picture.mask[..., None]) + colours.rgb("black") * picture.mask[..., None]
+    )
     assert np.abs(picture.image - expected).max() < 1e-6
     assert ((picture.mask > 0.1) & (picture.mask < 0.9)).any(), "edges are anti-aliased"
 
@@ -133,8 +152,8 @@ def test_a_name_is_a_region_of_colour(name):
 
 @pytest.mark.parametrize("name", patterns.ALL)
 def test_a_surface_is_the_same_at_any_size_and_of_both_colours(name):
-    spec = Spec("square", name, ("red", "white", "blue")[:3 if name in patterns.THREE_COLOURED else 2], "gray", radius=62,
-                period=20.0, grain=7)
+    spec = Spec("square", name, ("red", "white", "blue")[:3 if name in patterns.THREE_COLOURED else 2],
+                "gray", radius=62, period=20.0, grain=7)
     large, small = (render(spec, size).image for size in (256, 128))
     halved = large.reshape(128, 2, 128, 2, 3).mean((1, 3))
     assert np.abs(halved - small).mean() < 0.035
@@ -146,12 +165,15 @@ def test_chance_in_a_surface_is_decided_by_its_grain():
     spec = Spec("square", "spotted", ("red", "white"), "gray", grain=3)
     assert np.array_equal(render(spec).image, render(spec).image)
     assert np.abs(render(spec).image - render(replace(spec, grain=4)).image).mean() > 0.05
-    assert Grain(0).vary(2, 4) == 3 and 2 <= Grain(5).vary(2, 4) <= 4 and Grain(5).vary(2, 4) != Grain(6).vary(2, 4)
+    assert Grain(0).vary(2, 4) == 3 and 2 <= Grain(5).vary(2, 4) <= 4 and Grain(5).vary(
+        2, 4) != Grain(6).vary(2, 4)
 
 
 def test_shadow_and_texture_are_named_where_they_are_drawn():
     spec = Spec("star", "dotted", ("green", "white"), "blue", shadow=0.5, rough=0.2)
-    assert captions.full_caption(spec) == "a photo of a green and white dotted star on a textured blue background with a shadow"
+    assert captions.full_caption(spec) == (
+        "a photo of a green and white dotted star on a textured blue background with a shadow"
+    )
     plain = render(replace(spec, shadow=0.0, rough=0.0))
     outside = plain.mask == 0
     assert np.abs(render(spec).image - plain.image)[outside].mean() > 0.02
@@ -178,7 +200,8 @@ def test_the_fast_group_norm_is_torch_s_own():
     torch.manual_seed(0)
     norm = torch.nn.GroupNorm(8, 32)
     torch.nn.init.normal_(norm.weight)
-    x = torch.randn(3, 32, 6, 5).mul(2).add(0.5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = torch.randn(3, 32, 6,
+                    5).mul(2).add(0.5).contiguous(memory_format=torch.channels_last).requires_grad_()
     seen = []
     for kind in (torch.nn.GroupNorm, FastGroupNorm):
         norm.__class__, x.grad, norm.weight.grad, norm.bias.grad = kind, None, None, None

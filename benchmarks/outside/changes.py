@@ -1,5 +1,5 @@
-"""Surfaces drawn again and changed on purpose, step by step, to see what a judge of appearances says. Nothing of the
-pocket world takes part. Pictures are sRGB, 0 to 1, float32 (128, 128, 3); masks bool (128, 128)."""
+"""Surfaces drawn again and changed on purpose, step by step, to see what a judge of appearances says. Nothing
+of the pocket world takes part. Pictures are sRGB, 0 to 1, float32 (128, 128, 3); masks bool (128, 128)."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,9 @@ def blob(rng: np.random.Generator) -> np.ndarray:
 def lit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brighter on one side than on the other."""
     axis, slope = np.linspace(-1, 1, SIZE), rng.uniform(-0.14, 0.14, 2)
-    return np.clip(image * (1 + slope[0] * axis + slope[1] * axis[:, None])[..., None], 0, 1).astype(np.float32)
+    return np.clip(image * (1 + slope[0] * axis + slope[1] * axis[:, None])[..., None], 0, 1).astype(
+        np.float32
+    )
 
 
 def _endless(name: str) -> Draw:
@@ -65,7 +67,9 @@ def _along(image: np.ndarray) -> np.ndarray:
 def recoloured(colours: np.ndarray, pattern: np.ndarray) -> np.ndarray:
     """The very pixels of ``colours``, put where ``pattern`` has its own of the same rank."""
     result = np.empty((SIZE * SIZE, 3), np.float32)
-    result[np.argsort(_along(pattern), kind="stable")] = colours.reshape(-1, 3)[np.argsort(_along(colours), kind="stable")]
+    result[np.argsort(_along(pattern), kind="stable")] = colours.reshape(-1, 3)[
+        np.argsort(_along(colours), kind="stable")
+    ]
     return result.reshape(SIZE, SIZE, 3)
 
 
@@ -75,7 +79,8 @@ def faded(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def hue_moved(image: np.ndarray, distance: float) -> np.ndarray:
-    """All colours moved by ``distance`` CIELAB units from red towards green, or the other way if they are rather green."""
+    """All colours moved by ``distance`` CIELAB units from red towards green, or the other way if they are
+    rather green."""
     lab = rgb2lab(image)
     return np.clip(lab2rgb(lab - [0, distance * np.sign(lab[..., 1].mean()), 0]), 0, 1).astype(np.float32)
 

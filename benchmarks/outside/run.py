@@ -1,8 +1,10 @@
-"""What a model makes of pictures from outside the pocket world: ``python benchmarks/outside/run.py --name pocket``.
+"""What a model makes of pictures from outside the pocket world: ``python benchmarks/outside/run.py --name
+pocket``.
 
-(a) The round trip of its autoencoder, nothing learned: the eight surfaces, the eight shapes, and photographs if a folder is
-given. (b) Mixes: each shape and each surface learned with the default recipes for ``--seconds``, then mixed in pairs.
-Writes ``results/NAME.md``, ``.json`` and ``.jpg`` beside itself; cells, attributes and pictures go below ``--out``.
+(a) The round trip of its autoencoder, nothing learned: the eight surfaces, the eight shapes, and photographs
+if a folder is given. (b) Mixes: each shape and each surface learned with the default recipes for
+``--seconds``, then mixed in pairs. Writes ``results/NAME.md``, ``.json`` and ``.jpg`` beside itself; cells,
+attributes and pictures go below ``--out``.
 """
 
 import argparse
@@ -40,11 +42,13 @@ FRAME = 6             # pixels: the outer edge, whose error is held against that
 AIMS = {"mean A": 0.80, "least A": 0.50, "frame": 1.5, "S": 0.80, "A": 0.60, "P": 0.95, "H": 0.77}
 
 
-def round_trip(model: DiffusionModel, paths: list[Path]) -> tuple[list[dict], list[tuple[np.ndarray, np.ndarray]]]:
+def round_trip(
+    model: DiffusionModel, paths: list[Path]
+) -> tuple[list[dict], list[tuple[np.ndarray, np.ndarray]]]:
     """Encode and decode pictures, each with ``.mask.png`` beside it or none.
 
-    A row each: PSNR in dB, the mean error of the outer ``FRAME`` pixels divided by that of the rest, and A of the subject
-    where there is a mask. Also the pictures before and after, (h, w, 3), 0 to 1.
+    A row each: PSNR in dB, the mean error of the outer ``FRAME`` pixels divided by that of the rest, and A of
+    the subject where there is a mask. Also the pictures before and after, (h, w, 3), 0 to 1.
     """
     rows, pairs = [], []
     for path in paths:
@@ -54,8 +58,11 @@ def round_trip(model: DiffusionModel, paths: list[Path]) -> tuple[list[dict], li
         after = latents_to_images(model, image_to_latents(model, before[None]))[0]
         error, outer = np.abs(after - before).mean(-1), np.ones(before.shape[:2], bool)
         outer[FRAME:-FRAME, FRAME:-FRAME] = False
-        row = {"picture": path.stem, "psnr": float(-10 * np.log10(max(((after - before) ** 2).mean(), 1e-10))),
-               "frame": float(error[outer].mean() / max(error[~outer].mean(), 1e-6))}
+        row = {
+            "picture": path.stem,
+            "psnr": float(-10 * np.log10(max(((after - before) ** 2).mean(), 1e-10))),
+            "frame": float(error[outer].mean() / max(error[~outer].mean(), 1e-6)),
+        }
         if reference.mask is not None:
             row["A"] = Judge.of_picture(before, reference.mask).appearance([read(after, reference.mask)]).mean
         rows.append(row)
@@ -78,7 +85,9 @@ def means(rows: list[dict]) -> dict:
 
 def mixes(model: DiffusionModel, load, options: argparse.Namespace) -> tuple[dict, Plan, Store]:
     """Learn every reference and mix the pairs of the plan; what --out holds already is not measured again."""
-    subjects = {kind: group[:options.references] for kind, group in own_subjects(PICTURES, model.native_size).items()}
+    subjects = {
+        kind: group[: options.references] for kind, group in own_subjects(PICTURES, model.native_size).items()
+    }
     plan = Plan([CONTENDERS[OURS]], subjects, [options.seconds])
     store = Store(options.out)
     bar = progress_bar("cells")
@@ -86,14 +95,21 @@ def mixes(model: DiffusionModel, load, options: argparse.Namespace) -> tuple[dic
                 lambda done, total, what: (bar(done, total), print(f"{done}/{total} {what}", flush=True)))
     name = {kind: [s.name.removeprefix(f"{kind}_") for s in group] for kind, group in subjects.items()}
     mine = [c for c in cells if c["key"][0] == OURS]
-    pairs = [{"shape": name["shape"][c["key"][2]], "appearance": name["appearance"][c["key"][3]], "S": c["shape"],
-              "A": c["appearance"], "P": c["prompt"], "H": harmonic_mean(c["shape"], c["appearance"], c["prompt"]),
-              "picture": str(store.file(*c["key"], suffix=".png"))} for c in mine if c["key"][1] == "mix"]
+    pairs = [{
+        "shape": name["shape"][c["key"][2]], "appearance": name["appearance"][c["key"][3]], "S": c["shape"],
+        "A": c["appearance"], "P": c["prompt"], "H": harmonic_mean(c["shape"], c["appearance"], c["prompt"]),
+        "picture": str(store.file(*c["key"], suffix=".png"))
+    } for c in mine if c["key"][1] == "mix"]
     alone = [{"kind": kind, "name": name[kind][c["key"][2]], **c["rows"][0]} for kind in subjects
              for c in mine if c["key"][1] == kind]
     rows = {r["contender"]: r for r in summary(cells, plan)}
-    return {"mixes": pairs, "alone": alone, "all": {k: rows[OURS].get(k) for k in ("S", "A", "P", "H", "H_interval")},
-            "plain": {k: rows["plain"].get(k) for k in ("S", "A", "P", "H")}}, plan, store
+    return {
+        "mixes": pairs, "alone": alone,
+        "all": {k: rows[OURS].get(k)
+                for k in ("S", "A", "P", "H", "H_interval")},
+        "plain": {k: rows["plain"].get(k)
+                  for k in ("S", "A", "P", "H")}
+    }, plan, store
 
 
 def table(header: list[str], rows: list[list]) -> str:
@@ -114,29 +130,45 @@ def page(result: dict) -> str:
              f"`{result['command']}`, {result['machine']}, {result['date']}; model {result['model']}."]
     trips = result.get("round_trip", {})
     if trips:
-        body = [[r["picture"].removeprefix("appearance_"), r["A"], f"{r['psnr']:.1f}", r["frame"]] for r in trips["surfaces"]]
+        body = [
+            [r["picture"].removeprefix("appearance_"), r["A"], f"{r['psnr']:.1f}", r["frame"]]
+            for r in trips["surfaces"]
+        ]
         mean = means(trips["surfaces"])
-        body.append(["**mean**", aim(mean["A"], "mean A"), f"{mean['psnr']:.1f}", aim(mean["frame"], "frame")])
+        body.append(
+            ["**mean**", aim(mean["A"], "mean A"), f"{mean['psnr']:.1f}", aim(mean["frame"], "frame")]
+        )
         body.append(["**least**", aim(mean["least_A"], "least A"), "", ""])
         rest = [[what, f"{len(rows)}", m.get("A", "–"), f"{m['psnr']:.1f}", m["frame"]]
                 for what, rows in trips.items() if what != "surfaces" for m in [means(rows)]]
-        parts += ["## Round trip of the autoencoder", "Nothing is learned: each picture is encoded and decoded. *Frame*: mean "
-                  f"error of the outer {FRAME} pixels divided by that of the rest.",
-                  table(["surface", "A", "PSNR, dB", "frame"], body),
-                  table(["other pictures", "count", "A of those with a mask", "PSNR, dB", "frame"], rest)]
+        parts += [
+            "## Round trip of the autoencoder",
+            "Nothing is learned: each picture is encoded and decoded. *Frame*: mean error of the "
+            f"outer {FRAME} pixels divided by that of the rest.",
+            table(["surface", "A", "PSNR, dB", "frame"], body),
+            table(["other pictures", "count", "A of those with a mask", "PSNR, dB", "frame"], rest),
+        ]
     found = result.get("learned", {})
     if found:
         total, plain = found["all"], found["plain"]
-        body = [[f"{r['shape']} with {r['appearance']}", r["S"], r["A"], r["P"], r["H"]] for r in found["mixes"]]
+        body = [
+            [f"{r['shape']} with {r['appearance']}", r["S"], r["A"], r["P"], r["H"]] for r in found["mixes"]
+        ]
         body.append(["**all**", *(aim(total[k], k) for k in "SAPH")])
         body.append(["plain model, nothing learned", *(plain[k] for k in "SAPH")])
-        alone = [[r["kind"], r["name"], r["own"], r["leak"], r["prompt"], r.get("steps", 0)] for r in found["alone"]]
+        alone = [
+            [r["kind"], r["name"], r["own"], r["leak"], r["prompt"], r.get("steps", 0)]
+            for r in found["alone"]
+        ]
         span = total["H_interval"]
-        parts += [f"## Mixes after {result['seconds']:g} seconds of learning each",
-                  "Default recipes, four pictures a mix. H is that of the mean scores"
-                  + (f"; its 95 % interval over references: {span[0]:.2f} to {span[1]:.2f}." if span else "."),
-                  table(["mix", "S", "A", "P", "H"], body), "Each alone: own kind, leak of the other, prompt.",
-                  table(["kind", "reference", "own", "leak", "prompt", "steps"], alone)]
+        parts += [
+            f"## Mixes after {result['seconds']:g} seconds of learning each",
+            "Default recipes, four pictures a mix. H is that of the mean scores"
+            + (f"; its 95 % interval over references: {span[0]:.2f} to {span[1]:.2f}." if span else "."),
+            table(["mix", "S", "A", "P", "H"], body),
+            "Each alone: own kind, leak of the other, prompt.",
+            table(["kind", "reference", "own", "leak", "prompt", "steps"], alone),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -155,17 +187,22 @@ def sheet(pairs: list, names: list[str], learned: dict):
         wide = opened(row["picture"])
         drawn = np.split(wide, wide.shape[1] // wide.shape[0], 1)
         caption = f"S {row['S']:.2f}  A {row['A']:.2f}  P {row['P']:.2f}"
-        rows.append(("" if i else "Mixes", [*both, *((picture, caption if k == 0 else "") for k, picture in enumerate(drawn))]))
+        rows.append(("" if i else "Mixes",
+                     [*both, *((picture, caption if k == 0 else "") for k, picture in enumerate(drawn))]))
     return compose_sheet(rows, 8)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--name", required=True, help="of the model, for the files of results")
     parser.add_argument("--model", default="pocket", metavar="pocket|PATH")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seconds", type=float, default=60, help="of learning each reference (default 60)")
-    parser.add_argument("--references", type=int, default=8, help="of each kind (default 8, which makes 16 mixes)")
+    parser.add_argument(
+        "--references", type=int, default=8, help="of each kind (default 8, which makes 16 mixes)"
+    )
     parser.add_argument("--photographs", type=Path, metavar="DIR", help="more pictures for the round trip")
     parser.add_argument("--only", choices=["roundtrip", "mixes"])
     parser.add_argument("--workers", type=int, default=1)
@@ -175,7 +212,9 @@ def main() -> None:
     options = parser.parse_args()
     options.out = options.out or Path("out/outside") / options.name
     if (options.out / CELLS).exists() and not options.resume and options.only != "roundtrip":
-        parser.error(f"{options.out} holds a benchmark already; add --resume to go on with it, or give another --out")
+        parser.error(
+            f"{options.out} holds a benchmark already; add --resume to go on with it, or give another --out"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     options.results.mkdir(parents=True, exist_ok=True)
 

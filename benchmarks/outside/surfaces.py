@@ -1,7 +1,8 @@
 """Eight surfaces for references from outside the pocket world, whose code and colours they do not share.
 
-Each takes ``x, y`` (pixels of a 128-pixel picture, any shape) and returns sRGB, 0 to 1, (…, 3). They go on for ever: what
-is random in them is a hash of the cell, so that a shifted or turned piece is more of the same surface.
+Each takes ``x, y`` (pixels of a 128-pixel picture, any shape) and returns sRGB, 0 to 1, (…, 3). They go on
+for ever: what is random in them is a hash of the cell, so that a shifted or turned piece is more of the same
+surface.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,8 @@ def _pick(index: np.ndarray, *colours: np.ndarray) -> np.ndarray:
 
 
 def _cells(x: np.ndarray, y: np.ndarray, size: float, jitter: float, salt: int) -> tuple[np.ndarray, ...]:
-    """Distances to the nearest and second nearest of scattered points, the offset from the nearest, and its cell."""
+    """Distances to the nearest and second nearest of scattered points, the offset from the nearest, and its
+    cell."""
     shape = np.shape(x)
     near, second = (np.full(shape, np.inf) for _ in range(2))
     dx, dy, ci, cj = (np.zeros(shape) for _ in range(4))
@@ -114,17 +116,23 @@ def flames(x, y):
 def terrazzo(x, y):
     """Chips of four colours, some 10 pixels apart, in a pale ground."""
     near, second, _, _, i, j = _cells(x, y, 10, 0.85, 23)
-    chip = _pick(_chance(i, j, 29) * 4, _rgb(196, 98, 84), _rgb(58, 104, 100), _rgb(222, 172, 70), _rgb(70, 58, 84))
+    chip = _pick(
+        _chance(i, j, 29) * 4, _rgb(196, 98, 84), _rgb(58, 104, 100), _rgb(222, 172, 70), _rgb(70, 58, 84)
+    )
     ground = (second - near < 2.2) | (_chance(i, j, 31) < 0.2)
     return np.where(ground[..., None], _rgb(234, 228, 216), chip)
 
 
-SURFACES: dict[str, Surface] = {f.__name__: f for f in (bricks, scales, leopard, houndstooth, plaid, basket, flames,
-                                                        terrazzo)}
+SURFACES: dict[str, Surface] = {
+    f.__name__: f for f in (bricks, scales, leopard, houndstooth, plaid, basket, flames, terrazzo)
+}
 
 
-def paint(surface: Surface, size: int = 128, turn: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """A square of ``surface``, turned (degrees) and shifted (pixels), sRGB 0 to 1, float32 (size, size, 3)."""
+def paint(
+    surface: Surface, size: int = 128, turn: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)
+) -> np.ndarray:
+    """A square of ``surface``, turned (degrees) and shifted (pixels), sRGB 0 to 1, float32 (size, size,
+    3)."""
     fine = 4
     axis = (np.arange(size * fine) + 0.5) / fine - size / 2
     x, y = np.meshgrid(axis, axis)

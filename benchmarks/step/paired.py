@@ -1,8 +1,9 @@
-"""The learning step of two versions, in turn in one run: ``python benchmarks/step/paired.py OLD [NEW]`` (folders of the pack).
+"""The learning step of two versions, in turn in one run: ``python benchmarks/step/paired.py OLD [NEW]``
+(folders of the pack).
 
-Each version is a process of its own, which waits while the other takes a step, on the same checkpoint, reference and seed.
-Prints a table row for each recipe: a step's least and median seconds, the ratios, and both mean losses, which can be compared where
-both versions draw the same views.
+Each version is a process of its own, which waits while the other takes a step, on the same checkpoint,
+reference and seed. Prints a table row for each recipe: a step's least and median seconds, the ratios, and
+both mean losses, which can be compared where both versions draw the same views.
 """
 
 import argparse
@@ -41,8 +42,11 @@ def step_of(worker: subprocess.Popen) -> tuple[float, float]:
 
 def compare(roots: list[Path], checkpoint: Path, recipe: str, steps: int, threads: int) -> str:
     """A row of the table."""
-    workers = [subprocess.Popen([sys.executable, "-c", WORKER, root, checkpoint, recipe, str(threads)], text=True,
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE) for root in roots]
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, root, checkpoint, recipe,
+                          str(threads)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for root in roots
+    ]
     seconds, losses = ([], []), ([], [])
     for number in range(WARM + steps):
         for which in (0, 1) if number % 2 else (1, 0):
@@ -54,23 +58,34 @@ def compare(roots: list[Path], checkpoint: Path, recipe: str, steps: int, thread
         worker.stdin.close()
         worker.wait()
     (old, new), pairs = seconds, median(b / a for a, b in zip(*seconds, strict=True))
-    return (f"| {recipe} | {threads} | {min(old):.3f} / {median(old):.3f} | {min(new):.3f} / {median(new):.3f} "
-            f"| {min(new) / min(old):.2f} | {pairs:.2f} | {mean(losses[0]):.4f} | {mean(losses[1]):.4f} |")
+    return (
+        f"| {recipe} | {threads} | {min(old):.3f} / {median(old):.3f} | {min(new):.3f} / "
+        f"{median(new):.3f} | {min(new) / min(old):.2f} | {pairs:.2f} | {mean(losses[0]):.4f} | "
+        f"{mean(losses[1]):.4f} |"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path, nargs="?", default=HERE)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--recipes", nargs="*", default=["escdiff-shape", "escdiff-appearance"])
     options = parser.parse_args()
-    print("| recipe | threads | old, s (least / median) | new, s | ratio of the least | of the pairs | old loss | new loss |\n"
-          "|---|---|---|---|---|---|---|---|")
-    checkpoint = options.old / "escdiff_core/weights/pocket.safetensors"           # every version can read the old one
+    print(
+        "| recipe | threads | old, s (least / median) | new, s | ratio of the least | of the pairs | "
+        "old loss | new loss |\n|---|---|---|---|---|---|---|---|"
+    )
+    # every version can read the old one
+    checkpoint = options.old / "escdiff_core/weights/pocket.safetensors"
     for recipe in options.recipes:
-        print(compare([options.old, options.new], checkpoint, recipe, options.steps, options.threads), flush=True)
+        print(
+            compare([options.old, options.new], checkpoint, recipe, options.steps, options.threads),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from .file import Attribute
 
 log = logging.getLogger(__name__)
 ALGORITHM = 2                   # raise it when the same inputs would learn something else
-SIZE_LIMIT = 8 << 30            # bytes of attributes on disk, and as many of unfinished runs; the least recently used go first
+# bytes of attributes on disk, and as many of unfinished runs; the least recently used go first
+SIZE_LIMIT = 8 << 30
 UNFINISHED = ".unfinished"      # folder of a run that was cut short
 WAIT = 0.5                      # seconds between looks at another process's lock
 
@@ -32,7 +33,8 @@ def cache_key(parts: Any) -> str:
 
 
 class AttributeCache:
-    """A folder of attribute files by key. Several processes may share it: one learns, the others wait and read."""
+    """A folder of attribute files by key. Several processes may share it: one learns, the others wait and
+    read."""
 
     def __init__(self, directory: Path, size_limit: int = SIZE_LIMIT):
         self.directory, self.size_limit = Path(directory), size_limit
@@ -41,11 +43,13 @@ class AttributeCache:
         return self.directory / f"{key}.safetensors"
 
     def unfinished(self, key: str) -> Path:
-        """The folder for the state of a run of ``key`` that was cut short; it goes when the run has come to its end."""
+        """The folder for the state of a run of ``key`` that was cut short; it goes when the run has come to
+        its end."""
         return self.directory / f"{key}{UNFINISHED}"
 
     def get(self, key: str) -> Attribute | None:
-        """The attribute kept under ``key``, or None; a file that cannot be read counts as none and is thrown away."""
+        """The attribute kept under ``key``, or None; a file that cannot be read counts as none and is thrown
+        away."""
         path = self.path(key)
         try:
             if not path.is_file():
@@ -59,12 +63,15 @@ class AttributeCache:
             os.utime(path)          # recently used
         return found
 
-    def get_or_learn(self, key: str, learn: Callable[[], Attribute], waiting: Callable[[], None] = lambda: None) -> Attribute:
+    def get_or_learn(
+        self, key: str, learn: Callable[[], Attribute], waiting: Callable[[], None] = lambda: None
+    ) -> Attribute:
         """The attribute under ``key``; learned by ``learn()`` and kept if it is not there yet.
 
-        While another process learns the same, ``waiting()`` is called about twice a second; it may raise to give up. Where
-        nothing can be kept, as on a full disk, it is learned all the same and a warning goes to the log. What ``learn()``
-        leaves in ``unfinished(key)`` when it raises stays there for the next time.
+        While another process learns the same, ``waiting()`` is called about twice a second; it may raise to
+        give up. Where nothing can be kept, as on a full disk, it is learned all the same and a warning goes
+        to the log. What ``learn()`` leaves in ``unfinished(key)`` when it raises stays there for the next
+        time.
         """
         found = self.get(key)
         if found is not None:
@@ -89,8 +96,10 @@ class AttributeCache:
                 break
             except Timeout:
                 waiting()
-            except (OSError, NotImplementedError):      # a folder that cannot be written to, or a disk that knows no locks:
-                break                                   # what is learned counts, and whether it is kept is said then
+            # a folder that cannot be written to, or a disk that knows no locks:
+            except (OSError, NotImplementedError):
+                # what is learned counts, and whether it is kept is said then
+                break
         try:
             yield
         finally:
@@ -106,7 +115,8 @@ class AttributeCache:
         self._shrink(".safetensors", keep=self.path(key))
 
     def _shrink(self, ending: str, keep: Path) -> None:
-        """Delete the least recently used of what ends in ``ending`` until it is within the limit; ``keep`` stays in any case."""
+        """Delete the least recently used of what ends in ``ending`` until it is within the limit; ``keep``
+        stays in any case."""
         kept = []
         for path in self.directory.glob(f"*{ending}"):
             with suppress(OSError):

@@ -16,7 +16,16 @@ from ..choices import LAYOUTS, REACHES
 from ..errors import ESCDiffError
 from ..files import write_safetensors
 from .header import Header, read_header
-from .tensors import ALPHA, DOWN, MOST_TOKENS, MOST_VECTORS, check_delta, check_embeddings, differences, form_of
+from .tensors import (
+    ALPHA,
+    DOWN,
+    MOST_TOKENS,
+    MOST_VECTORS,
+    check_delta,
+    check_embeddings,
+    differences,
+    form_of,
+)
 
 METADATA_KEY = "escdiff.attribute"
 FORMAT_VERSION = 1
@@ -28,19 +37,22 @@ LARGEST_THUMBNAIL = 512 << 10  # bytes
 PNG = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 200             # letters of token, word, recipe and the like
 # Models that attributes may still be of although nobody can get them any more, by fingerprint
-GONE = {"9304afb3afe2c39fdd8f0fb50898832818989c6db4ed8abcf32cd1df8fbd0600": "the pocket model of ESCDiff 0.4.0"}
+GONE = {
+    "9304afb3afe2c39fdd8f0fb50898832818989c6db4ed8abcf32cd1df8fbd0600": "the pocket model of ESCDiff 0.4.0"
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Attribute:
     """One learned attribute; see DESIGN §2 and §6. ``dataclasses.replace`` makes a variant.
 
-    ``kind``: shape, appearance or concept. ``token``: the placeholder in prompts (``*m``); ``word``: the plain words in
-    its place on a half that does not own it. ``embeddings``: text encoder (clip_l, clip_g, clip_h) → (n_tokens, dim).
-    ``delta``: the UNet's change under canonical names, in one of the two forms of :mod:`.tensors`. ``blocks``: ids of
-    the UNet blocks that trained. ``reach``: which blocks see the token, its ``own`` or ``all``. ``layout``: one vector for
-    all layers and timesteps, or one for each of the ``layers`` or ``stages`` (see method.tokens). ``thumbnail``: a PNG, or
-    empty. ``extra``: whatever else belongs to it, JSON data; entries that this version does not know survive.
+    ``kind``: shape, appearance or concept. ``token``: the placeholder in prompts (``*m``); ``word``: the
+    plain words in its place on a half that does not own it. ``embeddings``: text encoder (clip_l, clip_g,
+    clip_h) → (n_tokens, dim). ``delta``: the UNet's change under canonical names, in one of the two forms of
+    :mod:`.tensors`. ``blocks``: ids of the UNet blocks that trained. ``reach``: which blocks see the token,
+    its ``own`` or ``all``. ``layout``: one vector for all layers and timesteps, or one for each of the
+    ``layers`` or ``stages`` (see method.tokens). ``thumbnail``: a PNG, or empty. ``extra``: whatever else
+    belongs to it, JSON data; entries that this version does not know survive.
     """
 
     kind: str
@@ -70,25 +82,31 @@ class Attribute:
     def quantised(self) -> "Attribute":
         """Return the attribute as loading a saved one gives it, bit for bit: delta in fp16, the rest in fp32.
 
-        Raises ESCDiffError for contents that no file may hold: wrong names or shapes, numbers that are not finite or
-        too large for fp16, texts that are not JSON.
+        Raises ESCDiffError for contents that no file may hold: wrong names or shapes, numbers that are not
+        finite or too large for fp16, texts that are not JSON.
         """
         _check_fields(self)
         check_delta({name: tuple(t.shape) for name, t in self.delta.items()})
         if not self.embeddings and not self.delta:
-            raise ESCDiffError("the attribute holds neither a token embedding nor a delta; there is nothing to keep")
+            raise ESCDiffError(
+                "the attribute holds neither a token embedding nor a delta; there is nothing to keep"
+            )
         return replace(
             self,
-            embeddings={name: _stored(EMBEDDING_PREFIX + name, t) for name, t in sorted(self.embeddings.items())},
+            embeddings={
+                name: _stored(EMBEDDING_PREFIX + name, t) for name, t in sorted(self.embeddings.items())
+            },
             delta={name: _stored(DELTA_PREFIX + name, t) for name, t in sorted(self.delta.items())},
             losses={name: float(loss) for name, loss in self.losses.items()},
             extra=json.loads(_as_json(dict(self.extra))),
         )
 
     def save(self, path: str | Path) -> int:
-        """Write the file and return its size in bytes; the path never holds half a file, equal content equal bytes.
+        """Write the file and return its size in bytes; the path never holds half a file, equal content equal
+        bytes.
 
-        Raises ESCDiffError as :meth:`quantised` does, and when the disk is full or the path cannot be written.
+        Raises ESCDiffError as :meth:`quantised` does, and when the disk is full or the path cannot be
+        written.
         """
         stored = self.quantised()
         tensors = {EMBEDDING_PREFIX + name: t for name, t in stored.embeddings.items()}
@@ -97,7 +115,8 @@ class Attribute:
 
     @classmethod
     def load(cls, path: str | Path) -> "Attribute":
-        """Read and check a file. Raises ESCDiffError with one sentence for anything that is not a sound attribute."""
+        """Read and check a file. Raises ESCDiffError with one sentence for anything that is not a sound
+        attribute."""
         path = Path(path)
         header = read_header(path)
         data = _read_metadata(header, path)
@@ -113,7 +132,9 @@ class Attribute:
             )
             return attribute.quantised()
         except (SafetensorError, OSError, TypeError) as error:  # TypeError: a field is missing
-            raise ESCDiffError(f"{path} cannot be read as an attribute ({error}); the file is damaged") from error
+            raise ESCDiffError(
+                f"{path} cannot be read as an attribute ({error}); the file is damaged"
+            ) from error
         except ESCDiffError as error:
             raise ESCDiffError(f"{path}: {error.args[0]}") from error
 
@@ -123,14 +144,17 @@ class Attribute:
             return
         what = f"the {self.kind} attribute {self.token!r} was learned on"
         if self.base_fingerprint in GONE:
-            raise ESCDiffError(f"{what} {GONE[self.base_fingerprint]}, which is no longer shipped; learn it again")
+            raise ESCDiffError(
+                f"{what} {GONE[self.base_fingerprint]}, which is no longer shipped; learn it again"
+            )
         raise ESCDiffError(
             f"{what} another base model (fingerprint {self.base_fingerprint[:12]}, the loaded model has "
             f"{fingerprint[:12]}); load the model it was learned on, or learn it again on this one"
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return what ``info`` shows, as JSON data: all fields but tensors and picture; of those, sizes and norms."""
+        """Return what ``info`` shows, as JSON data: all fields but tensors and picture; of those, sizes and
+        norms."""
         norm = sum(float(t.square().sum(dtype=torch.float64)) for _, t in differences(self.delta)) ** 0.5
         tensors = (*self.embeddings.values(), *self.delta.values())
         ranks = sorted({t.shape[0] for name, t in self.delta.items() if name.endswith(DOWN)})
@@ -150,7 +174,8 @@ class Attribute:
 
 
 def _metadata(attribute: Attribute) -> dict[str, Any]:
-    """All fields but the tensors; ``extra`` stands beside them, so that fields of later versions survive as extras."""
+    """All fields but the tensors; ``extra`` stands beside them, so that fields of later versions survive as
+    extras."""
     own = {f.name: getattr(attribute, f.name) for f in fields(attribute)}
     for name in ("embeddings", "delta", "extra"):
         del own[name]
@@ -167,7 +192,9 @@ def _read_metadata(header: Header, path: Path) -> dict[str, Any]:
     if METADATA_KEY not in header.metadata:
         from ..families.recognise import FOREIGN  # brings diffusers, which reading an attribute does without
 
-        marks = next((f.title for f in FOREIGN if any(m in name for name in header.entries for m in f.marks)), None)
+        marks = next(
+            (f.title for f in FOREIGN if any(m in name for name in header.entries for m in f.marks)), None
+        )
         what = f"looks like {marks}" if marks else "is a safetensors file of another kind"
         raise ESCDiffError(f"{path} {what}, not an attribute; ‹an attribute›")
     try:
@@ -176,8 +203,10 @@ def _read_metadata(header: Header, path: Path) -> dict[str, Any]:
         if type(version) is not int or version < 1:
             raise ValueError("the format version is not a number")
         if version > FORMAT_VERSION:
-            raise ESCDiffError(f"{path} was written by a newer ESCDiff (format {version}, this one reads up to "
-                               f"{FORMAT_VERSION}); update ESCDiff")
+            raise ESCDiffError(
+                f"{path} was written by a newer ESCDiff (format {version}, this one reads up to "
+                f"{FORMAT_VERSION}); update ESCDiff"
+            )
         if not isinstance(data["blocks"], list):
             raise ValueError("blocks is not a list")
         data["blocks"] = tuple(data["blocks"])
@@ -187,17 +216,22 @@ def _read_metadata(header: Header, path: Path) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError, binascii.Error) as error:
         why = str(error)[:80]
-        raise ESCDiffError(f"{path}: the attribute's metadata is unusable ({why}); the file is damaged") from error
+        raise ESCDiffError(
+            f"{path}: the attribute's metadata is unusable ({why}); the file is damaged"
+        ) from error
 
 
 def _check_entries(header: Header, path: Path) -> None:
     """Check names, shapes and dtypes from the header alone, before any tensor is read."""
     stray = next((name for name in header.entries if not name.startswith(tuple(STORED))), None)
     if stray is not None:
-        raise ESCDiffError(f"{path}: tensor {stray[:80]!r} has no place in an attribute; the file is damaged or "
-                           "hostile")
+        raise ESCDiffError(
+            f"{path}: tensor {stray[:80]!r} has no place in an attribute; the file is damaged or hostile"
+        )
     try:
-        check_embeddings({name: e.shape for name, e in _with_prefix(header.entries, EMBEDDING_PREFIX).items()})
+        check_embeddings(
+            {name: e.shape for name, e in _with_prefix(header.entries, EMBEDDING_PREFIX).items()}
+        )
         check_delta({name: e.shape for name, e in _with_prefix(header.entries, DELTA_PREFIX).items()})
     except ESCDiffError as error:
         raise ESCDiffError(f"{path}: {error.args[0]}") from error
@@ -208,7 +242,8 @@ def _check_entries(header: Header, path: Path) -> None:
 
 
 def _check_fields(attribute: Attribute) -> None:
-    """Raise ESCDiffError unless every field is of its kind, so that a file cannot smuggle anything else in."""
+    """Raise ESCDiffError unless every field is of its kind, so that a file cannot smuggle anything else
+    in."""
     texts = [f.name for f in fields(Attribute) if f.type is str]
     wrong = next((n for n in texts if not is_text(getattr(attribute, n))), None)
     wrong = wrong or next((n for n in ("steps", "seed") if type(getattr(attribute, n)) is not int), None)
@@ -218,8 +253,10 @@ def _check_fields(attribute: Attribute) -> None:
     if wrong is None and not (isinstance(losses, Mapping) and all(map(_is_number, losses.values()))):
         wrong = "losses"
     if wrong is not None:
-        raise ESCDiffError(f"the attribute's {wrong} is {str(getattr(attribute, wrong))[:80]!r}; needed: plain text of "
-                           f"at most {LONGEST_TEXT} letters, or a finite number")
+        raise ESCDiffError(
+            f"the attribute's {wrong} is {str(getattr(attribute, wrong))[:80]!r}; needed: plain text "
+            f"of at most {LONGEST_TEXT} letters, or a finite number"
+        )
     for what, value, known in (("attribute kind", attribute.kind, KINDS), ("reach", attribute.reach, REACHES),
                                ("layout of a token", attribute.layout, LAYOUTS)):
         if value not in known:
@@ -230,12 +267,20 @@ def _check_fields(attribute: Attribute) -> None:
     if not attribute.token or len(attribute.token.split()) != 1:
         raise ESCDiffError(f"the token is {attribute.token!r}; needed: one word without spaces, such as *m")
     picture = attribute.thumbnail
-    if not isinstance(picture, bytes) or (picture and not picture.startswith(PNG)) or len(picture) > LARGEST_THUMBNAIL:
-        raise ESCDiffError(f"the thumbnail is not a PNG of at most {LARGEST_THUMBNAIL >> 10} KiB; make a smaller one")
+    if (
+        not isinstance(picture, bytes)
+        or (picture and not picture.startswith(PNG))
+        or len(picture) > LARGEST_THUMBNAIL
+    ):
+        raise ESCDiffError(
+            f"the thumbnail is not a PNG of at most {LARGEST_THUMBNAIL >> 10} KiB; make a smaller one"
+        )
     own = {f.name for f in fields(Attribute)} | {"format_version"}
     clash = next((key for key in attribute.extra if key in own), None)
     if clash is not None:
-        raise ESCDiffError(f"the attribute's extra entry {clash!r} has the name of a field; choose another name")
+        raise ESCDiffError(
+            f"the attribute's extra entry {clash!r} has the name of a field; choose another name"
+        )
 
 
 def is_text(value: Any) -> bool:
@@ -253,14 +298,17 @@ def _stored_dtype(name: str) -> torch.dtype:
 
 
 def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return a CPU copy in the dtype of the file. A copy, because tensors that share memory cannot be saved."""
+    """Return a CPU copy in the dtype of the file. A copy, because tensors that share memory cannot be
+    saved."""
     stored = tensor.detach().to("cpu", _stored_dtype(name), copy=True).contiguous()
     if not bool(stored.isfinite().all()):
         if bool(tensor.isfinite().all()):
             raise ESCDiffError(f"tensor {name} holds values up to {float(tensor.abs().max()):.3g}, fp16 ends "
                                "at 65504: the learning ran away; take fewer steps or another recipe")
-        raise ESCDiffError(f"tensor {name} holds NaN or infinite values: the file is damaged, or the learning ran "
-                           "away; copy it again, or learn it with fewer steps or another recipe")
+        raise ESCDiffError(
+            f"tensor {name} holds NaN or infinite values: the file is damaged, or the learning ran "
+            "away; copy it again, or learn it with fewer steps or another recipe"
+        )
     return stored
 
 
@@ -268,8 +316,10 @@ def _as_json(data: Mapping[str, Any]) -> str:
     try:
         return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ESCDiffError(f"the attribute's metadata is not plain JSON data ({error}); keep only texts, finite "
-                           "numbers, lists and tables in extra") from error
+        raise ESCDiffError(
+            f"the attribute's metadata is not plain JSON data ({error}); keep only texts, finite "
+            "numbers, lists and tables in extra"
+        ) from error
 
 
 def _with_prefix(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -14,15 +14,21 @@ from typing import Any
 from ..errors import ESCDiffError
 
 LENGTH_BYTES = 8
-LARGEST_HEADER = 4 << 20     # bytes; SD 1.x has 686 UNet tensors, whose names and a thumbnail fill a tenth of this
+# bytes; SD 1.x has 686 UNet tensors, whose names and a thumbnail fill a tenth of this
+LARGEST_HEADER = 4 << 20
 LARGEST_METADATA = 2 << 20   # bytes of all metadata texts together
 MOST_DIMENSIONS = 4          # a convolution's weight
-ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-              "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8
+}
 
 # What people really drop where an attribute belongs, known by the first bytes.
 MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"PK\x03\x04", "a zip archive, as .ckpt, .pt and .bin pickles are; a pickle can run any program when opened"),
+    (
+        b"PK\x03\x04",
+        "a zip archive, as .ckpt, .pt and .bin pickles are; a pickle can run any program when opened",
+    ),
     (b"\x80\x02", "a pickle (.ckpt, .pt), which can run any program when opened"),
     (b"\x80\x03", "a pickle (.ckpt, .pt), which can run any program when opened"),
     (b"\x80\x04", "a pickle (.ckpt, .pt), which can run any program when opened"),
@@ -39,7 +45,8 @@ LONGEST_MAGIC = max(len(magic) for magic, _ in MAGIC)
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What the header says of one tensor: ``dtype`` is a key of :data:`ITEM_BYTES`, ``start`` and ``end`` in bytes."""
+    """What the header says of one tensor: ``dtype`` is a key of :data:`ITEM_BYTES`, ``start`` and ``end`` in
+    bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -58,8 +65,9 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read and check the header of ``path``; no tensor is read.
 
-    Raises ESCDiffError with one sentence: missing, not a file, empty, a pickle or another kind, truncated, a header
-    that lies about lengths, is not JSON, is too large, or describes tensors that overlap or leave gaps.
+    Raises ESCDiffError with one sentence: missing, not a file, empty, a pickle or another kind, truncated, a
+    header that lies about lengths, is not JSON, is too large, or describes tensors that overlap or leave
+    gaps.
     """
     if not path.exists():
         raise ESCDiffError(f"attribute file {path} does not exist; ‹an attribute›")
@@ -70,12 +78,15 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             first = file.read(max(LENGTH_BYTES + 1, LONGEST_MAGIC))
             length = struct.unpack("<Q", first[:LENGTH_BYTES])[0] if len(first) > LENGTH_BYTES else 0
-            # A length of 1408 starts with the bytes of a pickle, so the magic only speaks where the header is absurd.
+            # A length of 1408 starts with the bytes of a pickle, so the magic only speaks where the header is
+            # absurd.
             if not 2 <= length <= size - LENGTH_BYTES or first[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
                 raise ESCDiffError(_not_safetensors(path, first, size, length))
             if length > LARGEST_HEADER:
-                raise ESCDiffError(f"{path}: the header is {length} bytes, allowed are {LARGEST_HEADER}; this is not "
-                                   "an attribute file, or a damaged one")
+                raise ESCDiffError(
+                    f"{path}: the header is {length} bytes, allowed are {LARGEST_HEADER}; this is not "
+                    "an attribute file, or a damaged one"
+                )
             file.seek(LENGTH_BYTES)
             text = file.read(length)
     except OSError as error:
@@ -96,8 +107,10 @@ def _not_safetensors(path: Path, first: bytes, size: int, length: int) -> str:
     if kind is not None:
         return f"{path} is {kind}; ‹an attribute›"
     if first[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{":
-        return (f"{path} is truncated or damaged: its header claims {length} bytes, the file has {size}; copy or learn "
-                "it again")
+        return (
+            f"{path} is truncated or damaged: its header claims {length} bytes, the file has {size}; "
+            "copy or learn it again"
+        )
     return f"{path} is not a safetensors file; ‹an attribute›"
 
 
@@ -124,25 +137,38 @@ def _check_metadata(metadata: Any, path: Path) -> None:
         raise ESCDiffError(f"{path}: the metadata is not a table of texts; the file is damaged")
     size = sum(len(k) + len(v) for k, v in metadata.items())
     if size > LARGEST_METADATA:
-        raise ESCDiffError(f"{path}: the metadata is {size} bytes, allowed are {LARGEST_METADATA}; this is not an "
-                           "attribute file, or a damaged one")
+        raise ESCDiffError(
+            f"{path}: the metadata is {size} bytes, allowed are {LARGEST_METADATA}; this is not an "
+            "attribute file, or a damaged one"
+        )
 
 
 def _entry(name: str, value: Any, path: Path) -> TensorEntry:
     shown = repr(name[:80])
     if not isinstance(value, Mapping) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ESCDiffError(f"{path}: the header entry of tensor {shown} is not dtype, shape and offsets; the file is "
-                           "damaged")
+        raise ESCDiffError(
+            f"{path}: the header entry of tensor {shown} is not dtype, shape and offsets; the file is damaged"
+        )
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ESCDiffError(f"{path}: tensor {shown} has dtype {str(dtype)[:20]!r}; allowed: {', '.join(ITEM_BYTES)}")
-    if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2 or len(shape) > MOST_DIMENSIONS:
-        raise ESCDiffError(f"{path}: tensor {shown} has a shape or offsets that are not whole numbers; the file is "
-                           "damaged")
+        raise ESCDiffError(
+            f"{path}: tensor {shown} has dtype {str(dtype)[:20]!r}; allowed: {', '.join(ITEM_BYTES)}"
+        )
+    if (
+        not _whole_numbers(shape)
+        or not _whole_numbers(offsets)
+        or len(offsets) != 2
+        or len(shape) > MOST_DIMENSIONS
+    ):
+        raise ESCDiffError(
+            f"{path}: tensor {shown} has a shape or offsets that are not whole numbers; the file is damaged"
+        )
     start, end = offsets
     if end - start != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise ESCDiffError(f"{path}: tensor {shown} of shape {tuple(shape)} does not fill its {end - start} bytes; the "
-                           "file is damaged")
+        raise ESCDiffError(
+            f"{path}: tensor {shown} of shape {tuple(shape)} does not fill its {end - start} bytes; "
+            "the file is damaged"
+        )
     return TensorEntry(dtype, tuple(shape), start, end)
 
 
@@ -155,8 +181,12 @@ def _check_layout(entries: Mapping[str, TensorEntry], data_bytes: int, path: Pat
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != position:
-            raise ESCDiffError(f"{path}: tensor {name[:80]!r} overlaps another or leaves a gap; the file is damaged")
+            raise ESCDiffError(
+                f"{path}: tensor {name[:80]!r} overlaps another or leaves a gap; the file is damaged"
+            )
         position = entry.end
     if position != data_bytes:
-        raise ESCDiffError(f"{path} is truncated or damaged: its tensors claim {position} bytes, {data_bytes} are "
-                           "there; copy or learn it again")
+        raise ESCDiffError(
+            f"{path} is truncated or damaged: its tensors claim {position} bytes, {data_bytes} are "
+            "there; copy or learn it again"
+        )

@@ -14,7 +14,8 @@ def in_words(attribute: Attribute) -> list[str]:
     lines = [
         f"{KINDS[attribute.kind]}: write {attribute.token} in prompts",
         f"Recipe: {attribute.recipe}, {attribute.steps} steps, seed {attribute.seed}",
-        f"Trained: {form}" + (f", {len(attribute.blocks)} blocks ({attribute.preset})" if attribute.delta else ""),
+        f"Trained: {form}"
+        + (f", {len(attribute.blocks)} blocks ({attribute.preset})" if attribute.delta else ""),
         f"Change of the weights: {told['delta_norm']:.3g} (norm)" if attribute.delta else "",
         f"Last loss: {attribute.losses['final']:.3g}" if "final" in attribute.losses else "",
         f"Size: {told['megabytes']:.2f} MB, token of {vectors} vector{'s' * (vectors != 1)}",

@@ -12,13 +12,15 @@ from .protocol import Subject
 
 CELLS = "cells.jsonl"
 FEW = 9                # pairs that are mixed without a choice
-# (contender, "rate", kind), (contender, kind, number, seed) or (contender, "mix", shape, appearance, seed, budget)
+# (contender, "rate", kind), (contender, kind, number, seed) or (contender, "mix", shape, appearance, seed,
+# budget)
 Key = tuple
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Every contender on every subject of both kinds, after ``budgets`` seconds of learning, and ``pairs`` of subjects mixed."""
+    """Every contender on every subject of both kinds, after ``budgets`` seconds of learning, and ``pairs`` of
+    subjects mixed."""
 
     contenders: Sequence[Contender]
     subjects: Mapping[str, Sequence[Subject]]      # shape, appearance
@@ -35,7 +37,8 @@ class Experiment:
 
     @cached_property
     def sources(self) -> Mapping[tuple[str, str], str]:
-        """(contender, kind): who learns it; of several that learn it in the same way the first, itself if it is shown."""
+        """(contender, kind): who learns it; of several that learn it in the same way the first, itself if it
+        is shown."""
         return self._firsts(lambda c, kind: c.way(kind))
 
     @cached_property
@@ -47,13 +50,17 @@ class Experiment:
         found, firsts = {}, {}
         for c in self.everyone():
             for kind in self.subjects:
-                found[c.name, kind] = firsts.setdefault((kind, *way(c, kind)), c.name) if c.learns(kind) else c.name
+                found[c.name, kind] = (
+                    firsts.setdefault((kind, *way(c, kind)), c.name) if c.learns(kind) else c.name
+                )
         return found
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Which shape is mixed with which appearance: all of a few; of many each with its own number and its neighbour's.
+        """Which shape is mixed with which appearance: all of a few; of many each with its own number and its
+        neighbour's.
 
-        Neighbours are two and two, of an odd number the last three, so that the first two of each kind are a table of their own.
+        Neighbours are two and two, of an odd number the last three, so that the first two of each kind are a
+        table of their own.
         """
         shapes, appearances = (len(self.subjects[kind]) for kind in ("shape", "appearance"))
         if shapes * appearances <= FEW:
@@ -61,26 +68,39 @@ class Experiment:
         count = max(shapes, appearances)
         last = count - 3 if count % 2 else count
         beside = [i ^ 1 if i < last else last + (i - last + 1) % 3 for i in range(count)]
-        return list(dict.fromkeys((i % shapes, j % appearances) for i in range(count) for j in (i, beside[i])))
+        return list(dict.fromkeys(
+            (i % shapes, j % appearances) for i in range(count) for j in (i, beside[i])))
 
     def stages(self) -> list[list[Key]]:
-        """All keys, in lists whose order matters: rates, then for each number of a subject what is learned and what is mixed.
+        """All keys, in lists whose order matters: rates, then for each number of a subject what is learned
+        and what is mixed.
 
         A run that stops early has whole references, not all of some contenders.
         """
         everyone, seeds = self.everyone(), range(self.seeds)
-        stages = [list(dict.fromkeys((self.paces[c.name, kind], "rate", kind) for c in everyone for kind in self.subjects
-                                     if c.learns(kind)))]
+        stages = [
+            list(
+                dict.fromkeys((self.paces[c.name, kind], "rate", kind)
+                              for c in everyone
+                              for kind in self.subjects
+                              if c.learns(kind)))
+        ]
         for n in range(max(map(len, self.subjects.values()))):
-            stages.append(list(dict.fromkeys((self.sources[c.name, kind], kind, n, seed) for seed in seeds for c in everyone
-                                             for kind, group in self.subjects.items() if n < len(group))))
-            stages.append([(c.name, "mix", *pair, seed, budget) for seed in seeds for pair in self.pairs() if max(pair) == n
-                           for c in everyone if c.mixes() for budget in self.budgets_of(c)])
+            stages.append(
+                list(
+                    dict.fromkeys((self.sources[c.name, kind], kind, n, seed)
+                                  for seed in seeds
+                                  for c in everyone
+                                  for kind, group in self.subjects.items()
+                                  if n < len(group))))
+            stages.append([(c.name, "mix", *pair, seed, budget) for seed in seeds for pair in self.pairs()
+                           if max(pair) == n for c in everyone if c.mixes() for budget in self.budgets_of(c)])
         return stages
 
 
 class Store:
-    """Measured cells in a file of JSON lines; the ``identity`` of each keeps old figures from being taken for new."""
+    """Measured cells in a file of JSON lines; the ``identity`` of each keeps old figures from being taken for
+    new."""
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / CELLS

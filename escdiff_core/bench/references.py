@@ -1,4 +1,5 @@
-"""The references that come with the pack: held-out shapes and patterns that the pocket model never saw. No judge is needed."""
+"""The references that come with the pack: held-out shapes and patterns that the pocket model never saw. No
+judge is needed."""
 
 from dataclasses import replace
 
@@ -22,8 +23,11 @@ def appearance_references(count: int = len(patterns.HELD_OUT)) -> list[Spec]:
     """
     carriers = ("circle", "heart", "square", "hexagon", "house", "oval")
     names = list(patterns.HELD_OUT)
-    return [_centred(draw_spec(np.random.default_rng((202, i)), shape=carriers[i % len(carriers)], pattern=names[i % len(names)]))
-            for i in range(count)]
+    return [
+        _centred(
+            draw_spec(np.random.default_rng((202, i)), shape=carriers[i % len(carriers)],
+                      pattern=names[i % len(names)])) for i in range(count)
+    ]
 
 
 def _centred(spec: Spec) -> Spec:

@@ -1,7 +1,9 @@
-"""The benchmark's cells: how fast a contender learns, what it learns of one reference, and mixes. Each is measured once.
+"""The benchmark's cells: how fast a contender learns, what it learns of one reference, and mixes. Each is
+measured once.
 
-Budgets are seconds of learning alone on the machine. Each contender's speed is measured once, with all threads, and turned into
-steps; the learning itself may then run in several workers beside one another. What cannot be learned or drawn scores 0.
+Budgets are seconds of learning alone on the machine. Each contender's speed is measured once, with all
+threads, and turned into steps; the learning itself may then run in several workers beside one another. What
+cannot be learned or drawn scores 0.
 """
 
 import hashlib
@@ -58,20 +60,33 @@ class Bench:
         return {"rate": self.rate, "mix": self.mix}.get(key[1], self.learn)(key)
 
     def identity(self, key: Key) -> str:
-        """A hash of what a figure depends on besides its key: model, references, how they are drawn, recipes, filters, steps."""
+        """A hash of what a figure depends on besides its key: model, references, how they are drawn, recipes,
+        filters, steps."""
         contender, what = self.by_name[key[0]], key[1]
-        kinds = {"shape": key[2], "appearance": key[3]} if what == "mix" else {key[2]: 0} if what == "rate" else {what: key[2]}
+        kinds = {"shape": key[2], "appearance": key[3]
+                 } if what == "mix" else {key[2]: 0} if what == "rate" else {what: key[2]}
         subjects = [self.plan.subjects[kind][i] for kind, i in kinds.items()]
-        parts = [protocol.VERSION, self.model.fingerprint, self.guidance,
-                 *((s.reference.hash, s.class_word, s.describe) for s in subjects),
-                 sorted((k, how, contender.denoise.get(k, 1)) for k, how in contender.shown.items() if k in kinds)]
+        parts = [
+            protocol.VERSION,
+            self.model.fingerprint,
+            self.guidance,
+            *((s.reference.hash, s.class_word, s.describe) for s in subjects),
+            sorted((k, how, contender.denoise.get(k, 1)) for k, how in contender.shown.items() if k in kinds),
+        ]
         if what == "rate":         # another rate of learning takes no other time
             return _hash([*parts, replace(contender, rates={}).way(key[2]), str(self.model.device),
                           torch.get_num_threads() if self.threads is None else self.threads])
         learned = [kind for kind in kinds if contender.learns(kind)]
-        parts += [*(contender.way(kind) for kind in learned), shipped_filters() if contender.pretrained else ""]
-        parts += [contender.overlap] if len(learned) > 1 and contender.overlap != "add" else []      # what adds is as it always was
-        parts += [list(self.plan.budgets_of(contender)), [self.steps(contender, k, b) for k in learned for b in self.plan.budgets]]
+        parts += [
+            *(contender.way(kind) for kind in learned),
+            shipped_filters() if contender.pretrained else "",
+        ]
+        # what adds is as it always was
+        parts += [contender.overlap] if len(learned) > 1 and contender.overlap != "add" else []
+        parts += [
+            list(self.plan.budgets_of(contender)),
+            [self.steps(contender, k, b) for k in learned for b in self.plan.budgets],
+        ]
         return _hash(parts)
 
     def tuner(self, contender: Contender, kind: str, subject: Subject, seed: int) -> Tuner:
@@ -83,7 +98,9 @@ class Bench:
         if contender.sees == "clip" and recipe.filter_scale:
             features = read_features(self.model, [subject.reference], recipe, encoder, seed)
             features = replace(features, unet=torch.zeros_like(features.unet))
-        return prepare(self.model, [subject.reference], recipe, seed, *words, encoder, network, features=features)
+        return prepare(
+            self.model, [subject.reference], recipe, seed, *words, encoder, network, features=features
+        )
 
     def rate(self, key: Key) -> dict:
         """Seconds until the first step, and for each."""
@@ -96,9 +113,16 @@ class Bench:
         for _ in range(WARM + TIMED):
             tuner.step()
             times.append(time.perf_counter())
-        peak = torch.cuda.max_memory_allocated(self.model.device) if self.model.device.type == "cuda" else None
-        return {"setup": times[1] - times[0], "step": (times[-1] - times[1 + WARM]) / TIMED, "peak_bytes": peak,
-                "trained_parameters": tuner.report.trained_parameters, "trained_state_bytes": tuner.report.trained_state_bytes}
+        peak = (
+            torch.cuda.max_memory_allocated(self.model.device) if self.model.device.type == "cuda" else None
+        )
+        return {
+            "setup": times[1] - times[0],
+            "step": (times[-1] - times[1 + WARM]) / TIMED,
+            "peak_bytes": peak,
+            "trained_parameters": tuner.report.trained_parameters,
+            "trained_state_bytes": tuner.report.trained_state_bytes,
+        }
 
     def steps(self, contender: Contender, kind: str, budget: float) -> int:
         """How many steps ``contender`` takes in ``budget`` seconds, by its measured speed."""
@@ -107,7 +131,8 @@ class Bench:
         return max(0, min(contender.recipe(kind).steps, int((budget - rate["setup"]) / rate["step"])))
 
     def learn(self, key: Key) -> dict:
-        """Learn one subject and score what is learned after each budget, or what is shown of it without learning."""
+        """Learn one subject and score what is learned after each budget, or what is shown of it without
+        learning."""
         name, kind, index, seed = key
         contender, subject = self.by_name[name], self.plan.subjects[kind][index]
         budgets = self.plan.budgets_of(contender)
@@ -127,12 +152,21 @@ class Bench:
                 size = attribute.save(path)
                 drawn = protocol.DRAW[kind](self.model, Use(attribute), subject, seed, guidance=self.guidance)
                 picture(drawn, self.store.file(*key, budget, suffix=".png"))
-                rows.append({"budget": budget, "steps": tuner.done, **scores(drawn, kind),
-                             "loss": float(np.mean(tuner.report.losses[-20:] or [0])), "megabytes": size / 1e6})
-        except ESCDiffError as error:                     # rates that are too high: the weights are no numbers any more
+                rows.append(
+                    {
+                        "budget": budget,
+                        "steps": tuner.done,
+                        **scores(drawn, kind),
+                        "loss": float(np.mean(tuner.report.losses[-20:] or [0])),
+                        "megabytes": size / 1e6,
+                    }
+                )
+        # rates that are too high: the weights are no numbers any more
+        except ESCDiffError as error:
             for budget in budgets[len(rows):]:
                 rows.append({"budget": budget, **FAILED, "failed": str(error)})
-                self.store.file(*key, budget, suffix=".safetensors").unlink(missing_ok=True)      # what another recipe learned
+                # what another recipe learned
+                self.store.file(*key, budget, suffix=".safetensors").unlink(missing_ok=True)
         return {"rows": rows}
 
     def mix(self, key: Key) -> dict:
@@ -143,11 +177,13 @@ class Bench:
             for kind, number in (("shape", i), ("appearance", j)):
                 source = self.plan.sources[name, kind]
                 path = self.store.file(source, kind, number, seed, budget, suffix=".safetensors")
-                if contender.learns(kind) and not path.exists():            # of an earlier run, whose files are gone
+                # of an earlier run, whose files are gone
+                if contender.learns(kind) and not path.exists():
                     self.learn((source, kind, number, seed))
                 uses.append(Use(Attribute.load(path)) if contender.learns(kind) else None)
-            drawn = protocol.draw_mix(self.model, *uses, self.plan.subjects["shape"][i], self.plan.subjects["appearance"][j], seed,
-                                      guidance=self.guidance, shown=contender.shown, denoise=contender.denoise,
+            drawn = protocol.draw_mix(self.model, *uses, self.plan.subjects["shape"][i],
+                                      self.plan.subjects["appearance"][j], seed, guidance=self.guidance,
+                                      shown=contender.shown, denoise=contender.denoise,
                                       overlap=contender.overlap)
         except ESCDiffError as error:
             return {"shape": 0.0, "appearance": 0.0, "prompt": 0.0, "failed": str(error)}
@@ -177,8 +213,11 @@ def picture(drawn: Drawn, path: Path) -> None:
     save_picture(np.concatenate(list(drawn.images), axis=1), path)
 
 
-def run(bench: Bench, workers: int, load: Callable[[], DiffusionModel], progress: Callable[[int, int, str], None]) -> list[dict]:
-    """Measure what is not in the store yet, speeds alone and the rest in ``workers`` processes; returns all cells of the plan.
+def run(
+    bench: Bench, workers: int, load: Callable[[], DiffusionModel], progress: Callable[[int, int, str], None]
+) -> list[dict]:
+    """Measure what is not in the store yet, speeds alone and the rest in ``workers`` processes; returns all
+    cells of the plan.
 
     ``load`` makes the model in a worker. Raises ESCDiffError when a worker dies.
     """
@@ -192,7 +231,9 @@ def run(bench: Bench, workers: int, load: Callable[[], DiffusionModel], progress
             if number and missing and pool is None and workers > 1:
                 pool = stack.enter_context(_Workers(workers, load, bench.plan, store.folder, threads))
             done = sum(map(len, stages[:number])) + len(stage) - len(missing)
-            measured = pool.measure(missing) if pool and number else ((key, bench.measure(key)) for key in missing)
+            measured = (
+                pool.measure(missing) if pool and number else ((key, bench.measure(key)) for key in missing)
+            )
             for key, cell in measured:
                 store.put(key, names[key], cell)
                 done += 1
@@ -204,8 +245,12 @@ def run(bench: Bench, workers: int, load: Callable[[], DiffusionModel], progress
 class _Workers:
     """Processes that measure cells; whatever ends the run ends them too."""
 
-    def __init__(self, count: int, load: Callable[[], DiffusionModel], plan: Experiment, folder: Path, threads: int):
-        self.pool = ProcessPoolExecutor(count, get_context("spawn"), _open, (load, plan, folder, threads, max(1, threads // count)))
+    def __init__(
+        self, count: int, load: Callable[[], DiffusionModel], plan: Experiment, folder: Path, threads: int
+    ):
+        self.pool = ProcessPoolExecutor(
+            count, get_context("spawn"), _open, (load, plan, folder, threads, max(1, threads // count))
+        )
 
     def __enter__(self) -> "_Workers":
         return self
@@ -216,7 +261,9 @@ class _Workers:
         try:
             yield from ((futures[future], future.result()) for future in as_completed(futures))
         except BrokenProcessPool as error:
-            raise ESCDiffError("a worker died, perhaps for want of memory; go on with --resume and fewer --workers") from error
+            raise ESCDiffError(
+                "a worker died, perhaps for want of memory; go on with --resume and fewer --workers"
+            ) from error
 
     def __exit__(self, kind, *_) -> None:
         if kind is not None:

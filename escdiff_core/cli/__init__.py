@@ -1,4 +1,5 @@
-"""The headless face: ``python -m escdiff_core COMMAND``. Each command is a module with ``add(subparsers)`` and ``run(options)``."""
+"""The headless face: ``python -m escdiff_core COMMAND``. Each command is a module with ``add(subparsers)``
+and ``run(options)``."""
 
 import argparse
 import logging
@@ -30,7 +31,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 if some jobs of `queue` failed, or 2 after one line on stderr: what was wrong, what to do."""
+    """Run one command. Returns 0, 1 if some jobs of `queue` failed, or 2 after one line on stderr: what was
+    wrong, what to do."""
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = Parser(prog="python -m escdiff_core", description="The shape of this, the look of that.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
@@ -43,20 +45,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     for chatty in ("httpx", "diffusers", "transformers", "peft", "accelerate"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)         # what a batch system or a container sends: like Ctrl-C, nothing is lost
+        # what a batch system or a container sends: like Ctrl-C, nothing is lost
+        signal.signal(signal.SIGTERM, _stop)
     try:
         return _module(options.command).run(options) or 0
     except ESCDiffError as error:
         print(f"escdiff: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"escdiff: {error.strerror or error} ({error.filename}); check the path and the free space", file=sys.stderr)
+        print(
+            f"escdiff: {error.strerror or error} ({error.filename}); check the path and the free space",
+            file=sys.stderr,
+        )
         return 2
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        print("escdiff: out of memory; lower what the command does at once (--batch-size, --count), close other programs or give a "
-              "smaller picture", file=sys.stderr)
+        print(
+            "escdiff: out of memory; lower what the command does at once (--batch-size, --count), "
+            "close other programs or give a smaller picture",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("escdiff: stopped", file=sys.stderr)

@@ -50,7 +50,8 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
 
 
 def output_file(path: Path) -> Path:
-    """Make the folder of a .safetensors file to be. Raises ESCDiffError before the work if it could not be written afterwards."""
+    """Make the folder of a .safetensors file to be. Raises ESCDiffError before the work if it could not be
+    written afterwards."""
     try:
         if path.suffix != ".safetensors" or path.is_dir():
             raise ESCDiffError(f"--out {path} must end in .safetensors and be no folder")
@@ -58,8 +59,9 @@ def output_file(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise ESCDiffError(f"--out {path} cannot be written ({error.strerror or error}); give a path in a folder of your "
-                           "own") from error
+        raise ESCDiffError(
+            f"--out {path} cannot be written ({error.strerror or error}); give a path in a folder of your own"
+        ) from error
     return path
 
 
@@ -70,5 +72,7 @@ def output_folder(path: Path) -> Path:
             raise ESCDiffError(f"--out {path} is a file; give a folder")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ESCDiffError(f"--out {path} cannot be made ({error.strerror or error}); give a folder of your own") from error
+        raise ESCDiffError(
+            f"--out {path} cannot be made ({error.strerror or error}); give a folder of your own"
+        ) from error
     return path

@@ -1,4 +1,5 @@
-"""``demo``: a duck's outline and a giraffe's coat are learned from one picture each, and drawn together, on the pocket model."""
+"""``demo``: a duck's outline and a giraffe's coat are learned from one picture each, and drawn together, on
+the pocket model."""
 
 import argparse
 import re
@@ -15,12 +16,13 @@ from ..pictures import draw_sheet, save_picture, save_report
 from .common import add_seed, check_seed, output_folder
 from .drawings import duck, giraffe
 
-PROMPTS = (
-    "a photo of a red and white striped star on a blue background", "a green heart on a yellow background",
-    "a purple and yellow dotted circle on a white background", "a blue and orange checkered house on a pink background",
-    "a black and white ringed hexagon on a red background", "an orange and blue gradient fish on a black background",
-    "a pink mushroom on a teal background", "a yellow and black zigzag crown on a gray background",
-)
+PROMPTS = ("a photo of a red and white striped star on a blue background",
+           "a green heart on a yellow background", "a purple and yellow dotted circle on a white background",
+           "a blue and orange checkered house on a pink background",
+           "a black and white ringed hexagon on a red background",
+           "an orange and blue gradient fish on a black background", "a pink mushroom on a teal background",
+           "a yellow and black zigzag crown on a gray background",
+           )
 REFERENCES = {"shape": ("duck", duck), "appearance": ("giraffe", giraffe)}
 DRAWINGS = ("shape", "appearance", "mix", "control")
 # What is done, and about how much of the time it takes of two CPU cores: the bar's time left is for all of it
@@ -39,7 +41,8 @@ class WholeBar:
     """One bar over everything, with the time left, on a terminal; nothing elsewhere."""
 
     def __init__(self):
-        self.bar = tqdm(total=sum(SHARES.values()), disable=not sys.stderr.isatty(), leave=False, smoothing=0.1,
+        self.bar = tqdm(total=sum(SHARES.values()), disable=not sys.stderr.isatty(), leave=False,
+                        smoothing=0.1,
                         bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left")
 
     def stage(self, name: str) -> Callable[[int, int], None]:
@@ -71,10 +74,17 @@ def run(options: argparse.Namespace) -> None:
     times, whole = {"load": time.monotonic() - began}, WholeBar()
 
     start = time.monotonic()
-    pictures = sample(model, PROMPTS, guidance_scale=GUIDANCE, seed=options.seed, progress=whole.stage("prompts"))
+    pictures = sample(
+        model, PROMPTS, guidance_scale=GUIDANCE, seed=options.seed, progress=whole.stage("prompts")
+    )
     times["eight_pictures_30_steps"] = time.monotonic() - start
-    draw_sheet([("The pocket model, prompted", list(zip(pictures, PROMPTS, strict=True)))], folder / "prompts.png")
-    whole.bar.write(f"eight prompts drawn in {times['eight_pictures_30_steps']:.1f} s: {folder / 'prompts.png'}", sys.stdout)
+    draw_sheet(
+        [("The pocket model, prompted", list(zip(pictures, PROMPTS, strict=True)))], folder / "prompts.png"
+    )
+    whole.bar.write(
+        f"eight prompts drawn in {times['eight_pictures_30_steps']:.1f} s: {folder / 'prompts.png'}",
+        sys.stdout,
+    )
 
     encoder = choose_encoder("auto", model)
     subjects, uses, learned = {}, {}, {}
@@ -90,8 +100,13 @@ def run(options: argparse.Namespace) -> None:
         times[f"learn_{kind}"] = time.monotonic() - start
         attribute.save(folder / f"{kind}.safetensors")
         uses[kind] = Use(attribute)
-        learned[kind] = {"recipe": recipe.name, "preset": recipe.preset, "steps": attribute.steps, "reference": name,
-                         **{k: v for k, v in asdict(figures).items() if k != "losses"}}
+        learned[kind] = {
+            "recipe": recipe.name,
+            "preset": recipe.preset,
+            "steps": attribute.steps,
+            "reference": name,
+            **{k: v for k, v in asdict(figures).items() if k != "losses"},
+        }
         whole.bar.write(f"{kind} of the {name} learned in {times[f'learn_{kind}']:.1f} s", sys.stdout)
 
     start, show, drawn = time.monotonic(), whole.stage("drawing"), {}
@@ -107,10 +122,18 @@ def run(options: argparse.Namespace) -> None:
     report = {
         "scores": {k: {n: v for n, v in asdict(drawn[k].scores).items() if v is not None} for k in DRAWINGS},
         "harmonic": {k: drawn[k].scores.harmonic for k in ("mix", "control")},
-        "leak_matrix": {"shape attribute": {"shape": drawn["shape"].scores.shape, "appearance": drawn["shape"].scores.leak},
-                        "appearance attribute": {"shape": drawn["appearance"].scores.leak,
-                                                 "appearance": drawn["appearance"].scores.appearance}},
-        "scales": {k: asdict(s.judge.scale) for k, s in subjects.items()}, "learned": learned,
+        "leak_matrix": {
+            "shape attribute": {
+                "shape": drawn["shape"].scores.shape,
+                "appearance": drawn["shape"].scores.leak,
+            },
+            "appearance attribute": {
+                "shape": drawn["appearance"].scores.leak,
+                "appearance": drawn["appearance"].scores.appearance,
+            },
+        },
+        "scales": {k: asdict(s.judge.scale) for k, s in subjects.items()},
+        "learned": learned,
         "seconds": {k: round(v, 2) for k, v in times.items()},
     }
     save_report(report, folder / "report.json")
@@ -119,7 +142,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _rows(subjects: dict, drawn: dict) -> list:
-    """The sheet: beside the two pictures what was drawn of both, then what was drawn of each, then the plain model."""
+    """The sheet: beside the two pictures what was drawn of both, then what was drawn of each, then the plain
+    model."""
     a = (subjects["shape"].reference.image, "A: a duck. Its outline is learned")
     b = (subjects["appearance"].reference.image, "B: a giraffe's coat. Its surface is learned")
     titles = {"mix": ("The outline of A with the surface of B", (a, b)),
@@ -139,6 +163,11 @@ def caption(prompt: str) -> str:
 
 def _summary(report: dict) -> str:
     matrix, mix = report["leak_matrix"], report["scores"]["mix"]
-    cells = [f"{name}: shape {row['shape']:.2f}, appearance {row['appearance']:.2f}" for name, row in matrix.items()]
-    return "\n".join([*cells, f"mix: S {mix['shape']:.2f}, A {mix['appearance']:.2f}, P {mix['prompt']:.2f}, H "
-                              f"{report['harmonic']['mix']:.2f} (plain model: {report['harmonic']['control']:.2f})"])
+    cells = [
+        f"{name}: shape {row['shape']:.2f}, appearance {row['appearance']:.2f}"
+        for name, row in matrix.items()
+    ]
+    return "\n".join([
+        *cells, f"mix: S {mix['shape']:.2f}, A {mix['appearance']:.2f}, P {mix['prompt']:.2f}, H "
+        f"{report['harmonic']['mix']:.2f} (plain model: {report['harmonic']['control']:.2f})"
+    ])

@@ -1,4 +1,5 @@
-"""The demo's two references, drawn here point by point: the pocket model's world has neither the one nor the other."""
+"""The demo's two references, drawn here point by point: the pocket model's world has neither the one nor the
+other."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -7,10 +8,10 @@ from scipy.spatial import cKDTree
 
 SIDE = 128            # pixels
 FINE = 4              # drawn so many times as large, then averaged
-DUCK = (              # closed curves through points, in pixels: body, head, beak
-    ((32, 64), (25, 82), (33, 102), (56, 113), (86, 112), (108, 97), (118, 72), (119, 53), (104, 66), (84, 69), (68, 62), (50, 56)),
-    ((26, 42), (31, 25), (47, 17), (63, 24), (69, 41), (62, 58), (47, 66), (32, 59)),
-    ((34, 38), (18, 37), (6, 44), (11, 53), (24, 56), (36, 54)),
+DUCK = (  # closed curves through points, in pixels: body, head, beak
+    ((32, 64), (25, 82), (33, 102), (56, 113), (86, 112), (108, 97), (118, 72), (119, 53), (104, 66),
+     (84, 69), (68, 62), (50, 56)), ((26, 42), (31, 25), (47, 17), (63, 24), (69, 41), (62, 58), (47, 66),
+                                     (32, 59)), ((34, 38), (18, 37), (6, 44), (11, 53), (24, 56), (36, 54)),
 )
 DUCK_COLOUR, WATER = (247, 205, 70), (112, 172, 205)
 PATCH, COAT, DUSK = (146, 84, 38), (240, 218, 172), (96, 122, 104)
@@ -23,11 +24,15 @@ def duck() -> np.ndarray:
     canvas = Image.new("L", (SIDE * FINE, SIDE * FINE), 0)
     for curve in DUCK:
         points = np.asarray((*curve, curve[0]), float) * FINE
-        line = CubicSpline(np.arange(len(points)), points, bc_type="periodic")(np.linspace(0, len(curve), 400))
+        line = CubicSpline(np.arange(len(points)), points, bc_type="periodic")(
+            np.linspace(0, len(curve), 400)
+        )
         ImageDraw.Draw(canvas).polygon([tuple(p) for p in line], fill=255)
     axis = np.linspace(-1, 1, SIDE, dtype=np.float32)
     light = (1 - 0.08 * axis[:, None] - 0.05 * axis)[..., None]
-    return _on(_rgb(DUCK_COLOUR) * light, _rgb(WATER), np.asarray(canvas.reduce(FINE), np.float32)[..., None] / 255)
+    return _on(
+        _rgb(DUCK_COLOUR) * light, _rgb(WATER), np.asarray(canvas.reduce(FINE), np.float32)[..., None] / 255
+    )
 
 
 def giraffe() -> np.ndarray:

@@ -8,10 +8,12 @@ from ..errors import ESCDiffError
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--format", required=True, choices=["lora", "embedding", "full"],
-                        help="lora and embedding load in ComfyUI and diffusers; full is the exact difference, for ComfyUI")
+    parser.add_argument(
+        "--format", required=True, choices=["lora", "embedding", "full"],
+        help="lora and embedding load in ComfyUI and diffusers; full is the exact difference, for ComfyUI")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--rank", type=int, default=32, metavar="N", help="of the approximation, when full weights were learned")
+    parser.add_argument("--rank", type=int, default=32, metavar="N",
+                        help="of the approximation, when full weights were learned")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -20,7 +22,9 @@ def run(options: argparse.Namespace) -> None:
 
     attribute = Attribute.load(options.file)
     if options.out.exists() and options.out.samefile(options.file):
-        raise ESCDiffError(f"--out {options.out} is the attribute itself, which an export cannot replace; give another file")
+        raise ESCDiffError(
+            f"--out {options.out} is the attribute itself, which an export cannot replace; give another file"
+        )
     if options.format == "lora":
         report = export_lora(attribute, options.out, rank=options.rank)
     else:

@@ -15,21 +15,33 @@ from .common import add_model, add_seed, check_seed, output_folder, progress_bar
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", type=Path, metavar="FILE")
     parser.add_argument("--appearance", type=Path, metavar="FILE")
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="use the attributes' tokens in it, by default *m and *a")
+    parser.add_argument("--prompt", required=True, metavar="TEXT",
+                        help="use the attributes' tokens in it, by default *m and *a")
     parser.add_argument("--negative", default="", metavar="TEXT")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     for kind in ("shape", "appearance"):
-        parser.add_argument(f"--{kind}-strength", type=float, default=1.0, metavar="X", help="1 as learned, 0 off")
-        parser.add_argument(f"--{kind}-start", type=float, default=0.0, metavar="X", help="of the schedule, 0 to 1")
-        parser.add_argument(f"--{kind}-end", type=float, default=1.0, metavar="X", help="of the schedule, 0 to 1")
-    parser.add_argument("--style", type=Path, metavar="IMG",
-                        help="a picture whose look is taken over without learning (shared self-attention, StyleAligned)")
-    parser.add_argument("--from", dest="start", type=Path, metavar="IMG", help="a picture to draw over (image-to-image)")
+        parser.add_argument(
+            f"--{kind}-strength", type=float, default=1.0, metavar="X", help="1 as learned, 0 off"
+        )
+        parser.add_argument(
+            f"--{kind}-start", type=float, default=0.0, metavar="X", help="of the schedule, 0 to 1"
+        )
+        parser.add_argument(
+            f"--{kind}-end", type=float, default=1.0, metavar="X", help="of the schedule, 0 to 1"
+        )
+    parser.add_argument(
+        "--style", type=Path, metavar="IMG",
+        help="a picture whose look is taken over without learning (shared self-attention, StyleAligned)")
+    parser.add_argument(
+        "--from", dest="start", type=Path, metavar="IMG", help="a picture to draw over (image-to-image)"
+    )
     parser.add_argument("--denoise", type=float, default=0.7, metavar="X",
                         help="how much of --from is drawn anew: above 0, up to 1; default 0.7")
     parser.add_argument("--middle", default="shape", choices=MIDDLES, help="owner of the middle block")
-    parser.add_argument("--overlap", default="divide", choices=OVERLAPS,
-                        help="where both changed the same weights: divide them between the two (default), or add both changes")
+    parser.add_argument(
+        "--overlap", default="divide", choices=OVERLAPS,
+        help="where both changed the same weights: divide them between the two (default), or add both "
+        "changes")
     add_model(parser)
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures; default 4")
     add_seed(parser)
@@ -57,7 +69,9 @@ def run(options: argparse.Namespace) -> None:
         attribute = Attribute.load(path)
         if attribute.kind != kind:
             raise ESCDiffError(f"{path} holds {attribute.kind}, not {kind}; give it as --{attribute.kind}")
-        uses[kind] = Use(attribute, *(getattr(options, f"{kind}_{part}") for part in ("strength", "start", "end")))
+        uses[kind] = Use(
+            attribute, *(getattr(options, f"{kind}_{part}") for part in ("strength", "start", "end"))
+        )
     model = load_model(options.model, options.device)
     guidance = model.usual_guidance if options.guidance is None else options.guidance
     style, start_from = (load_reference(path, "none", model.native_size) if path else None
@@ -77,13 +91,33 @@ def run(options: argparse.Namespace) -> None:
         save_picture(image, folder / f"{number:03d}.png")
     for number in range(len(images), _count_of(folder / "report.json")):
         (folder / f"{number:03d}.png").unlink(missing_ok=True)       # of a larger mix before this one
-    report = {"prompt": options.prompt, "negative": options.negative, "seed": options.seed, "count": options.count,
-              "sampling_steps": options.sampling_steps, "guidance": guidance, "model": str(options.model),
-              "middle": options.middle, "overlap": options.overlap, "style": str(options.style or ""),
-              "from": str(options.start or ""), "denoise": options.denoise if start_from else 1.0, "seconds": round(seconds, 2),
-              "attributes": {k: {"file": str(getattr(options, k)), "token": u.attribute.token, "strength": u.strength,
-                                 "start": u.start, "end": u.end, "recipe": u.attribute.recipe} for k, u in uses.items()},
-              "warnings": [f"the prompt does not use {t}" for t in missing]}
+    report = {
+        "prompt": options.prompt,
+        "negative": options.negative,
+        "seed": options.seed,
+        "count": options.count,
+        "sampling_steps": options.sampling_steps,
+        "guidance": guidance,
+        "model": str(options.model),
+        "middle": options.middle,
+        "overlap": options.overlap,
+        "style": str(options.style or ""),
+        "from": str(options.start or ""),
+        "denoise": options.denoise if start_from else 1.0,
+        "seconds": round(seconds, 2),
+        "attributes": {
+            k: {
+                "file": str(getattr(options, k)),
+                "token": u.attribute.token,
+                "strength": u.strength,
+                "start": u.start,
+                "end": u.end,
+                "recipe": u.attribute.recipe,
+            }
+            for k, u in uses.items()
+        },
+        "warnings": [f"the prompt does not use {t}" for t in missing],
+    }
     save_report(report, folder / "report.json")
     for warning in report["warnings"]:
         print(f"note: {warning}")

@@ -10,12 +10,15 @@ from .common import output_folder, progress_bar
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", required=True, nargs="+", metavar="URL", help="http://127.0.0.1:8188; several share the jobs")
-    parser.add_argument("--workflow", required=True, type=Path, metavar="FILE.json", help="exported from ComfyUI in API format")
-    parser.add_argument("--table", required=True, type=Path, metavar="JOBS.csv",
-                        help="a job per row; columns node.input (node: key or title), and `name` for the output files; "
-                             "an empty cell leaves the workflow's value; a picture for a LoadImage node is a path, "
-                             "counted from the table's folder")
+    parser.add_argument("--server", required=True, nargs="+", metavar="URL",
+                        help="http://127.0.0.1:8188; several share the jobs")
+    parser.add_argument("--workflow", required=True, type=Path, metavar="FILE.json",
+                        help="exported from ComfyUI in API format")
+    parser.add_argument(
+        "--table", required=True, type=Path, metavar="JOBS.csv",
+        help="a job per row; columns node.input (node: key or title), and `name` for the output files; an "
+        "empty cell leaves the workflow's value; a picture for a LoadImage node is a path, counted "
+        "from the table's folder")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR",
                         help="<name>_<i>.png and report.json; a second run does only what is missing")
     parser.add_argument("--patience", type=float, default=300.0, metavar="SECONDS",
@@ -31,7 +34,11 @@ def run(options: argparse.Namespace) -> int:
     servers = list({server.url: server for server in map(Server, options.server)}.values())
     for server in servers:
         server.check()
-    about = {"workflow": str(options.workflow), "table": str(options.table), "servers": [s.label for s in servers]}
+    about = {
+        "workflow": str(options.workflow),
+        "table": str(options.table),
+        "servers": [s.label for s in servers],
+    }
     with alone_in(output_folder(options.out)) as folder:
         report = Report(folder, about)
         missing = [job for job in jobs if not report.has(job)]

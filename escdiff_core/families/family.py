@@ -1,4 +1,5 @@
-"""What a family is: the facts that tell one architecture from another. A new one is a module with a ``FAMILY`` beside this."""
+"""What a family is: the facts that tell one architecture from another. A new one is a module with a
+``FAMILY`` beside this."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class TowerRow:
-    """A text tower of a family. ``name``: as attribute files call it. ``prefix`` and ``layout``: where and how a single file keeps
-    it (see model.clip_names). ``config``: of transformers' class. ``folder``, ``words``: of a diffusers folder.
+    """A text tower of a family. ``name``: as attribute files call it. ``prefix`` and ``layout``: where and
+    how a single file keeps it (see model.clip_names). ``config``: of transformers' class. ``folder``,
+    ``words``: of a diffusers folder.
 
-    ``reads``: the hidden state that the UNet reads, from the end, -1 the last. ``normed``: behind the final norm. ``pooled``: its
-    projection is the pooled vector. ``padding``: the word that fills a prompt up; None: the end word.
+    ``reads``: the hidden state that the UNet reads, from the end, -1 the last. ``normed``: behind the final
+    norm. ``pooled``: its projection is the pooled vector. ``padding``: the word that fills a prompt up; None:
+    the end word.
     """
 
     name: str
@@ -31,7 +34,8 @@ class TowerRow:
     padding: str | None = None
 
     def layers(self, config: Mapping[str, Any]) -> int:
-        """How many layers of an encoder of ``config`` have to be computed: those behind the one that is read do nothing."""
+        """How many layers of an encoder of ``config`` have to be computed: those behind the one that is read
+        do nothing."""
         whole = config["num_hidden_layers"]
         return whole + self.reads + 1 if self.normed and not self.pooled else whole
 
@@ -43,11 +47,13 @@ class TowerRow:
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture. ``context``: width of the text states that its UNet reads, by which a checkpoint is recognised.
+    """One architecture. ``context``: width of the text states that its UNet reads, by which a checkpoint is
+    recognised.
 
-    ``unet`` and ``vae``: configurations of diffusers' classes at full size; files with fewer levels or channels fit as well.
-    ``noise(shapes, read)``: what a checkpoint's own tensors say of its noise schedule and size, as ModelConfig has them.
-    ``recipes``: what each kind is learned with where nobody asks for another.
+    ``unet`` and ``vae``: configurations of diffusers' classes at full size; files with fewer levels or
+    channels fit as well. ``noise(shapes, read)``: what a checkpoint's own tensors say of its noise schedule
+    and size, as ModelConfig has them. ``recipes``: what each kind is learned with where nobody asks for
+    another.
     """
 
     name: str
@@ -71,10 +77,10 @@ class Family:
 class ModelConfig:
     """Everything needed to build a model without asking a hub.
 
-    ``unet``, ``vae``, ``text_encoders`` (by the tower's name) are configurations of the diffusers and transformers classes;
-    ``reads`` says which layer of each tower is read where that is not the family's own (CLIP skip); ``tokenizer`` is None for SD's
-    own vocabulary, else ``{"vocab": {token: id}, "merges": ["a b", ...]}``; ``native_size`` is the side in pixels that the model
-    was trained at.
+    ``unet``, ``vae``, ``text_encoders`` (by the tower's name) are configurations of the diffusers and
+    transformers classes; ``reads`` says which layer of each tower is read where that is not the family's own
+    (CLIP skip); ``tokenizer`` is None for SD's own vocabulary, else ``{"vocab": {token: id}, "merges": ["a
+    b", ...]}``; ``native_size`` is the side in pixels that the model was trained at.
     """
 
     family: str

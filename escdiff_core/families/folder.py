@@ -62,7 +62,8 @@ def _check_parts(path: Path, needed: Sequence[str]) -> None:
 
 
 def _tower(path: Path, row: TowerRow, dtype: torch.dtype, source: str) -> TextTower:
-    """A folder's encoder ends where its UNet reads it, so what a row says of layers is for towers without a final norm."""
+    """A folder's encoder ends where its UNet reads it, so what a row says of layers is for towers without a
+    final norm."""
     encoder = _part(CLIPTextModelWithProjection if row.pooled else CLIPTextModel, path / row.folder).to(dtype)
     tokenizer = _tokenizer(path / row.words)
     check_tokenizer(tokenizer, encoder.config.vocab_size, source)
@@ -73,10 +74,14 @@ def _part(cls: type, folder: Path, **options: Any):
     """``from_pretrained`` for one part, from safetensors, also when only the fp16 variant is there."""
     files = [f.name for f in folder.glob("*.safetensors*")]
     if not files:
-        raise ESCDiffError(f"{folder} holds no .safetensors weights (pickles are never opened); convert the model")
+        raise ESCDiffError(
+            f"{folder} holds no .safetensors weights (pickles are never opened); convert the model"
+        )
     options |= {"use_safetensors": True, "variant": "fp16" if all(".fp16." in f for f in files) else None}
     with _one_sentence(folder):
-        module, info = cls.from_pretrained(str(folder), local_files_only=True, output_loading_info=True, **options)
+        module, info = cls.from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True, **options
+        )
     lost = [*info["missing_keys"], *info["mismatched_keys"]]
     if lost:  # both libraries would only log it and leave random weights in place
         raise ESCDiffError(f"{folder} lacks {len(lost)} tensors (first: {lost[0]}); the folder is damaged")
@@ -92,9 +97,12 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
 
 @contextmanager
 def _one_sentence(folder: Path) -> Iterator[None]:
-    """Turn what the libraries raise for a bad folder into one sentence; keep their bars and warnings off the screen."""
+    """Turn what the libraries raise for a bad folder into one sentence; keep their bars and warnings off the
+    screen."""
     shown = transformers_logging.is_progress_bar_enabled()
-    verbosities = [(logging, logging.get_verbosity()) for logging in (diffusers_logging, transformers_logging)]
+    verbosities = [
+        (logging, logging.get_verbosity()) for logging in (diffusers_logging, transformers_logging)
+    ]
     transformers_logging.disable_progress_bar()
     for logging, _ in verbosities:
         logging.set_verbosity_error()
@@ -102,7 +110,9 @@ def _one_sentence(folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ESCDiffError(f"{folder} cannot be loaded ({reason}); the folder is incomplete or damaged") from error
+        raise ESCDiffError(
+            f"{folder} cannot be loaded ({reason}); the folder is incomplete or damaged"
+        ) from error
     finally:
         for logging, verbosity in verbosities:
             logging.set_verbosity(verbosity)

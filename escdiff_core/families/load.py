@@ -29,19 +29,21 @@ except ImportError:  # an older hub library, whose transformers raises ValueErro
     StrictDataclassError = ValueError
 
 # What the constructors raise for a senseless configuration; RuntimeError is torch's for an impossible size.
-UNBUILDABLE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError)
+UNBUILDABLE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError,
+               StrictDataclassError)
 Tensors = Mapping[str, torch.Tensor]
 
 
 def load_model(
     path_or_name: str | Path, device: str | torch.device = "auto", dtype: torch.dtype = torch.float32
 ) -> DiffusionModel:
-    """Load ``"pocket"``, a single-file checkpoint (safetensors) of a family or a diffusers folder onto ``device``.
+    """Load ``"pocket"``, a single-file checkpoint (safetensors) of a family or a diffusers folder onto
+    ``device``.
 
-    ``device``: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``. ``dtype`` is that of the UNet and the
-    text encoders; the VAE stays in fp32, since it runs once per picture and its decoder can overflow in fp16. Raises
-    ESCDiffError with one sentence for anything that cannot be loaded: missing, a pickle, truncated, contradictory, of no
-    family.
+    ``device``: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``. ``dtype`` is that of the
+    UNet and the text encoders; the VAE stays in fp32, since it runs once per picture and its decoder can
+    overflow in fp16. Raises ESCDiffError with one sentence for anything that cannot be loaded: missing, a
+    pickle, truncated, contradictory, of no family.
     """
     place = resolve_device(device)
     path = named_model(str(path_or_name)) or Path(path_or_name)
@@ -52,17 +54,19 @@ def load_model(
     file = open_checkpoint(path)
     config = recognise(file.shapes, file.metadata, source, file.read)
     texts = {row.name: _text_state(file, row) for row in FAMILIES[config.family].towers}
-    return _finish(*_assemble(_under(file, UNET_PREFIX), _under(file, VAE_PREFIX), texts, config, dtype, source),
-                   config, place, source)
+    return _finish(
+        *_assemble(_under(file, UNET_PREFIX), _under(file, VAE_PREFIX), texts, config, dtype, source), config,
+        place, source)
 
 
-def model_from_tensors(unet: Tensors, vae: Tensors, texts: Mapping[str, Tensors], config: ModelConfig, device: torch.device,
-                       dtype: torch.dtype = torch.float32, source: str = "the model") -> DiffusionModel:
-    """Build a model from tensors as a host exports them: ``unet`` and ``vae`` under the names of the original SD layout, the
-    ``texts`` of each tower under transformers'.
+def model_from_tensors(unet: Tensors, vae: Tensors, texts: Mapping[str, Tensors], config: ModelConfig,
+                       device: torch.device, dtype: torch.dtype = torch.float32,
+                       source: str = "the model") -> DiffusionModel:
+    """Build a model from tensors as a host exports them: ``unet`` and ``vae`` under the names of the original
+    SD layout, the ``texts`` of each tower under transformers'.
 
-    Tensors of ``dtype`` become the model's own, so they must be nobody else's. Raises ESCDiffError when one is missing or has
-    another shape than ``config`` says.
+    Tensors of ``dtype`` become the model's own, so they must be nobody else's. Raises ESCDiffError when one
+    is missing or has another shape than ``config`` says.
     """
     return _finish(*_assemble(unet, vae, texts, config, dtype, source, copy=False), config, device, source)
 
@@ -76,7 +80,9 @@ def _text_state(file: CheckpointFile, row: TowerRow) -> dict[str, torch.Tensor]:
     return from_open_clip(state) if row.layout == "open_clip" else nested(state)
 
 
-def _finish(unet, vae, towers: tuple[TextTower, ...], config: ModelConfig, place: torch.device, source: str) -> DiffusionModel:
+def _finish(
+    unet, vae, towers: tuple[TextTower, ...], config: ModelConfig, place: torch.device, source: str
+) -> DiffusionModel:
     base = fingerprint(unet.state_dict(), unet.config)
     for module in (unet, vae, *(tower.encoder for tower in towers)):
         module.to(place).eval().requires_grad_(False)
@@ -93,17 +99,21 @@ def _finish(unet, vae, towers: tuple[TextTower, ...], config: ModelConfig, place
     )
 
 
-def _assemble(unet_state: Tensors, vae_state: Tensors, texts: Mapping[str, Tensors], config: ModelConfig, dtype: torch.dtype,
-              source: str, copy: bool = True):
-    """Build UNet, VAE and towers and fill them with tensors of the original layout's names; texts have transformers'. ``copy``:
-    tensors of ``dtype`` are copied too, since those of a file are a window into it.
+def _assemble(unet_state: Tensors, vae_state: Tensors, texts: Mapping[str, Tensors], config: ModelConfig,
+              dtype: torch.dtype, source: str, copy: bool = True):
+    """Build UNet, VAE and towers and fill them with tensors of the original layout's names; texts have
+    transformers'. ``copy``: tensors of ``dtype`` are copied too, since those of a file are a window into it.
     """
     unet, vae, encoders = build_modules(config, source)
-    _fill(unet, {n: unet_state[c] for n, c in unet_map(unet.config).items() if c in unet_state}, dtype, source, copy)
+    _fill(unet, {n: unet_state[c]
+                 for n, c in unet_map(unet.config).items()
+                 if c in unet_state}, dtype, source, copy)
     expected = vae.state_dict()
     vae_tensors = {n: vae_state[c] for n, c in vae_map(vae.config).items() if c in vae_state}
     # the original's attention is made of 1x1 convolutions
-    vae_tensors = {n: t.flatten(1) if n in expected and t.ndim > expected[n].ndim else t for n, t in vae_tensors.items()}
+    vae_tensors = {
+        n: t.flatten(1) if n in expected and t.ndim > expected[n].ndim else t for n, t in vae_tensors.items()
+    }
     _fill(vae, vae_tensors, torch.float32, source, copy)
     towers = []
     for row in FAMILIES[config.family].towers:
@@ -112,12 +122,15 @@ def _assemble(unet_state: Tensors, vae_state: Tensors, texts: Mapping[str, Tenso
         _fill(encoder, {n: state[c] for n, c in names.items() if c in state}, dtype, source, copy)
         words = build_tokenizer(config.tokenizer, encoder.config.max_position_embeddings, source, row.padding)
         check_tokenizer(words, encoder.config.vocab_size, source)
-        towers.append(TextTower(row.name, encoder, words, config.reads.get(row.name, row.hidden_state), row.pooled))
+        towers.append(
+            TextTower(row.name, encoder, words, config.reads.get(row.name, row.hidden_state), row.pooled)
+        )
     return unet, vae, tuple(towers)
 
 
 def build_modules(config: ModelConfig, source: str = "the model"):
-    """Build (UNet2DConditionModel, AutoencoderKL, {tower: CLIPTextModel}), parameters on the meta device: no memory, no time.
+    """Build (UNet2DConditionModel, AutoencoderKL, {tower: CLIPTextModel}), parameters on the meta device: no
+    memory, no time.
 
     Raises ESCDiffError when the configuration makes no sense to diffusers or transformers.
     """
@@ -135,15 +148,17 @@ def build_modules(config: ModelConfig, source: str = "the model"):
         raise ESCDiffError(f"{source}: no model can be built from its configuration ({reason})") from error
 
 
-def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype, source: str, copy: bool) -> None:
+def _fill(
+    module: torch.nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype, source: str, copy: bool
+) -> None:
     """Put ``state`` into a module on the meta device; every tensor must be there with its right shape."""
     expected = module.state_dict()
     kind = type(module).__name__
     missing = [n for n in expected if n not in state]
     if missing:
         raise ESCDiffError(
-            f"{source} lacks {len(missing)} of {len(expected)} tensors of the {kind} (first: {missing[0]}); the file "
-            "is incomplete or of another kind"
+            f"{source} lacks {len(missing)} of {len(expected)} tensors of the {kind} (first: "
+            f"{missing[0]}); the file is incomplete or of another kind"
         )
     wrong = next((n for n in expected if state[n].shape != expected[n].shape), None)
     if wrong:

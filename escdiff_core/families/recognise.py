@@ -28,7 +28,9 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("a Stable Diffusion 3 checkpoint", ("joint_blocks.0.",)),
     Foreign("a Flux checkpoint", ("double_blocks.0.",)),
     Foreign("a ControlNet", ("control_model.", "controlnet_cond_embedding.")),
-    Foreign("a diffusers UNet alone (give the folder above it, which holds model_index.json)", ("down_blocks.0.",)),
+    Foreign(
+        "a diffusers UNet alone (give the folder above it, which holds model_index.json)", ("down_blocks.0.",)
+    ),
     Foreign("a VAE alone", ("decoder.mid.block_1.", "decoder.mid_block.")),
     Foreign("a textual-inversion embedding", ("emb_params", "clip_l")),
 )
@@ -37,17 +39,21 @@ UNDECIDED = ("num_attention_heads",)  # guessed by the inferrers: leaves no trac
 NEEDED = f"a single-file checkpoint of {SUPPORTED}, or a diffusers folder"
 
 
-def recognise(shapes: Shapes, metadata: Mapping[str, str], source: str, read: Read = lambda prefix: {}) -> ModelConfig:
+def recognise(
+    shapes: Shapes, metadata: Mapping[str, str], source: str, read: Read = lambda prefix: {}
+) -> ModelConfig:
     """Return the configuration of the checkpoint whose tensors have ``shapes`` (original SD names).
 
-    The file's own configuration (metadata key ``escdiff.config``) wins; without it the family is recognised from the
-    shapes, also when the file has fewer levels, blocks or channels than the family's full-size model. ``read`` gives the few
-    tensors whose values tell more. Raises ESCDiffError for a checkpoint of no family, or when metadata contradicts tensors.
+    The file's own configuration (metadata key ``escdiff.config``) wins; without it the family is recognised
+    from the shapes, also when the file has fewer levels, blocks or channels than the family's full-size
+    model. ``read`` gives the few tensors whose values tell more. Raises ESCDiffError for a checkpoint of no
+    family, or when metadata contradicts tensors.
     """
     names = [n for n in shapes if not n.startswith(VAE_PREFIX)]
     foreign = next((f for f in FOREIGN if any(mark in name for name in names for mark in f.marks)), None)
     if UNET_MARK not in shapes or foreign is not None:
-        what = f"looks like {foreign.title}" if foreign else "holds no Stable Diffusion UNet (model.diffusion_model.*)"
+        what = f"looks like {foreign.title}" if foreign else (
+            "holds no Stable Diffusion UNet (model.diffusion_model.*)")
         raise ESCDiffError(f"{source} {what}; needed: {NEEDED}")
     unet, vae = infer_unet(shapes, source), infer_vae(shapes, source)
     own = CONFIG_KEY in metadata
@@ -63,17 +69,21 @@ def recognise(shapes: Shapes, metadata: Mapping[str, str], source: str, read: Re
     return configured(family, unet, vae, texts, **family.noise(shapes, read))
 
 
-def configured(family: Family, unet: Mapping[str, Any], vae: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]],
-               **more) -> ModelConfig:
-    """The configuration of a model of ``family`` whose shapes say ``unet``, ``vae`` and ``texts`` (by the tower's name)."""
+def configured(family: Family, unet: Mapping[str, Any], vae: Mapping[str, Any],
+               texts: Mapping[str, Mapping[str, Any]], **more) -> ModelConfig:
+    """The configuration of a model of ``family`` whose shapes say ``unet``, ``vae`` and ``texts`` (by the
+    tower's name)."""
     whole = {**family.unet, **unet}
     if isinstance(family.unet["attention_head_dim"], list):      # heads of 64, however many levels there are
         whole["attention_head_dim"] = widths_of(whole)
     towers = {t.name: {**t.config, **texts[t.name]} for t in family.towers}
     for row in family.towers:
         towers[row.name]["num_hidden_layers"] = row.layers(towers[row.name])
-    return ModelConfig(**{"family": family.name, "unet": whole, "vae": {**family.vae, **vae}, "text_encoders": towers,
-                          "scheduler": family.scheduler, "native_size": family.native_size, **more})
+    return ModelConfig(
+        **{
+            "family": family.name, "unet": whole, "vae": {**family.vae, **vae}, "text_encoders": towers,
+            "scheduler": family.scheduler, "native_size": family.native_size, **more
+        })
 
 
 def family_of(unet: Mapping[str, Any], source: str, any_context: bool = False) -> Family:
@@ -109,23 +119,28 @@ def parse_config(text: str, source: str) -> ModelConfig:
     try:
         raw = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ESCDiffError(f"{source}: the metadata entry {CONFIG_KEY} is not readable JSON ({error})") from error
+        raise ESCDiffError(
+            f"{source}: the metadata entry {CONFIG_KEY} is not readable JSON ({error})"
+        ) from error
     kinds = {"unet": dict, "vae": dict, "text_encoder": dict, "scheduler": dict, "native_size": int}
     wrong = [k for k, kind in kinds.items() if not isinstance(raw, dict) or not isinstance(raw.get(k), kind)]
     if wrong or not isinstance(raw.get("tokenizer"), (dict, type(None))):
         raise ESCDiffError(
-            f"{source}: the metadata entry {CONFIG_KEY} lacks or garbles {', '.join(wrong or ['tokenizer'])}; "
-            "the file was not written by this pack, or is damaged"
+            f"{source}: the metadata entry {CONFIG_KEY} lacks or garbles "
+            f"{', '.join(wrong or ['tokenizer'])}; the file was not written by this pack, or is damaged"
         )
     if not 8 <= raw["native_size"] <= 8192:
-        raise ESCDiffError(f"{source}: the metadata says native_size {raw['native_size']}; allowed: 8 to 8192 pixels")
+        raise ESCDiffError(
+            f"{source}: the metadata says native_size {raw['native_size']}; allowed: 8 to 8192 pixels"
+        )
     return ModelConfig(family=OWN.name, tokenizer=raw.get("tokenizer"), unet=raw["unet"], vae=raw["vae"],
                        text_encoders={OWN.towers[0].name: raw["text_encoder"]}, scheduler=raw["scheduler"],
                        native_size=raw["native_size"])
 
 
 def _check_agreement(given: Mapping[str, Any], inferred: Mapping[str, Any], part: str, source: str) -> None:
-    """The tensors are the truth: a configuration that contradicts them would build a wrong or a giant model."""
+    """The tensors are the truth: a configuration that contradicts them would build a wrong or a giant
+    model."""
     for key, value in inferred.items():
         stated = given.get(key, value)
         stated = list(stated) if isinstance(stated, tuple) else stated

@@ -20,14 +20,15 @@ Texts = torch.nn.Module | Mapping[str, torch.nn.Module]     # the one encoder, o
 
 
 def write_checkpoint(path: str | Path, unet: torch.nn.Module, vae: torch.nn.Module, texts: Texts,
-                     config: Mapping[str, Any] | None, dtype: torch.dtype = torch.float16, family: str = "sd15") -> None:
+                     config: Mapping[str, Any] | None, dtype: torch.dtype = torch.float16,
+                     family: str = "sd15") -> None:
     """Write one safetensors file in the original SD layout of ``family``; the path never holds half a file.
 
-    ``unet``, ``vae`` are diffusers' UNet2DConditionModel and AutoencoderKL, ``texts`` transformers' CLIPTextModels.
-    ``config`` (SD 1.x's anatomy alone) holds ``scheduler``, ``native_size`` and ``tokenizer`` (see family.ModelConfig); the
-    modules' own configurations are filled in where it does not name ``unet``, ``vae``, ``text_encoder``. None writes
-    no configuration: a plain file of the family. Raises ESCDiffError when the file cannot be written or does not end in
-    ``.safetensors``.
+    ``unet``, ``vae`` are diffusers' UNet2DConditionModel and AutoencoderKL, ``texts`` transformers'
+    CLIPTextModels. ``config`` (SD 1.x's anatomy alone) holds ``scheduler``, ``native_size`` and ``tokenizer``
+    (see family.ModelConfig); the modules' own configurations are filled in where it does not name ``unet``,
+    ``vae``, ``text_encoder``. None writes no configuration: a plain file of the family. Raises ESCDiffError
+    when the file cannot be written or does not end in ``.safetensors``.
     """
     tensors = canonical_tensors(unet, vae, texts, family)
     tensors = {n: t.detach().to("cpu", dtype).contiguous() for n, t in tensors.items()}
@@ -38,7 +39,9 @@ def write_checkpoint(path: str | Path, unet: torch.nn.Module, vae: torch.nn.Modu
     write_safetensors(tensors, path, CONFIG_KEY, json.dumps({**own, **config}))
 
 
-def canonical_tensors(unet: torch.nn.Module, vae: torch.nn.Module, texts: Texts, family: str = "sd15") -> dict[str, torch.Tensor]:
+def canonical_tensors(
+    unet: torch.nn.Module, vae: torch.nn.Module, texts: Texts, family: str = "sd15"
+) -> dict[str, torch.Tensor]:
     """Return all tensors of the modules under the names and in the shapes of the family's original layout."""
     vae_tensors = to_canonical(vae.state_dict(), vae_map(vae.config))
     for name in vae_tensors:

@@ -1,6 +1,8 @@
-"""Stable Diffusion 2.x: SD 1.x's UNet with linear projections and heads of 64, read by the last but one layer of OpenCLIP ViT-H.
+"""Stable Diffusion 2.x: SD 1.x's UNet with linear projections and heads of 64, read by the last but one layer
+of OpenCLIP ViT-H.
 
-One half of its checkpoints predicts v (Salimans and Ho 2022) at 768 pixels, the other noise at 512; a file does not say which.
+One half of its checkpoints predicts v (Salimans and Ho 2022) at 768 pixels, the other noise at 512; a file
+does not say which.
 """
 
 from collections.abc import Mapping
@@ -9,11 +11,19 @@ from typing import Any
 from . import sd1
 from .family import Family, Read, Shapes, TowerRow
 
-CLIP_H = {**sd1.CLIP_L, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-          "hidden_act": "gelu", "pad_token_id": 0, "projection_dim": 1024}
-UNET = {**sd1.UNET, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
+CLIP_H = {
+    **sd1.CLIP_L, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "hidden_act": "gelu", "pad_token_id": 0, "projection_dim": 1024
+}
+UNET = {
+    **sd1.UNET,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+}
 TELLING = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
-SPREAD = 0.09      # of that bias: what predicts v is above it, what predicts noise below, as ComfyUI has it too
+# of that bias: what predicts v is above it, what predicts noise below, as ComfyUI has it too
+SPREAD = 0.09
 V = {"prediction_type": "v_prediction"}
 
 

@@ -1,4 +1,5 @@
-"""A view of a reference, and the geometry that view sources share: move a subject, lay it on a ground, carry a surface on."""
+"""A view of a reference, and the geometry that view sources share: move a subject, lay it on a ground, carry
+a surface on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ MIRRORS = 4                 # how often a surface is mirrored at its edge before
 
 @dataclass(frozen=True)
 class View:
-    """``image`` float32 (h, w, 3), ``mask`` float32 (h, w); ``rest`` and ``behind`` are the words for a template."""
+    """``image`` float32 (h, w, 3), ``mask`` float32 (h, w); ``rest`` and ``behind`` are the words for a
+    template."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -22,7 +24,8 @@ class View:
 
 @dataclass(frozen=True)
 class ViewSource:
-    """A way to draw views: ``draw(image, mask, rng)`` of a picture (h, w, 3) and its subject's mask (h, w)."""
+    """A way to draw views: ``draw(image, mask, rng)`` of a picture (h, w, 3) and its subject's mask (h,
+    w)."""
 
     draw: Callable[[np.ndarray, np.ndarray, np.random.Generator], View]
     needs_outline: bool = False          # the subject's outline shows in the view, so there must be one
@@ -39,7 +42,8 @@ def _similarity(centre: np.ndarray, target: np.ndarray, scale: float, degrees: f
 
 def move_subject(mask: np.ndarray, image: np.ndarray, rng: np.random.Generator, scales: tuple[float, float],
            degrees: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and turn a masked picture, and move it up to ``reach`` of the way to the frame's edge. Returns (mask, image)."""
+    """Scale and turn a masked picture, and move it up to ``reach`` of the way to the frame's edge. Returns
+    (mask, image)."""
     h, w = mask.shape
     frame = np.array([w, h])
     scale, jitter, turn = rng.uniform(*scales), rng.uniform(-reach, reach, 2), rng.uniform(-degrees, degrees)
@@ -60,7 +64,8 @@ def composite(front: np.ndarray, back: np.ndarray, mask: np.ndarray) -> np.ndarr
 
 
 def mirrored_outwards(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The surface inside the mask, carried on beyond it: every pixel outside shows its mirror image across the nearest edge."""
+    """The surface inside the mask, carried on beyond it: every pixel outside shows its mirror image across
+    the nearest edge."""
     core = ndimage.binary_erosion(mask > 0.9, iterations=2)
     core = core if core.any() else mask > 0.5
     edge = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)      # (2, h, w)

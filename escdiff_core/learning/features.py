@@ -26,7 +26,8 @@ NOISE_DRAWS = 4   # features are averaged over so many noises: one draw at t = 2
 
 @dataclass(frozen=True)
 class ReferenceFeatures:
-    """``unet`` (n,): pooled down-block and middle outputs; ``clip`` (m,) CLS embedding of unit norm, or None."""
+    """``unet`` (n,): pooled down-block and middle outputs; ``clip`` (m,) CLS embedding of unit norm, or
+    None."""
 
     unet: torch.Tensor
     clip: torch.Tensor | None
@@ -43,7 +44,8 @@ class ReferenceEncoder:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) of the weights as fp16 and of how pictures are prepared: the same encoder on any machine has the same."""
+        """sha256 (hex) of the weights as fp16 and of how pictures are prepared: the same encoder on any
+        machine has the same."""
         digest = hashlib.sha256(repr((self.size, self.mean, self.std)).encode())
         for name, tensor in sorted(self.tower.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -53,8 +55,9 @@ class ReferenceEncoder:
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures (b, h, w, 3), 0 to 1, to embeddings of unit norm, (b, m)."""
-        pixels = F.interpolate(images.permute(0, 3, 1, 2).float(), size=(self.size, self.size), mode="bilinear",
-                               antialias=True, align_corners=False)
+        pixels = F.interpolate(
+            images.permute(0, 3, 1, 2).float(), size=(self.size, self.size), mode="bilinear", antialias=True,
+            align_corners=False)
         mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return F.normalize(self.tower((pixels - mean) / std), dim=-1)
 
@@ -62,19 +65,24 @@ class ReferenceEncoder:
 def load_encoder(source: str | Path, device: torch.device | str = "cpu") -> ReferenceEncoder:
     """Load the tower of a world by its name (``"pocket"``), or OpenCLIP's ViT-B/32 from a local file.
 
-    Raises ESCDiffError when the file is missing or is not what it should be: one sentence with where it looked.
+    Raises ESCDiffError when the file is missing or is not what it should be: one sentence with where it
+    looked.
     """
     world = worlds().get(str(source))
     path = world.tower_file if world else Path(source)
     if not path.is_file():
-        raise ESCDiffError(f"no vision tower at {path}; put OpenCLIP's ViT-B-32 weights (open_clip_model.safetensors) "
-                           "there, or go without: the UNet's features work alone")
+        raise ESCDiffError(
+            f"no vision tower at {path}; put OpenCLIP's ViT-B-32 weights (open_clip_model.safetensors) "
+            "there, or go without: the UNet's features work alone"
+        )
     try:
         tower = world.read_tower() if world else _read_vit_b_32(path)
     except UNREADABLE as error:
         what = f"the {world.name}'s tower" if world else "OpenCLIP's ViT-B-32"
-        raise ESCDiffError(f"{path} does not hold {what} ({type(error).__name__}); give open_clip_model.safetensors of a "
-                           "ViT-B-32 release, or go without") from error
+        raise ESCDiffError(
+            f"{path} does not hold {what} ({type(error).__name__}); give open_clip_model.safetensors "
+            "of a ViT-B-32 release, or go without"
+        ) from error
     network = tower.network.to(device).eval().requires_grad_(False)
     return ReferenceEncoder(network, tower.size, tower.mean, tower.deviation)
 
@@ -83,7 +91,9 @@ def _read_vit_b_32(path: Path) -> Tower:
     import open_clip
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
-    return Tower(open_clip.create_model("ViT-B-32", pretrained=str(path)).visual, 224, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+    return Tower(
+        open_clip.create_model("ViT-B-32", pretrained=str(path)).visual, 224, OPENAI_DATASET_MEAN,
+        OPENAI_DATASET_STD)
 
 
 def unet_feature_width(model: DiffusionModel) -> int:
@@ -94,13 +104,14 @@ def unet_feature_width(model: DiffusionModel) -> int:
 
 
 @torch.no_grad()
-def reference_features(model: DiffusionModel, latents: torch.Tensor, images: torch.Tensor, timestep: int = 250,
-                       encoder: ReferenceEncoder | None = None, seed: int = 0) -> ReferenceFeatures:
+def reference_features(model: DiffusionModel, latents: torch.Tensor, images: torch.Tensor,
+                       timestep: int = 250, encoder: ReferenceEncoder | None = None,
+                       seed: int = 0) -> ReferenceFeatures:
     """Read the features of a reference (E4T, Gal et al. 2023, with CLIP fused in as ESCDiff proposes).
 
-    ``latents`` (b, 4, h, w) and ``images`` (b, H, W, 3) of the same reference or references, which are averaged. The
-    noised latent at ``timestep`` (0 to T-1) goes through the down path with the empty prompt; every skip and the middle
-    are averaged over space.
+    ``latents`` (b, 4, h, w) and ``images`` (b, H, W, 3) of the same reference or references, which are
+    averaged. The noised latent at ``timestep`` (0 to T-1) goes through the down path with the empty prompt;
+    every skip and the middle are averaged over space.
     """
     steps = model.schedule.num_train_timesteps
     if not 0 <= timestep < steps:
@@ -114,6 +125,7 @@ def reference_features(model: DiffusionModel, latents: torch.Tensor, images: tor
     x = (alpha.sqrt() * z + (1 - alpha).sqrt() * noise).to(model.unet.dtype)
     empty = encode_prompts(model, [""]).expand(len(x)).to(x)
     seen = encode(model.unet, x, torch.full((len(x),), timestep, device=x.device), empty)
-    pooled = torch.cat([f.float().mean((2, 3)) for f in (*seen.skips, seen.sample)], dim=1)     # (b * draws, n)
+    # (b * draws, n)
+    pooled = torch.cat([f.float().mean((2, 3)) for f in (*seen.skips, seen.sample)], dim=1)
     clip = F.normalize(encoder(images.to(model.device)).mean(0), dim=0) if encoder is not None else None
     return ReferenceFeatures(pooled.mean(0), clip)

@@ -1,4 +1,5 @@
-"""Stage 2: the shape filter and the appearance filter, two networks of one architecture, and the token they start."""
+"""Stage 2: the shape filter and the appearance filter, two networks of one architecture, and the token they
+start."""
 
 import json
 from collections.abc import Mapping
@@ -15,19 +16,21 @@ from .features import ReferenceFeatures
 
 
 class AttributeFilter(nn.Module):
-    """Keeps of the fused reference features what belongs to one attribute: (n,), (m,) to a token offset (dim,),
-    that of several text towers side by side.
+    """Keeps of the fused reference features what belongs to one attribute: (n,), (m,) to a token offset
+    (dim,), that of several text towers side by side.
 
-    Linear maps fuse UNet and CLIP features; LeakyReLU, LayerNorm, Linear follow as in E4T (Gal et al. 2023). The last
-    layer starts at zero, so that an untrained filter leaves the token at its word. ``scale`` is the s of the run that
-    trained it, None before.
+    Linear maps fuse UNet and CLIP features; LeakyReLU, LayerNorm, Linear follow as in E4T (Gal et al. 2023).
+    The last layer starts at zero, so that an untrained filter leaves the token at its word. ``scale`` is the
+    s of the run that trained it, None before.
     """
 
     scale: float | None = None
 
     def __init__(self, unet_width: int, clip_width: int, token_width: int, hidden: int = 256):
         super().__init__()
-        self.widths = {"unet_width": unet_width, "clip_width": clip_width, "token_width": token_width, "hidden": hidden}
+        self.widths = {
+            "unet_width": unet_width, "clip_width": clip_width, "token_width": token_width, "hidden": hidden
+        }
         self.from_unet = nn.Sequential(nn.LayerNorm(unet_width), nn.Linear(unet_width, hidden))
         self.from_clip = nn.Linear(clip_width, hidden, bias=False) if clip_width else None
         self.body = nn.Sequential(nn.LeakyReLU(), nn.LayerNorm(hidden), nn.Linear(hidden, hidden),
@@ -40,7 +43,8 @@ class AttributeFilter(nn.Module):
         """``unet`` (…, n), ``clip`` (…, m) or None to the offset (…, dim)."""
         h = self.from_unet(unet)
         if self.from_clip is not None and clip is not None:
-            h = h + self.from_clip(clip * clip.shape[-1] ** 0.5)      # unit-norm CLS at the scale of a LayerNorm's output
+            # unit-norm CLS at the scale of a LayerNorm's output
+            h = h + self.from_clip(clip * clip.shape[-1] ** 0.5)
         return self.last(self.body(h))
 
 
@@ -72,20 +76,30 @@ def load_filter(path: Path, kind: str, fingerprint: str) -> AttributeFilter:
             if kind not in metadata.get("kinds", ()):
                 raise ESCDiffError(f"{path} holds no {kind} filter; ‹a filter file›")
             if metadata["base_fingerprint"] != fingerprint:
-                raise ESCDiffError(f"{path} was trained on another base model; train filters for this one, or go without")
+                raise ESCDiffError(
+                    f"{path} was trained on another base model; train filters for this one, or go without"
+                )
             network = AttributeFilter(**metadata["widths"])
-            network.load_state_dict({n.removeprefix(f"{kind}."): file.get_tensor(n).float() for n in file.keys()  # noqa: SIM118
-                                     if n.startswith(f"{kind}.")})
+            network.load_state_dict(
+                {
+                    n.removeprefix(f"{kind}."): file.get_tensor(n).float()
+                    for n in file.keys()  # noqa: SIM118
+                    if n.startswith(f"{kind}.")
+                }
+            )
             network.scale = float(metadata["scale"])
     except ESCDiffError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ESCDiffError(f"{path} is not a whole filter file ({type(error).__name__}); train it again") from error
+        raise ESCDiffError(
+            f"{path} is not a whole filter file ({type(error).__name__}); train it again"
+        ) from error
     return network
 
 
 def base_of(path: Path) -> str | None:
-    """The fingerprint of the base model that the filters at ``path`` were trained on; None for a file that says none."""
+    """The fingerprint of the base model that the filters at ``path`` were trained on; None for a file that
+    says none."""
     try:
         return json.loads(metadata_of(path).get(FILTERS_KEY, "{}")).get("base_fingerprint")
     except (ValueError, AttributeError):

@@ -1,4 +1,5 @@
-"""The forms in which weights train, as a table: whole, low-rank factors, offsets that a small network predicts, or two LoRAs."""
+"""The forms in which weights train, as a table: whole, low-rank factors, offsets that a small network
+predicts, or two LoRAs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +16,17 @@ from ..unet.blocks import block_of
 from ..unet.copy import private_copy
 from .unzip import SLOTS, unzip
 
-HYPER_WIDTH = 32   # of the one vector from which all weight offsets are predicted (the weight offsets of E4T, Gal et al. 2023)
+# of the one vector from which all weight offsets are predicted (the weight offsets of E4T, Gal et al. 2023)
+HYPER_WIDTH = 32
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A private UNet in training: what the optimiser moves, and ``delta(blocks)``, their change: canonical names, fp32, CPU.
+    """A private UNet in training: what the optimiser moves, and ``delta(blocks)``, their change: canonical
+    names, fp32, CPU.
 
-    ``slots``: how many text states its layers cut apart themselves, 0: none. ``after`` is told the number of each step that was
-    taken, while its gradients are there; ``state`` is what it remembers from step to step.
+    ``slots``: how many text states its layers cut apart themselves, 0: none. ``after`` is told the number of
+    each step that was taken, while its gradients are there; ``state`` is what it remembers from step to step.
     """
 
     unet: UNet2DConditionModel
@@ -38,12 +41,17 @@ def train_full(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed
     """Train the tensors ``names`` themselves."""
     unet, canonical, before = private_copy(base, own=names), unet_map(base.config), base.state_dict()
     weights = {n: p for n, p in unet.named_parameters() if p.requires_grad}
-    return Trained(unet, weights, lambda blocks: {
-        canonical[n]: (w.detach() - before[n].float()).cpu() for n, w in weights.items() if block_of(n) in blocks})
+    return Trained(
+        unet, weights, lambda blocks: {
+            canonical[n]: (w.detach() - before[n].float()).cpu()
+            for n, w in weights.items()
+            if block_of(n) in blocks
+        })
 
 
 def train_lora(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
-    """Train low-rank factors beside the linears and convolutions among ``names`` (Hu et al. 2021, through peft).
+    """Train low-rank factors beside the linears and convolutions among ``names`` (Hu et al. 2021, through
+    peft).
 
     Alpha equals the rank, so that strength scales the product once.
     """
@@ -75,7 +83,8 @@ def _lora(place: str, down: torch.Tensor, up: torch.Tensor) -> dict[str, torch.T
 
 
 def train_two_loras(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
-    """Train two LoRAs beside each linear among ``names``, each for its own part of the picture, and keep the first's."""
+    """Train two LoRAs beside each linear among ``names``, each for its own part of the picture, and keep the
+    first's."""
     unet, canonical = private_copy(base), unet_map(base.config)
     linears = [n.removesuffix(".weight") for n in _matrices(unet, names)]
     linears = [n for n in linears if isinstance(unet.get_submodule(n), nn.Linear)]
@@ -94,13 +103,16 @@ def train_two_loras(base: UNet2DConditionModel, names: Sequence[str], rank: int,
         for layer in layers.values():
             layer.after(step)
 
-    factors = {f"{n}.{k}": p for n, layer in layers.items() for k, p in layer.named_parameters() if p.requires_grad}
+    factors = {
+        f"{n}.{k}": p for n, layer in layers.items() for k, p in layer.named_parameters() if p.requires_grad
+    }
     state = {f"{n}.{k}": v for n, layer in layers.items() for k, v in layer.named_buffers()}
     return Trained(unet, factors, delta, SLOTS if layers else 0, after, state)
 
 
 class _Offset(nn.Module):
-    """W to W * (1 + row x column): the two vectors are linear in a code that all weights share; zero at first."""
+    """W to W * (1 + row x column): the two vectors are linear in a code that all weights share; zero at
+    first."""
 
     def __init__(self, code: nn.Parameter, rows: int, columns: int):
         super().__init__()
@@ -116,7 +128,8 @@ class _Offset(nn.Module):
 
 
 def train_offsets(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
-    """Train a small network that predicts an offset for every matrix among ``names``; the weights themselves stay."""
+    """Train a small network that predicts an offset for every matrix among ``names``; the weights themselves
+    stay."""
     unet, canonical, before = private_copy(base), unet_map(base.config), base.state_dict()
     matrices = _matrices(unet, names)
     with torch.random.fork_rng(devices=[]):
@@ -125,8 +138,13 @@ def train_offsets(base: UNet2DConditionModel, names: Sequence[str], rank: int, s
         offsets = {n: _Offset(code, *before[n].shape[:2]) for n in matrices}
     code.data = code.data.to(base.device)
     for name, offset in offsets.items():
-        parametrize.register_parametrization(unet.get_submodule(name.removesuffix(".weight")), "weight", offset.to(base.device))
-    parameters = {"code": code, **{f"{n}.{k}": p for n, o in offsets.items() for k, p in o.named_parameters()}}
+        parametrize.register_parametrization(
+            unet.get_submodule(name.removesuffix(".weight")), "weight", offset.to(base.device)
+        )
+    parameters = {
+        "code": code,
+        **{f"{n}.{k}": p for n, o in offsets.items() for k, p in o.named_parameters()},
+    }
 
     def delta(blocks: Collection[str]) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -137,12 +155,20 @@ def train_offsets(base: UNet2DConditionModel, names: Sequence[str], rank: int, s
 
 
 def _matrices(unet: UNet2DConditionModel, names: Sequence[str]) -> list[str]:
-    """Those of ``names`` that are weights of linears and convolutions. Raises ESCDiffError if there are none."""
+    """Those of ``names`` that are weights of linears and convolutions. Raises ESCDiffError if there are
+    none."""
     wanted = {n.removesuffix(".weight") for n in names if n.endswith(".weight")}
-    found = [f"{n}.weight" for n, m in unet.named_modules() if n in wanted and isinstance(m, (nn.Linear, nn.Conv2d))]
+    found = [
+        f"{n}.weight"
+        for n, m in unet.named_modules()
+        if n in wanted and isinstance(m, (nn.Linear, nn.Conv2d))
+    ]
     if not found:
-        raise ESCDiffError(f"none of the {len(names)} tensors that the recipe trains of this model is the weight of a linear or a "
-                           "convolution, which is all that a LoRA or an offset can change; take another preset or form 'full'")
+        raise ESCDiffError(
+            f"none of the {len(names)} tensors that the recipe trains of this model is the weight of a "
+            "linear or a convolution, which is all that a LoRA or an offset can change; take another "
+            "preset or form 'full'"
+        )
     return found
 
 

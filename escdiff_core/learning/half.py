@@ -6,18 +6,22 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-LAYERS = (nn.Linear, nn.Conv2d)     # whose products autocast computes in half precision; norms take fp32 weights as they are
+# whose products autocast computes in half precision; norms take fp32 weights as they are
+LAYERS = (nn.Linear, nn.Conv2d)
 
 
 def halve(module: nn.Module, dtype: torch.dtype = torch.bfloat16,
           everything: bool = False) -> list[tuple[nn.Parameter, nn.Parameter]]:
-    """Give the linears and convolutions of a private ``module`` (or ``everything`` in it) weights in ``dtype``.
+    """Give the linears and convolutions of a private ``module`` (or ``everything`` in it) weights in
+    ``dtype``.
 
-    The old ones are left as they are. Those that train are returned with their copies: (master, copy) of each, for Masters.
+    The old ones are left as they are. Those that train are returned with their copies: (master, copy) of
+    each, for Masters.
     """
     pairs = []
     for path, layer in module.named_modules():
-        if "parametrizations" in path or not (everything or type(layer) in LAYERS):    # what computes a weight does so in fp32
+        # what computes a weight does so in fp32
+        if "parametrizations" in path or not (everything or type(layer) in LAYERS):
             continue
         for name, weight in list(layer.named_parameters(recurse=False)):
             half = nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad)
@@ -28,15 +32,17 @@ def halve(module: nn.Module, dtype: torch.dtype = torch.bfloat16,
 
 
 def shared_copy(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` that shares its tensors: what is put in their place in the copy, the original does not see."""
+    """A copy of ``module`` that shares its tensors: what is put in their place in the copy, the original does
+    not see."""
     return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
 
 
 class Masters:
-    """The fp32 ``masters`` of halved weights, laid end to end in ``flat``: one tensor for the optimiser where there were hundreds.
+    """The fp32 ``masters`` of halved weights, laid end to end in ``flat``: one tensor for the optimiser where
+    there were hundreds.
 
-    Each master becomes a window of ``flat``. Before a step ``refresh`` brings the halves up to date, after the way back
-    ``collect`` makes fp32 gradients of theirs.
+    Each master becomes a window of ``flat``. Before a step ``refresh`` brings the halves up to date, after
+    the way back ``collect`` makes fp32 gradients of theirs.
     """
 
     def __init__(self, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]):
@@ -44,8 +50,10 @@ class Masters:
         self.flat = nn.Parameter(torch.cat([m.detach().flatten().float() for m in masters]))
         self.gradient = torch.zeros_like(self.flat)
         sizes = [m.numel() for m in masters]
-        self.windows, self.gradients = ([part.view(m.shape) for part, m in zip(whole.split(sizes), masters, strict=True)]
-                                        for whole in (self.flat.detach(), self.gradient))
+        self.windows, self.gradients = (
+            [part.view(m.shape) for part, m in zip(whole.split(sizes), masters, strict=True)]
+            for whole in (self.flat.detach(), self.gradient)
+        )
         for master, window in zip(masters, self.windows, strict=True):
             master.data = window
         self.masters = set(map(id, masters))
@@ -59,7 +67,11 @@ class Masters:
 
     def collect(self) -> None:
         """Move the halves' gradients to ``flat``. A half without one has a gradient of zero."""
-        having = [(to, half.grad) for to, half in zip(self.gradients, self.halves, strict=True) if half.grad is not None]
+        having = [
+            (to, half.grad)
+            for to, half in zip(self.gradients, self.halves, strict=True)
+            if half.grad is not None
+        ]
         if len(having) < len(self.halves):
             self.gradient.zero_()
         if having:

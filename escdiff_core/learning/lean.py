@@ -1,7 +1,9 @@
-"""A UNet's layers computed in fewer and larger operations, for training on a CPU; the same function to rounding.
+"""A UNet's layers computed in fewer and larger operations, for training on a CPU; the same function to
+rounding.
 
-There half of a small model's step is what lies between its matrix products: copies to and fro between pictures and rows of
-pixels, divisions by one, a fused attention whose way back is slow, rows of a length that no vector unit likes.
+There half of a small model's step is what lies between its matrix products: copies to and fro between
+pictures and rows of pixels, divisions by one, a fused attention whose way back is slow, rows of a length that
+no vector unit likes.
 """
 
 from collections.abc import Sequence
@@ -29,7 +31,8 @@ ROW = 32      # of bf16 in a vector register: a softmax over 77 takes 2.5 times 
 
 
 class _Attend(torch.autograd.Function):
-    """softmax(q kᵀ · scale) v (Vaswani et al. 2017), for q (b, n, d), k and v (b, m, d); causal: a row sees none after it."""
+    """softmax(q kᵀ · scale) v (Vaswani et al. 2017), for q (b, n, d), k and v (b, m, d); causal: a row sees
+    none after it."""
 
     @staticmethod
     def forward(ctx, q, k, v, scale, causal):
@@ -39,7 +42,8 @@ class _Attend(torch.autograd.Function):
         scores *= scale
         if causal:
             scores += torch.full(scores.shape[1:], float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
-        weights = F.pad(scores, (0, missing), value=float("-inf")).softmax(-1)[..., :rows] if missing else scores.softmax(-1)
+        weights = F.pad(scores, (0, missing),
+                        value=float("-inf")).softmax(-1)[..., :rows] if missing else scores.softmax(-1)
         ctx.save_for_backward(q, k, v, weights)
         ctx.scale = scale
         return torch.bmm(weights, v)
@@ -54,11 +58,16 @@ class _Attend(torch.autograd.Function):
 
 
 class LeanAttention(AttnProcessor):
-    """Plain attention without a mask, as SD's UNets have it; whatever else is asked for goes to the usual processor."""
+    """Plain attention without a mask, as SD's UNets have it; whatever else is asked for goes to the usual
+    processor."""
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs):
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs
+    ):
         if not _is_plain(attn) or attention_mask is not None or hidden_states.ndim != 3:
-            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+            return super().__call__(
+                attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs
+            )
         seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = (attn.head_to_batch_dim(t) if attn.heads > 1 else t
                    for t in (attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen)))
@@ -67,8 +76,9 @@ class LeanAttention(AttnProcessor):
 
 
 def _is_plain(attn) -> bool:
-    return (attn.spatial_norm is None and attn.group_norm is None and not attn.norm_cross and not attn.residual_connection
-            and attn.rescale_output_factor == 1 and not attn.upcast_attention and not attn.upcast_softmax)
+    return (attn.spatial_norm is None and attn.group_norm is None and not attn.norm_cross
+            and not attn.residual_connection and attn.rescale_output_factor == 1 and not attn.upcast_attention
+            and not attn.upcast_softmax)
 
 
 class _Gate(torch.autograd.Function):
@@ -97,7 +107,8 @@ class LeanGEGLU(GEGLU):
 
 
 class LeanTransformer(Transformer2DModel):
-    """Its 1x1 convolutions are products of rows of pixels, so that pictures are turned into rows once and back once."""
+    """Its 1x1 convolutions are products of rows of pixels, so that pictures are turned into rows once and
+    back once."""
 
     def _operate_on_continuous_inputs(self, hidden_states):
         if type(self.proj_in) is not nn.Conv2d:
@@ -105,9 +116,13 @@ class LeanTransformer(Transformer2DModel):
         rows = self.norm(hidden_states).flatten(2).transpose(1, 2).contiguous()                # (b, h w, c)
         return F.linear(rows, self.proj_in.weight.flatten(1), self.proj_in.bias), len(self.proj_in.weight)
 
-    def _get_output_for_continuous_inputs(self, hidden_states, residual, batch_size, height, width, inner_dim):
+    def _get_output_for_continuous_inputs(
+        self, hidden_states, residual, batch_size, height, width, inner_dim
+    ):
         if type(self.proj_out) is not nn.Conv2d:
-            return super()._get_output_for_continuous_inputs(hidden_states, residual, batch_size, height, width, inner_dim)
+            return super()._get_output_for_continuous_inputs(
+                hidden_states, residual, batch_size, height, width, inner_dim
+            )
         rows = F.linear(hidden_states, self.proj_out.weight.flatten(1), self.proj_out.bias)
         return rows.transpose(1, 2).contiguous().view(residual.shape) + residual
 
@@ -117,7 +132,8 @@ class LeanResnet(ResnetBlock2D):
 
     def forward(self, input_tensor, temb, *args, **kwargs):
         if (self.upsample is not None or self.downsample is not None or self.time_embedding_norm != "default"
-                or self.output_scale_factor != 1 or self.skip_time_act or temb is None or self.time_emb_proj is None):
+                or self.output_scale_factor != 1 or self.skip_time_act or temb is None
+                or self.time_emb_proj is None):
             return super().forward(input_tensor, temb, *args, **kwargs)
         hidden = self.conv1(self.nonlinearity(self.norm1(input_tensor)))
         hidden = hidden + self.time_emb_proj(self.nonlinearity(temb))[:, :, None, None]
@@ -129,15 +145,16 @@ LEAN = {Transformer2DModel: LeanTransformer, GEGLU: LeanGEGLU, ResnetBlock2D: Le
 
 
 def make_lean(unet: nn.Module) -> None:
-    """Let the layers of ``unet``, a private copy, compute as this file does; layers that a form of training has put in stay."""
+    """Let the layers of ``unet``, a private copy, compute as this file does; layers that a form of training
+    has put in stay."""
     for module in unet.modules():
         module.__class__ = LEAN.get(type(module), type(module))
     unet.set_attn_processor(LeanAttention())
 
 
 def lean_text_encoder(text_encoder: nn.Module) -> nn.Module:
-    """A CLIP ``text_encoder`` with plain attention, sharing its tensors: the way back through torch's fused kernel takes ten times
-    as long. A transformers that knows no attention but its own leaves it as it is.
+    """A CLIP ``text_encoder`` with plain attention, sharing its tensors: the way back through torch's fused
+    kernel takes ten times as long. A transformers that knows no attention but its own leaves it as it is.
     """
     lean = shared_copy(text_encoder)
     if AttentionInterface is not None and hasattr(lean, "set_attn_implementation"):
@@ -146,18 +163,22 @@ def lean_text_encoder(text_encoder: nn.Module) -> nn.Module:
     return lean
 
 
-def _causal_attention(module, query, key, value, attention_mask, scaling, **kwargs) -> tuple[torch.Tensor, None]:
-    """What transformers calls for a layer: q, k and v (b, heads, n, d) to (b, n, heads, d). Text is never masked but causally."""
+def _causal_attention(
+    module, query, key, value, attention_mask, scaling, **kwargs
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls for a layer: q, k and v (b, heads, n, d) to (b, n, heads, d). Text is never
+    masked but causally."""
     out = _Attend.apply(*(t.flatten(0, 1) for t in (query, key, value)), scaling, True)
     return out.view(query.shape).transpose(1, 2), None
 
 
 def for_training(unet: nn.Module, towers: Sequence[TextTower], device: torch.device,
                  precision: str = "auto") -> tuple[tuple[TextTower, ...], Masters | None]:
-    """Make a private ``unet`` ready to train on ``device``; returns the text towers to train with, and the masters, if any.
+    """Make a private ``unet`` ready to train on ``device``; returns the text towers to train with, and the
+    masters, if any.
 
-    On a GPU both stay as they are. On a CPU the layers are lean ones and, where it computes in bf16, so are all weights but those
-    of the UNet's norms, each beside an fp32 master if it trains.
+    On a GPU both stay as they are. On a CPU the layers are lean ones and, where it computes in bf16, so are
+    all weights but those of the UNet's norms, each beside an fp32 master if it trains.
     """
     if device.type != "cpu":
         return tuple(towers), None

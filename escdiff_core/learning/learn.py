@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class Snapshots:
     """Where a run is kept that is cut short, and what becomes of one that lies there.
 
-    ``every``: so many steps, 0: when it is cut short alone. ``resume``: go on from what lies there. ``discard``: begin anew
-    where that is damaged or another run's, instead of raising ESCDiffError.
+    ``every``: so many steps, 0: when it is cut short alone. ``resume``: go on from what lies there.
+    ``discard``: begin anew where that is damaged or another run's, instead of raising ESCDiffError.
     """
 
     folder: Path
@@ -37,14 +37,16 @@ class Snapshots:
     discard: bool = False
 
 
-def learn(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0, *, filters: Path | None = None,
-          snapshots: Snapshots | None = None, on_begin: Callable[[Tuner], None] | None = None,
-          on_step: Callable[[Progress], None] | None = None, **how) -> tuple[Attribute, Report]:
-    """Learn an attribute of the ``references`` on ``model``, which stays as it is; returns it and the run's figures.
+def learn(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0, *,
+          filters: Path | None = None, snapshots: Snapshots | None = None,
+          on_begin: Callable[[Tuner], None] | None = None, on_step: Callable[[Progress], None] | None = None,
+          **how) -> tuple[Attribute, Report]:
+    """Learn an attribute of the ``references`` on ``model``, which stays as it is; returns it and the run's
+    figures.
 
-    ``filters``: a file of pre-trained filters; without one, a world's own for its model. ``how``: what :func:`prepare` takes.
-    ``on_begin`` is told of the run before its first step, ``on_step`` after each; both may raise to cancel. Raises ESCDiffError in
-    one sentence for what cannot be learned.
+    ``filters``: a file of pre-trained filters; without one, a world's own for its model. ``how``: what
+    :func:`prepare` takes. ``on_begin`` is told of the run before its first step, ``on_step`` after each; both
+    may raise to cancel. Raises ESCDiffError in one sentence for what cannot be learned.
     """
     if "network" not in how:
         how["network"] = choose_filter(filters, recipe, model, how.get("encoder"), how.get("features"))
@@ -57,15 +59,16 @@ def learn(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe
     return tuner.run(on_step, **kept), tuner.report
 
 
-def prepare(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0, describe: str = "",
-            class_word: str = "", encoder: ReferenceEncoder | None = None, network: AttributeFilter | None = None,
-            token: str | None = None, checkpointing: bool = False, precision: str = "auto",
-            features: ReferenceFeatures | None = None, preparing: Callable[[int, int], None] | None = None) -> Tuner:
+def prepare(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0,
+            describe: str = "", class_word: str = "", encoder: ReferenceEncoder | None = None,
+            network: AttributeFilter | None = None, token: str | None = None, checkpointing: bool = False,
+            precision: str = "auto", features: ReferenceFeatures | None = None,
+            preparing: Callable[[int, int], None] | None = None) -> Tuner:
     """A run that has taken no step: its views drawn and encoded, its token at its start, its weights copied.
 
-    ``features``: those of the references, if they were read before. ``network``: a trained filter; without one it trains along.
-    ``preparing(done, total)`` hears of pictures that are drawn and encoded, and may raise to cancel. ``describe``, ``class_word``
-    and ``token``: see names.Names. The rest is the Tuner's.
+    ``features``: those of the references, if they were read before. ``network``: a trained filter; without
+    one it trains along. ``preparing(done, total)`` hears of pictures that are drawn and encoded, and may
+    raise to cancel. ``describe``, ``class_word`` and ``token``: see names.Names. The rest is the Tuner's.
     """
     names = Names.of(recipe, token, class_word, describe)
     if not 0 <= seed < 2**64:

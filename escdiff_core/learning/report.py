@@ -14,7 +14,8 @@ STATE_BYTES = 20  # of a trained number: weight, gradient, two moments and the a
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is told after each step; ``attribute()`` builds what has been learned so far, for previews."""
+    """What a callback is told after each step; ``attribute()`` builds what has been learned so far, for
+    previews."""
 
     step: int
     steps: int
@@ -24,7 +25,8 @@ class Progress:
 
 @dataclass
 class Report:
-    """Figures of one run: seconds, steps per second, trained parameters, bytes of trained state, and the losses."""
+    """Figures of one run: seconds, steps per second, trained parameters, bytes of trained state, and the
+    losses."""
 
     seconds: float = 0.0
     steps_per_second: float = 0.0
@@ -39,7 +41,8 @@ def trained_blocks(recipe: Recipe, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def expected_state_bytes(model: DiffusionModel, recipe: Recipe) -> int:
-    """What a run will keep of the weights it trains whole, before it begins; what other forms add beside them is small."""
+    """What a run will keep of the weights it trains whole, before it begins; what other forms add beside them
+    is small."""
     names = tensors_of(model.unet, trained_blocks(recipe, list(model.unet.state_dict())), recipe.scope)
     weights = model.unet.state_dict()
     return STATE_BYTES * sum(weights[n].numel() for n in names) if recipe.form == "full" else 0

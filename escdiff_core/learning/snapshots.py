@@ -1,4 +1,5 @@
-"""A run's state on disk: the attribute so far for the user to pick, and what a resumed run needs to equal an unbroken one."""
+"""A run's state on disk: the attribute so far for the user to pick, and what a resumed run needs to equal an
+unbroken one."""
 
 import json
 import logging
@@ -20,7 +21,8 @@ METADATA_KEY = "escdiff.run"
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands after ``done`` steps: its ``tensors`` by name, its ``losses``, and which run it is (JSON data)."""
+    """Where a run stands after ``done`` steps: its ``tensors`` by name, its ``losses``, and which run it is
+    (JSON data)."""
 
     done: int
     losses: Sequence[float]
@@ -29,11 +31,14 @@ class RunState:
 
 
 def save_snapshot(state: RunState, attribute: Attribute, directory: Path) -> None:
-    """Keep ``step-000050.safetensors`` (an attribute file) and the state to resume from, each whole or not at all."""
+    """Keep ``step-000050.safetensors`` (an attribute file) and the state to resume from, each whole or not at
+    all."""
     directory.mkdir(parents=True, exist_ok=True)
     attribute.save(directory / f"step-{state.done:06d}.safetensors")
     metadata = {"done": state.done, "losses": list(state.losses), "run": state.identity}
-    write_safetensors({k: v.cpu() for k, v in state.tensors.items()}, directory / STATE, METADATA_KEY, json.dumps(metadata))
+    write_safetensors(
+        {k: v.cpu() for k, v in state.tensors.items()}, directory / STATE, METADATA_KEY, json.dumps(metadata)
+    )
 
 
 def drop_earlier(directory: Path, done: int) -> None:
@@ -43,7 +48,8 @@ def drop_earlier(directory: Path, done: int) -> None:
 
 
 def load_snapshot(directory: Path, identity: list) -> RunState | None:
-    """The state in ``directory``, if it holds one. Raises ESCDiffError if that is another run's than ``identity``."""
+    """The state in ``directory``, if it holds one. Raises ESCDiffError if that is another run's than
+    ``identity``."""
     path = directory / STATE
     if not path.exists():
         return None
@@ -51,8 +57,10 @@ def load_snapshot(directory: Path, identity: list) -> RunState | None:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             if metadata.get("run") != identity:
-                raise ESCDiffError(f"{directory} holds a run with another model, reference, recipe, seed or ESCDiff; give the same "
-                                   "settings as before, or ‹afresh›")
+                raise ESCDiffError(
+                    f"{directory} holds a run with another model, reference, recipe, seed or ESCDiff; "
+                    "give the same settings as before, or ‹afresh›"
+                )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         return RunState(metadata["done"], metadata["losses"], tensors, identity)
     except (SafetensorError, json.JSONDecodeError) as error:

@@ -1,4 +1,5 @@
-"""What each slot of the route reads in training: the blocks that learn see the token, the others mostly its plain word."""
+"""What each slot of the route reads in training: the blocks that learn see the token, the others mostly its
+plain word."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,22 +17,33 @@ from ..unet.tokens import by_layer, by_stage, cross_blocks, named_rows, row_name
 class TrainingTexts:
     """Encodes training prompts for the slots of its ``route``: (b, slots * 77, dim).
 
-    Slot 0 is that of the blocks that do not learn: they read ``plain`` for the token in ``plain_share`` of the rows. The
-    others are the learning blocks', one for all or, with a ``layout`` by layer, one for each with cross-attention. Where
-    there is no other block, or nothing is hidden from it, slot 0 is a learning one. ``apart``: the
-    learning layers read so many prompts at once: the whole, the token alone, the whole with the plain word (see unzip.TwoLoRA).
+    Slot 0 is that of the blocks that do not learn: they read ``plain`` for the token in ``plain_share`` of
+    the rows. The others are the learning blocks', one for all or, with a ``layout`` by layer, one for each
+    with cross-attention. Where there is no other block, or nothing is hidden from it, slot 0 is a learning
+    one. ``apart``: the learning layers read so many prompts at once: the whole, the token alone, the whole
+    with the plain word (see unzip.TwoLoRA).
     """
 
-    def __init__(self, model: DiffusionModel, blocks: Sequence[str], plain: str, plain_share: float, layout: str = "one",
-                 apart: int = 0):
+    def __init__(self, model: DiffusionModel, blocks: Sequence[str], plain: str, plain_share: float,
+                 layout: str = "one", apart: int = 0):
         names = list(model.unet.state_dict())
-        self.model, self.plain, self.plain_share, self.layout, self.apart = model, plain, plain_share, layout, apart
+        self.model, self.plain, self.plain_share, self.layout, self.apart = (
+            model,
+            plain,
+            plain_share,
+            layout,
+            apart,
+        )
         self.hides = bool({block_of(n) for n in names} - set(blocks)) and plain_share > 0 and not apart
-        self.layers = cross_blocks(names) if by_layer(layout) else ()          # those with vectors of their own
+        # those with vectors of their own
+        self.layers = cross_blocks(names) if by_layer(layout) else ()
         own = [(b, row) for row, b in enumerate(self.layers) if b in blocks or not self.hides]
-        self.rows = [row for _, row in own] or [0]                             # of the token's vectors, for each learning slot
+        # of the token's vectors, for each learning slot
+        self.rows = [row for _, row in own] or [0]
         first = int(self.hides)
-        layers = {b: first + i for i, (b, _) in enumerate(own)} or (dict.fromkeys(blocks, 1) if self.hides else {})
+        layers = {b: first + i for i, (b, _) in enumerate(own)} or (
+            dict.fromkeys(blocks, 1) if self.hides else {}
+        )
         self.route = Route(apart or first + len(self.rows), {b: s for b, s in layers.items() if s})
         self.known: dict[str, Conditioning] = {}
 
@@ -50,7 +62,8 @@ class TrainingTexts:
 
     def __call__(self, rng: np.random.Generator, prompts: Sequence[str], tokens: Mapping[str, Vectors],
                  timesteps: torch.Tensor, alone: Sequence[str] = ()) -> Conditioning:
-        """The packed states of ``prompts`` at ``timesteps`` (b,); gradients flow to the vectors of ``tokens``.
+        """The packed states of ``prompts`` at ``timesteps`` (b,); gradients flow to the vectors of
+        ``tokens``.
 
         ``alone``: the prompts that name nothing but the token, for what is learned apart.
         """
@@ -68,13 +81,22 @@ class TrainingTexts:
         hide = torch.from_numpy(rng.random(len(prompts)) < self.plain_share).to(plain.context.device)
         return pack([chosen(hide, plain, own[0]), *own])
 
-    def _texts(self, prompts: Sequence[str], tokens: Sequence[str], timesteps: torch.Tensor, row: int) -> Sequence[str]:
-        """The prompts as one slot reads them: a token with several vectors under the name of the one that counts there."""
+    def _texts(
+        self, prompts: Sequence[str], tokens: Sequence[str], timesteps: torch.Tensor, row: int
+    ) -> Sequence[str]:
+        """The prompts as one slot reads them: a token with several vectors under the name of the one that
+        counts there."""
         if self.layout == "one":
             return prompts
         total = self.model.schedule.num_train_timesteps
-        firsts = [stage_of(t, total) * max(len(self.layers), 1) if by_stage(self.layout) else 0 for t in timesteps.tolist()]
-        return [without_tokens(p, {n: row_name(n, r + row) for n in tokens}) for p, r in zip(prompts, firsts, strict=True)]
+        firsts = [
+            stage_of(t, total) * max(len(self.layers), 1) if by_stage(self.layout) else 0
+            for t in timesteps.tolist()
+        ]
+        return [
+            without_tokens(p, {n: row_name(n, r + row) for n in tokens})
+            for p, r in zip(prompts, firsts, strict=True)
+        ]
 
     def nothing_learned(self, prompts: Sequence[str], tokens: Sequence[str]) -> Conditioning:
         """The packed states where every slot reads the plain word."""

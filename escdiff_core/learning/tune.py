@@ -1,7 +1,8 @@
 """Stage 3: attribute-aware tuning of a token and some UNet blocks on one reference, on a private copy.
 
-``L_LDM = E || eps - eps_theta(x_t, t, tau(prompt with the token)) ||^2`` (Rombach et al. 2022), weighted by the mask. Only
-the blocks of the recipe's preset get gradients. Each step draws from its own seed, so that a resumed run equals an unbroken one.
+``L_LDM = E || eps - eps_theta(x_t, t, tau(prompt with the token)) ||^2`` (Rombach et al. 2022), weighted by
+the mask. Only the blocks of the recipe's preset get gradients. Each step draws from its own seed, so that a
+resumed run equals an unbroken one.
 """
 
 import logging
@@ -43,29 +44,39 @@ from .texts import TrainingTexts
 from .views import Views
 
 log = logging.getLogger(__name__)
-REUSE = 1.2       # of a cached draw: used 1.72 times they may cost quality, and 1.2 still saves the time that is asked for
+# of a cached draw: used 1.72 times they may cost quality, and 1.2 still saves the time that is asked for
+REUSE = 1.2
 
 
 class Tuner:
     """One run of a recipe: what learn.prepare has made ready is learned step by step.
 
-    ``step()`` takes one optimiser step; ``attribute()`` is what has been learned. The caller's ``model`` stays bit-identical:
-    trainable tensors are clones, frozen ones are shared and never written. ``checkpointing`` keeps fewer activations and computes
-    them again going back (Chen et al. 2016): same gradients, less memory, more time. ``precision``: see precision.autocast.
+    ``step()`` takes one optimiser step; ``attribute()`` is what has been learned. The caller's ``model``
+    stays bit-identical: trainable tensors are clones, frozen ones are shared and never written.
+    ``checkpointing`` keeps fewer activations and computes them again going back (Chen et al. 2016): same
+    gradients, less memory, more time. ``precision``: see precision.autocast.
     """
 
-    def __init__(self, model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int, names: Names,
-                 views: Views, start: Start, checkpointing: bool = False, precision: str = "auto"):
+    def __init__(self, model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
+                 names: Names, views: Views, start: Start, checkpointing: bool = False,
+                 precision: str = "auto"):
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
         self.names, self.views, self.start = names, views, start
         self.done, self.report, self.checkpointing, self.precision = 0, Report(), checkpointing, precision
         self.fresh = True           # nothing of this run is on disk yet
         tensors = list(model.unet.state_dict())
-        self.blocks, self.kept = trained_blocks(recipe, tensors), find_preset(recipe.preset).blocks(recipe.kind, tensors)
-        self.draws = Draws(views, recipe, model.schedule, names.token, names.plain, names.subject(recipe.kind))
+        self.blocks, self.kept = (
+            trained_blocks(recipe, tensors),
+            find_preset(recipe.preset).blocks(recipe.kind, tensors),
+        )
+        self.draws = Draws(
+            views, recipe, model.schedule, names.token, names.plain, names.subject(recipe.kind)
+        )
         width = sum(len(word) for word in start.words.values())
-        self.offset = nn.Parameter(torch.zeros(vector_count(recipe.layout, tensors), width, device=model.device),
-                                   requires_grad=recipe.lr_token > 0)
+        self.offset = nn.Parameter(
+            torch.zeros(vector_count(recipe.layout, tensors), width, device=model.device),
+            requires_grad=recipe.lr_token > 0,
+        )
         self._build_unet()
         self._build_optimizer()
         self.pool: tuple | None = None
@@ -76,18 +87,22 @@ class Tuner:
         self.trained = FORMS[recipe.form](model.unet, names, recipe.rank, self.seed)
         self.unet, self.weights = self.trained.unet, self.trained.parameters
         towers, self.masters = for_training(self.unet, model.towers, model.device, self.precision)
-        self.texts = TrainingTexts(replace(model, towers=towers), self.blocks, self.names.plain, recipe.plain_share,
-                                   recipe.layout, self.trained.slots)
+        self.texts = TrainingTexts(replace(model, towers=towers), self.blocks, self.names.plain,
+                                   recipe.plain_share, recipe.layout, self.trained.slots)
         self.route = self.texts.route
         hidden = self.texts.hides and recipe.plain_share == 1          # slot 0 never sees the token
-        install(self.unet, self.route, constant=(0,) if hidden else (), packed=self.blocks if self.trained.slots else ())
+        install(self.unet, self.route, constant=(0,) if hidden else (),
+                packed=self.blocks if self.trained.slots else ())
         if self.checkpointing:
             self.unet.enable_gradient_checkpointing()
         # Neither its weights nor its prompt change
         self.encoder_frozen = hidden and all(b.startswith(("up_blocks", "conv_out")) for b in self.blocks)
         if recipe.cached and not self.encoder_frozen:
-            raise ESCDiffError(f"recipe {recipe.name!r} cannot cache encoder features: with preset {recipe.preset!r} the encoder "
-                               "trains or sees the token; use a decoder-only one such as escdiff-appearance-paper")
+            raise ESCDiffError(
+                f"recipe {recipe.name!r} cannot cache encoder features: with preset {recipe.preset!r} "
+                "the encoder trains or sees the token; use a decoder-only one such as "
+                "escdiff-appearance-paper"
+            )
 
     def _build_optimizer(self) -> None:
         recipe = self.recipe
@@ -112,10 +127,12 @@ class Tuner:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """While open, the trained tensors are the average over the last steps, which is what an attribute keeps.
+        """While open, the trained tensors are the average over the last steps, which is what an attribute
+        keeps.
 
-        The rate stays constant and the average takes the place of its decay (Polyak and Juditsky 1992), so that what has been
-        learned is as good as it gets at every step: a run may be longer, stopped early, or an earlier snapshot picked.
+        The rate stays constant and the average takes the place of its decay (Polyak and Juditsky 1992), so
+        that what has been learned is as good as it gets at every step: a run may be longer, stopped early, or
+        an earlier snapshot picked.
         """
         live, trained = [p.clone() for p in self.trained_tensors()], self.trained_tensors()
         torch._foreach_copy_(trained, self.average)
@@ -126,14 +143,15 @@ class Tuner:
         finally:
             torch._foreach_copy_(trained, live)
 
-    # -- one step -----------------------------------------------------------------------------------------------------
+    # -- one step --------------------------------------------------------------------------------------------
 
     def vectors(self) -> Vectors:
         """The token's vectors as they stand, (n, dim) for each tower, at the norm of its word."""
         return self.start.vectors(self.offset)
 
     def kept_vectors(self) -> Vectors:
-        """The vectors that the attribute keeps, (n, dim) for each tower; those of other layers or stages are the word's."""
+        """The vectors that the attribute keeps, (n, dim) for each tower; those of other layers or stages are
+        the word's."""
         with torch.no_grad():
             vectors = self.vectors()
         lost = lost_rows(self.recipe.layout, self.recipe.stages, self.kept, self.model.unet.state_dict())
@@ -148,7 +166,9 @@ class Tuner:
         drawn, parts = self.draws(np.random.default_rng((self.seed, 13)), batches * batch), []
         for start in range(0, len(drawn.prompts), 32):
             part = drawn.pick(torch.arange(start, min(start + 32, len(drawn.prompts))))
-            parts.append(self._encode(part.x, part.t, self.texts.nothing_learned(part.prompts, [self.names.token])))
+            parts.append(
+                self._encode(part.x, part.t, self.texts.nothing_learned(part.prompts, [self.names.token]))
+            )
         self.pool = drawn, EncoderFeatures(torch.cat([p.sample for p in parts]),
                                            tuple(map(torch.cat, zip(*(p.skips for p in parts), strict=True))),
                                            torch.cat([p.emb for p in parts]))
@@ -197,29 +217,35 @@ class Tuner:
         finally:
             if self.masters is not None:
                 self.masters.forget()
-            self.optimizer.zero_grad(set_to_none=True)    # a step that failed leaves nothing for the next one to add to
+            # a step that failed leaves nothing for the next one to add to
+            self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
         torch._foreach_lerp_(self.average, self.trained_tensors(), 1 / (1 + recipe.average * (self.done - 1)))
         self.report.losses.append(float(loss.detach()))
         if not math.isfinite(self.report.losses[-1]):
-            raise ESCDiffError(f"the loss of step {self.done} is {self.report.losses[-1]}: the learning ran away; take fewer "
-                               "steps or another recipe")
+            raise ESCDiffError(
+                f"the loss of step {self.done} is {self.report.losses[-1]}: the learning ran away; "
+                "take fewer steps or another recipe"
+            )
         return self.report.losses[-1]
 
     def _clip(self, most: float = 1.0) -> None:
         """Bring the gradients to a norm of at most ``most``."""
         grads = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
         norm = torch.stack(torch._foreach_norm(grads)).norm()
-        if norm.device.type != "cpu" or norm > most:               # a GPU is not asked: it would have to be waited for
+        # a GPU is not asked: it would have to be waited for
+        if norm.device.type != "cpu" or norm > most:
             torch._foreach_mul_(grads, (most / (norm + 1e-6)).clamp(max=1.0))
 
     def _out_of_memory(self) -> ESCDiffError:
         need = self.report.trained_state_bytes / 2**30
-        return ESCDiffError(f"out of memory: the trained weights alone need {need:.1f} GiB and a batch of "
-                            f"{self.recipe.batch_size} its activations on top; switch checkpointing on, lower the "
-                            "batch size or use a -lora recipe")
+        return ESCDiffError(
+            f"out of memory: the trained weights alone need {need:.1f} GiB and a batch of "
+            f"{self.recipe.batch_size} its activations on top; switch checkpointing on, lower the "
+            "batch size or use a -lora recipe"
+        )
 
-    # -- the whole run ------------------------------------------------------------------------------------------------
+    # -- the whole run ---------------------------------------------------------------------------------------
 
     def attribute(self) -> Attribute:
         """What has been learned so far, as it would be saved."""
@@ -228,11 +254,11 @@ class Tuner:
             vectors, delta = self.kept_vectors(), self.trained.delta(self.kept)
         return Attribute(
             kind=self.recipe.kind, token=self.names.token, word=self.names.plain, embeddings=vectors,
-            delta=delta, blocks=self.kept, recipe=self.recipe.name,
-            recipe_hash=self.recipe.hash(), preset=self.recipe.preset, base_fingerprint=self.model.fingerprint,
-            steps=self.done, seed=self.seed, losses={"final": float(np.mean(recent)) if recent else 0.0},
-            reference_hash=self.references[0].hash, thumbnail=self.references[0].thumbnail(),
-            reach=self.recipe.reach, layout=self.recipe.layout,
+            delta=delta, blocks=self.kept, recipe=self.recipe.name, recipe_hash=self.recipe.hash(),
+            preset=self.recipe.preset, base_fingerprint=self.model.fingerprint, steps=self.done,
+            seed=self.seed, losses={"final": float(np.mean(recent)) if recent else 0.0
+                                    }, reference_hash=self.references[0].hash,
+            thumbnail=self.references[0].thumbnail(), reach=self.recipe.reach, layout=self.recipe.layout,
             extra={"init_word": self.names.init_word, "family": self.model.family, **self._unusual()},
         ).quantised()
 
@@ -258,8 +284,12 @@ class Tuner:
             parameter.data.copy_(tensors.pop(f"{i}.value"))
             self.average[i].copy_(tensors.pop(f"{i}.average"))
             self.optimizer.state[parameter] = {
-                # a copy: what safetensors hands out is a window into the file; and fused AdamW keeps its step on the device
-                k.split(".", 1)[1]: v.to(parameter.device, copy=True) for k, v in tensors.items() if k.startswith(f"{i}.")}
+                # a copy: what safetensors hands out is a window into the file; and fused AdamW keeps its step
+                # on the device
+                k.split(".", 1)[1]: v.to(parameter.device, copy=True)
+                for k, v in tensors.items()
+                if k.startswith(f"{i}.")
+            }
         for key, value in self.trained.state.items():
             value.copy_(tensors[f"state.{key}"])
         self.done, self.report.losses, self.fresh = state.done, list(state.losses), False
@@ -267,15 +297,19 @@ class Tuner:
     def identity(self) -> list:
         """What must agree between this run and its continuation, as JSON data."""
         n = self.names
-        return [__version__, self.model.fingerprint, self.recipe.hash(), self.seed,
-                [n.token, n.plain, n.init_word, n.class_word, n.describe], [r.hash for r in self.references], self.start.identity()]
+        return [
+            __version__, self.model.fingerprint,
+            self.recipe.hash(), self.seed, [n.token, n.plain, n.init_word, n.class_word, n.describe],
+            [r.hash for r in self.references],
+            self.start.identity()
+        ]
 
     def run(self, on_step: Callable[[Progress], None] | None = None, snapshots: Path | None = None,
             snapshot_every: int = 50) -> Attribute:
         """Take the remaining steps and return the attribute.
 
-        ``on_step`` may raise to cancel; what was learned up to then is in ``snapshots``. Every ``snapshot_every`` steps (0: not
-        before) the attribute so far is kept as ``step-000050.safetensors``.
+        ``on_step`` may raise to cancel; what was learned up to then is in ``snapshots``. Every
+        ``snapshot_every`` steps (0: not before) the attribute so far is kept as ``step-000050.safetensors``.
         """
         log.info("learning %s with %s: %s parameters in %d blocks (%s), about %.2f GiB of trained state",
                  self.recipe.kind, self.recipe.name, f"{self.report.trained_parameters:,}", len(self.blocks),
@@ -288,7 +322,8 @@ class Tuner:
                     on_step(Progress(self.done, self.recipe.steps, loss, self.attribute))
                 if snapshots is not None and snapshot_every and self.done % snapshot_every == 0:
                     self._keep(snapshots)
-        except BaseException:      # Ctrl-C and the host's interruption are no Exceptions, and must not lose what was learned
+        # Ctrl-C and the host's interruption are no Exceptions, and must not lose what was learned
+        except BaseException:
             if snapshots is not None and self.done > first and math.isfinite(self.report.losses[-1]):
                 self._keep(snapshots)
             raise
@@ -298,12 +333,14 @@ class Tuner:
         return self.attribute()
 
     def _keep(self, directory: Path) -> None:
-        """Keep a snapshot if there is room for it: a run must not end, nor its error be hidden, because there is none."""
+        """Keep a snapshot if there is room for it: a run must not end, nor its error be hidden, because there
+        is none."""
         try:
             save_snapshot(self.state(), self.attribute(), directory)
         except (ESCDiffError, OSError) as error:
             log.warning("no snapshot of step %d: %s", self.done, error)
             return
-        if self.fresh:                         # not before its own are there: those of a run that this one replaces
+        # not before its own are there: those of a run that this one replaces
+        if self.fresh:
             drop_earlier(directory, self.done)
             self.fresh = False

@@ -1,8 +1,10 @@
-"""Two LoRAs on one layer, learned together: each reads a prompt of its own and keeps output columns of its own.
+"""Two LoRAs on one layer, learned together: each reads a prompt of its own and keeps output columns of its
+own.
 
-UnZipLoRA (Liu et al. 2024, arXiv 2412.04465): the base weights read the whole prompt, one LoRA what is to be learned, the other
-the prompt with the plain word, so that the rest of the picture has somewhere to go. Columns are shared out by how much the loss
-depends on them. Left out: the learned weight of each column, and the separation by layers, which is SDXL's.
+UnZipLoRA (Liu et al. 2024, arXiv 2412.04465): the base weights read the whole prompt, one LoRA what is to be
+learned, the other the prompt with the plain word, so that the rest of the picture has somewhere to go.
+Columns are shared out by how much the loss depends on them. Left out: the learned weight of each column, and
+the separation by layers, which is SDXL's.
 """
 
 from collections.abc import Iterable
@@ -11,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Steps in which all columns train and are scored: three times, as in the paper's 600; these 50 two CPU cores take in 15 s
+# Steps in which all columns train and are scored: three times, as in the paper's 600; these 50 two CPU cores
+# take in 15 s
 OPENINGS = (range(10), range(20, 30), range(40, 50))
-SHARE = 0.1                                              # of a layer's columns that each LoRA is given after an opening
+# of a layer's columns that each LoRA is given after an opening
+SHARE = 0.1
 OWN, OTHER = range(2)                                    # the LoRA that is kept, and the one for the rest
-SLOTS = 3                                                # text states side by side: of the base weights and of either LoRA
+# text states side by side: of the base weights and of either LoRA
+SLOTS = 3
 
 
 class TwoLoRA(nn.Module):
@@ -38,7 +43,8 @@ class TwoLoRA(nn.Module):
         self.to(base.weight.device)
 
     def kept(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The factors, (rank, in) and (out, rank), of the LoRA that is kept, on its own columns: all, until they are shared out."""
+        """The factors, (rank, in) and (out, rank), of the LoRA that is kept, on its own columns: all, until
+        they are shared out."""
         own = self.chosen[OWN] if self.chosen.any() else torch.ones_like(self.chosen[OWN])
         return self.down[OWN], self.up[OWN] * own[:, None]
 
@@ -51,9 +57,11 @@ class TwoLoRA(nn.Module):
 
     @torch.no_grad()
     def after(self, step: int) -> None:
-        """When ``step`` has been taken and its gradients are still there: score the columns, share them out when an opening ends.
+        """When ``step`` has been taken and its gradients are still there: score the columns, share them out
+        when an opening ends.
 
-        A column's score is the sum over its weights of weight times gradient, which the upper factor alone has too.
+        A column's score is the sum over its weights of weight times gradient, which the upper factor alone
+        has too.
         """
         if any(step in opening for opening in OPENINGS):
             self.score += torch.stack([(up * up.grad).sum(1) for up in self.up])

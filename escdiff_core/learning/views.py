@@ -1,4 +1,5 @@
-"""The reference as the loss sees it: augmented views, encoded once, with the mask as weights and words for the rest."""
+"""The reference as the loss sees it: augmented views, encoded once, with the mask as weights and words for
+the rest."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ PRIOR_STEPS = 20     # of sampling, for the pictures of prior preservation
 
 @dataclass(frozen=True)
 class Views:
-    """The reference as the loss sees it: ``latents`` (v, 4, h, w), ``weights`` (v, 1, h, w) of mean 1, words per view.
+    """The reference as the loss sees it: ``latents`` (v, 4, h, w), ``weights`` (v, 1, h, w) of mean 1, words
+    per view.
 
-    The first ``own`` show the reference. The others are what the model itself draws for the plain word, which it is to keep
-    (prior preservation, Ruiz et al. 2023).
+    The first ``own`` show the reference. The others are what the model itself draws for the plain word, which
+    it is to keep (prior preservation, Ruiz et al. 2023).
     """
 
     latents: torch.Tensor
@@ -35,7 +37,9 @@ class Views:
 
 def view_sources() -> dict[str, ViewSource]:
     """Every way to draw views by the name that recipes know it by: the plain one, and those of the worlds."""
-    return {"none": ViewSource(unchanged)} | {k: s for w in worlds().values() for k, s in w.view_sources().items()}
+    return {"none": ViewSource(unchanged)} | {
+        k: s for w in worlds().values() for k, s in w.view_sources().items()
+    }
 
 
 def loss_weights(masks: np.ndarray, latents: torch.Tensor, recipe: Recipe) -> torch.Tensor:
@@ -46,27 +50,37 @@ def loss_weights(masks: np.ndarray, latents: torch.Tensor, recipe: Recipe) -> to
 
 
 def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
-                  describe: str = "", plain: str = "", drawing: Callable[[int, int], None] | None = None) -> Views:
-    """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them once.
+                  describe: str = "", plain: str = "",
+                  drawing: Callable[[int, int], None] | None = None) -> Views:
+    """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them
+    once.
 
-    ``drawing(done, total)`` is called after every view that was drawn or encoded, and every step of sampling, and may raise to
-    cancel. Raises ESCDiffError for references of several sizes, and without an outline where the views show it.
+    ``drawing(done, total)`` is called after every view that was drawn or encoded, and every step of sampling,
+    and may raise to cancel. Raises ESCDiffError for references of several sizes, and without an outline where
+    the views show it.
     """
     sizes = {r.image.shape[:2] for r in references}
     if len(sizes) != 1:
-        raise ESCDiffError(f"{len(references)} references of {len(sizes)} different sizes were given; give one picture, "
-                           "or several of one aspect ratio")
+        raise ESCDiffError(
+            f"{len(references)} references of {len(sizes)} different sizes were given; give one "
+            "picture, or several of one aspect ratio"
+        )
     source = lookup(view_sources(), recipe.augmentation, "augmentation")
     if source.needs_outline and any(r.mask is None for r in references):
-        raise ESCDiffError("there is no outline to learn, because no subject stands on a plain background; give a mask that is "
-                           "white on the subject, or take a -paper recipe, which learns from the whole picture")
+        raise ESCDiffError(
+            "there is no outline to learn, because no subject stands on a plain background; give a "
+            "mask that is white on the subject, or take a -paper recipe, which learns from the whole "
+            "picture"
+        )
     rng = np.random.default_rng((seed, 11))
     count = max(recipe.views, len(references)) if recipe.augmentation != "none" else len(references)
     drawn, total = [], 2 * count + PRIOR_STEPS * bool(recipe.prior)
     tell = drawing or (lambda done, total: None)
     for i in range(count):
         reference = references[i % len(references)]
-        mask = reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
+        mask = (
+            reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
+        )
         drawn.append(source.draw(reference.image, mask, rng))
         tell(i + 1, total)
     images, parts = np.stack([v.image for v in drawn]), []
@@ -77,9 +91,11 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     weights = loss_weights(np.stack([v.mask for v in drawn]), latents, recipe)
     words = [(v.rest, v.behind) if v.rest or v.behind else ("", describe) for v in drawn]
     if recipe.prior:
-        kept = image_to_latents(model, sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior, steps=PRIOR_STEPS,
-                                              seed=seed, size=images.shape[1:3],
-                                              progress=lambda done, steps: tell(2 * count + PRIOR_STEPS * done // steps, total)))
+        kept = image_to_latents(
+            model,
+            sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior, steps=PRIOR_STEPS, seed=seed,
+                   size=images.shape[1:3],
+                   progress=lambda done, steps: tell(2 * count + PRIOR_STEPS * done // steps, total)))
         latents, weights = torch.cat([latents, kept]), torch.cat([weights, torch.ones_like(kept[:, :1])])
         words += [("", "")] * recipe.prior
     return Views(latents.contiguous(), weights, tuple(w[0] for w in words), tuple(w[1] for w in words), count)

@@ -1,4 +1,5 @@
-"""Compare appearances inside masks: colours by sliced Wasserstein distance, texture by what :mod:`.texture` reads."""
+"""Compare appearances inside masks: colours by sliced Wasserstein distance, texture by what :mod:`.texture`
+reads."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,8 @@ LEVELS = (np.arange(64) + 0.5) / 64            # quantiles that stand for a proj
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a subject looks like whatever its shape: ``colours``, quantiles of CIELAB projections, and ``texture``."""
+    """What a subject looks like whatever its shape: ``colours``, quantiles of CIELAB projections, and
+    ``texture``."""
 
     colours: np.ndarray   # (levels, projections)
     texture: Texture

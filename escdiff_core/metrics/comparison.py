@@ -1,4 +1,5 @@
-"""What floors and ceilings are measured on: pictures drawn by the world, and the reference drawn or bent again."""
+"""What floors and ceilings are measured on: pictures drawn by the world, and the reference drawn or bent
+again."""
 
 from dataclasses import replace
 from functools import cache
@@ -14,8 +15,10 @@ from .reading import Reading, read
 SEED = 20_240         # of every comparison picture, so that a judge is the same each time it is built
 AGAIN = 10            # pictures a ceiling is measured on
 OTHERS = 3            # pictures per pattern that a floor of appearance is measured on
-PERIODS = (6.0, 30.0) # pixels, evenly by their logarithm: a reference of fine pattern has others as fine beside it
-BEND = 1.5            # pixels of the smooth random bending of a reference that has no specification; half for its surface
+# pixels, evenly by their logarithm: a reference of fine pattern has others as fine beside it
+PERIODS = (6.0, 30.0)
+# pixels of the smooth random bending of a reference that has no specification; half for its surface
+BEND = 1.5
 ALIKE = (0.95, 1.06)  # scales at which a surface is still the same
 
 
@@ -23,12 +26,15 @@ ALIKE = (0.95, 1.06)  # scales at which a surface is still the same
 def other_shapes() -> tuple[tuple[Spec, Reading], ...]:
     """One picture of every shape, known and held-out, in any pose and appearance."""
     rng = np.random.default_rng(SEED)
-    return tuple((spec, read(render(spec).image)) for spec in (draw_spec(rng, shape=name) for name in shapes.ALL))
+    return tuple(
+        (spec, read(render(spec).image)) for spec in (draw_spec(rng, shape=name) for name in shapes.ALL)
+    )
 
 
 @cache
 def other_appearances() -> tuple[tuple[Spec, Reading], ...]:
-    """``OTHERS`` pictures of every pattern, known and held-out, of any period, in any colours on any shape."""
+    """``OTHERS`` pictures of every pattern, known and held-out, of any period, in any colours on any
+    shape."""
     rng = np.random.default_rng(SEED + 1)
     specs = [replace(draw_spec(rng, shape=str(rng.choice(list(shapes.ALL))), pattern=name), period=period)
              for name in patterns.ALL for period in np.geomspace(*PERIODS, OTHERS)]
@@ -42,12 +48,15 @@ def shape_again(spec: Spec, count: int = AGAIN, seed: int = SEED) -> list[Spec]:
 
 
 def appearance_again(spec: Spec, count: int = AGAIN, seed: int = SEED) -> list[Spec]:
-    """The same pattern at the same scale in the same colours, on other shapes, turned, shifted and shaded anew."""
+    """The same pattern at the same scale in the same colours, on other shapes, turned, shifted and shaded
+    anew."""
     rng = np.random.default_rng((seed, 3))
     others = [name for name in shapes.KNOWN if name != spec.shape]
-    return [replace(draw_spec(rng, shape=str(rng.choice(others)), pattern=spec.pattern), colours=spec.colours,
-                    period=spec.period, tint=spec.tint, background=str(rng.choice(colours.distinct_from(spec.colours))))
-            for _ in range(count)]
+    return [
+        replace(draw_spec(rng, shape=str(rng.choice(others)),
+                          pattern=spec.pattern), colours=spec.colours, period=spec.period, tint=spec.tint,
+                background=str(rng.choice(colours.distinct_from(spec.colours)))) for _ in range(count)
+    ]
 
 
 def _bent(image: np.ndarray, mask: np.ndarray, angle: float, bend: float, scale: float,
@@ -66,7 +75,9 @@ def _bent(image: np.ndarray, mask: np.ndarray, angle: float, bend: float, scale:
     return np.clip(np.stack(planes, -1), 0, 1), cover > 0.5
 
 
-def picture_again(image: np.ndarray, mask: np.ndarray, turn: float, part: bool, count: int = AGAIN) -> list[Reading]:
+def picture_again(
+    image: np.ndarray, mask: np.ndarray, turn: float, part: bool, count: int = AGAIN
+) -> list[Reading]:
     """Readings of a reference picture bent ``count`` times, turned up to ±``turn`` degrees.
 
     ``part``: only a random three quarters of the subject are read, so that the silhouette is another one.

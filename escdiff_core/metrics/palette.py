@@ -14,7 +14,8 @@ from .surface import inside
 BRIGHTNESS = (0.8, 0.87, 0.94, 1.0, 1.07, 1.14, 1.2)   # the world's soft shading, as a factor on the colour
 SHADE_COST = 40.0     # CIELAB units per unit of shading: the unshaded reading of a colour wins when both fit
 FLAT = 7.0            # CIELAB change per pixel above which a pixel lies on an edge between two colours
-MIXED = 13.0          # CIELAB distance to the line between the two named colours that still counts as their mixture
+# CIELAB distance to the line between the two named colours that still counts as their mixture
+MIXED = 13.0
 LEAST = 0.06          # share of the flat pixels a named colour must cover to be there at all
 LEAST_OF_ALL = 0.025  # or of all pixels: thin lines and small dots are never flat
 STRANGE = 0.15        # share of the subject that may be in colours nobody named
@@ -53,7 +54,8 @@ class Palette:
     names: np.ndarray
 
     def middle(self, name: str) -> np.ndarray:
-        """The colour that the subject shows for ``name``, CIELAB (3,): the median of its pixels, else the region's middle."""
+        """The colour that the subject shows for ``name``, CIELAB (3,): the median of its pixels, else the
+        region's middle."""
         own = self.flat[self.names == colours.NAMES.index(name)]
         return np.median(own, 0) if len(own) >= LEAST * len(self.names) else colours.to_lab(colours.rgb(name))
 
@@ -76,7 +78,8 @@ def palette(image: np.ndarray, mask: np.ndarray) -> Palette:
 
 
 def _along(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position 0 to 1 of CIELAB pixels (n, 3) on the line between two colours mixed in sRGB, and distance from it."""
+    """Position 0 to 1 of CIELAB pixels (n, 3) on the line between two colours mixed in sRGB, and distance
+    from it."""
     share = np.linspace(0, 1, 21, dtype=np.float32)[:, None]
     ends = lab2rgb(np.stack([first, second])[None])[0]
     line = rgb2lab((ends[:1] * (1 - share) + ends[1:] * share)[None])[0].astype(np.float32)
@@ -89,7 +92,8 @@ def _along(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[n
 def colours_right(found: Palette, names: tuple[str, ...], gradient: bool = False) -> bool:
     """Is the subject in the named colours, each with a share that can be seen, and in little else?
 
-    ``gradient``: the two colours flow into each other, so that mixtures count and the ends may lie outside the subject.
+    ``gradient``: the two colours flow into each other, so that mixtures count and the ends may lie outside
+    the subject.
     """
     if len(set(names)) == 1:
         return found.shares[names[0]] >= 1 - STRANGE and found.every[names[0]] >= 1 - STRANGE_OF_ALL

@@ -41,7 +41,8 @@ def _matcher(shape: str) -> Matcher:
 
 
 def best_shape(mask: np.ndarray, candidates: tuple[str, ...] = tuple(shapes.KNOWN)) -> str:
-    """The candidate whose silhouette fits ``mask`` (h, w) best. Raises ESCDiffError when the mask is empty."""
+    """The candidate whose silhouette fits ``mask`` (h, w) best. Raises ESCDiffError when the mask is
+    empty."""
     seen: Silhouette = silhouette_of(mask)
     likeness = {name: _matcher(name).similarity(seen) for name in candidates}
     finalists = sorted(candidates, key=likeness.get)[-FINALISTS:]
@@ -50,7 +51,9 @@ def best_shape(mask: np.ndarray, candidates: tuple[str, ...] = tuple(shapes.KNOW
 
 def background_name(subject: Segmentation) -> str:
     """The named colour nearest to the background's mean."""
-    outside = subject.background[~subject.mask] if not subject.mask.all() else subject.background.reshape(-1, 3)
+    outside = (
+        subject.background[~subject.mask] if not subject.mask.all() else subject.background.reshape(-1, 3)
+    )
     return colours.NAMES[int(colour_names(outside.mean(0, keepdims=True))[0])]
 
 
@@ -79,7 +82,8 @@ CHECKS = dict(zip(PARTS, (_background, _colours, _shape, _pattern), strict=True)
 
 
 def check(image: np.ndarray, spec: Spec, what: tuple[str, ...] = PARTS) -> PromptCheck:
-    """Check the parts ``what`` of a picture (h, w, 3), float 0 to 1, against ``spec``; its pose does not matter.
+    """Check the parts ``what`` of a picture (h, w, 3), float 0 to 1, against ``spec``; its pose does not
+    matter.
 
     A picture without a subject on a plain background fails every part asked about. Raises ESCDiffError for an
     unknown part or an array that is not a picture.

@@ -12,7 +12,8 @@ from .shape import Silhouette, silhouette_of
 
 @dataclass(frozen=True)
 class Reading:
-    """What the judge sees in one picture: ``mask`` bool (h, w) at working size, ``silhouette``, ``appearance``."""
+    """What the judge sees in one picture: ``mask`` bool (h, w) at working size, ``silhouette``,
+    ``appearance``."""
 
     mask: np.ndarray
     silhouette: Silhouette
@@ -20,7 +21,8 @@ class Reading:
 
 
 def read(image: np.ndarray, mask: np.ndarray | None = None) -> Reading:
-    """Read a picture (h, w, 3), float 0 to 1; ``mask`` (h, w) is found on the plain background when not given.
+    """Read a picture (h, w, 3), float 0 to 1; ``mask`` (h, w) is found on the plain background when not
+    given.
 
     Raises ESCDiffError when there is no subject to be found, or the mask is empty.
     """
@@ -32,7 +34,8 @@ def read(image: np.ndarray, mask: np.ndarray | None = None) -> Reading:
 
 
 def read_or_none(image: np.ndarray) -> Reading | None:
-    """Read a sample; ``None`` when it shows no subject on a plain background, which is a result, not a mistake.
+    """Read a sample; ``None`` when it shows no subject on a plain background, which is a result, not a
+    mistake.
 
     Raises ESCDiffError when ``image`` is not a picture at all.
     """

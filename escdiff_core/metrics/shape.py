@@ -1,7 +1,7 @@
 """Compare silhouettes: IoU and boundary F-score after the best translation, scale and small rotation.
 
-Both masks are first brought to the same area and centroid, so that only small corrections are left to search. Every
-coarse candidate is one row of a matrix product; the best is then refined by warping.
+Both masks are first brought to the same area and centroid, so that only small corrections are left to search.
+Every coarse candidate is one row of a matrix product; the best is then refined by warping.
 """
 
 from dataclasses import dataclass, replace
@@ -17,12 +17,14 @@ SPAN = 26.0           # square root of every silhouette's area in that frame; le
 ROTATIONS = tuple(range(-20, 21, 4))                        # degrees
 SCALES = (0.94, 1.0, 1.06)
 SHIFTS = tuple((dx, dy) for dx in (-2, 0, 2) for dy in (-2, 0, 2))   # pixels of the frame
-TOLERANCE = 1.0       # pixels of the frame within which two outlines count as the same (4 % of the shape's span)
+# pixels of the frame within which two outlines count as the same (4 % of the shape's span)
+TOLERANCE = 1.0
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The best fit of one silhouette on another: ``iou`` and ``boundary_f`` (0 to 1), the motion (degrees, pixels)."""
+    """The best fit of one silhouette on another: ``iou`` and ``boundary_f`` (0 to 1), the motion (degrees,
+    pixels)."""
 
     iou: float
     boundary_f: float
@@ -40,11 +42,14 @@ class Silhouette:
     @cached_property
     def shifted(self) -> np.ndarray:
         """The silhouette at every coarse shift, undone, as rows (len(SHIFTS), FRAME · FRAME)."""
-        return np.stack([np.roll(self.pixels, (-dy, -dx), (0, 1)) for dx, dy in SHIFTS]).reshape(len(SHIFTS), -1)
+        return np.stack([np.roll(self.pixels, (-dy, -dx), (0, 1)) for dx, dy in SHIFTS]).reshape(
+            len(SHIFTS), -1
+        )
 
 
 def silhouette_of(mask: np.ndarray) -> Silhouette:
-    """Bring a mask (h, w), bool or 0 to 1, to the common frame. Raises ESCDiffError when the mask is empty."""
+    """Bring a mask (h, w), bool or 0 to 1, to the common frame. Raises ESCDiffError when the mask is
+    empty."""
     mask = np.asarray(mask, dtype=np.float32)
     if mask.ndim != 2:
         raise ESCDiffError(f"a mask has two dimensions (h, w); this one has shape {mask.shape}")
@@ -62,7 +67,8 @@ def silhouette_of(mask: np.ndarray) -> Silhouette:
 
 
 def warp(silhouette: np.ndarray, rotation: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Turn (degrees), scale and shift (n, 2: x, y pixels) a (FRAME, FRAME) silhouette in n ways, (n, FRAME, FRAME)."""
+    """Turn (degrees), scale and shift (n, 2: x, y pixels) a (FRAME, FRAME) silhouette in n ways, (n, FRAME,
+    FRAME)."""
     axis = np.arange(FRAME, dtype=np.float32) - (FRAME - 1) / 2
     y, x = np.meshgrid(axis, axis, indexing="ij")
     angle = np.radians(np.asarray(rotation, dtype=np.float32))[:, None, None]
@@ -70,8 +76,9 @@ def warp(silhouette: np.ndarray, rotation: np.ndarray, scale: np.ndarray, shift:
     shift = np.asarray(shift, dtype=np.float32)[:, :, None, None]
     x, y = x[None] - shift[:, 0], y[None] - shift[:, 1]
     cos, sin, middle = np.cos(angle) / size, np.sin(angle) / size, (FRAME - 1) / 2
-    return ndimage.map_coordinates(silhouette, [cos * y - sin * x + middle, sin * y + cos * x + middle], order=1,
-                                   mode="constant")
+    return ndimage.map_coordinates(
+        silhouette, [cos * y - sin * x + middle, sin * y + cos * x + middle], order=1, mode="constant"
+    )
 
 
 def _soft_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -91,11 +98,14 @@ class Matcher:
         poses = [(r, s) for r in rotations for s in SCALES]
         self._poses = np.asarray(poses, dtype=np.float32)
         still = np.zeros((len(poses), 2))
-        bank = warp(self.silhouette.pixels, self._poses[:, 0], self._poses[:, 1], still).reshape(len(poses), -1)
+        bank = warp(self.silhouette.pixels, self._poses[:, 0], self._poses[:, 1], still).reshape(
+            len(poses), -1
+        )
         self._bank, self._energy = bank, (bank * bank).sum(1)
 
     def _coarse(self, other: Silhouette) -> tuple[float, Alignment]:
-        """The best coarse pose: Tanimoto similarity, and the motion that brings this silhouette onto ``other``."""
+        """The best coarse pose: Tanimoto similarity, and the motion that brings this silhouette onto
+        ``other``."""
         moved = other.shifted
         shared = self._bank @ moved.T                                                # (poses, shifts)
         likeness = shared / (self._energy[:, None] + (moved * moved).sum(1)[None] - shared)
@@ -108,7 +118,8 @@ class Matcher:
         return self._coarse(other)[0]
 
     def align(self, other: Silhouette) -> Alignment:
-        """Fit this silhouette onto ``other``: coarse search, then two rounds of finer steps in every parameter."""
+        """Fit this silhouette onto ``other``: coarse search, then two rounds of finer steps in every
+        parameter."""
         best = self._coarse(other)[1]
         for turn, grow, move in ((2.0, 0.03, 1.0), (1.0, 0.015, 0.5), (0.5, 0.0, 0.25)):
             pairs = [(r, s) for r in (-turn, 0.0, turn) for s in sorted({-grow, 0.0, grow})]

@@ -22,7 +22,8 @@ def smooth(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def colour_spread(image: np.ndarray, mask: np.ndarray) -> float:
-    """CIELAB distance between the ends of the subject's colours, soft shading over ``image`` (h, w, 3) taken out."""
+    """CIELAB distance between the ends of the subject's colours, soft shading over ``image`` (h, w, 3) taken
+    out."""
     rows, columns = np.nonzero(mask)
     pixels = image[mask]
     colour = pixels.mean(0)
@@ -37,7 +38,8 @@ def colour_spread(image: np.ndarray, mask: np.ndarray) -> float:
 
 
 def signal(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Position of every pixel of an sRGB picture between the subject's two colours, float32 (h, w), 0 to 1."""
+    """Position of every pixel of an sRGB picture between the subject's two colours, float32 (h, w), 0 to
+    1."""
     lab = rgb2lab(np.clip(image, 0, 1)).astype(np.float32)
     pixels = lab[mask]
     centre = pixels.mean(0)

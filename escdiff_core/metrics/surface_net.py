@@ -1,7 +1,9 @@
-"""Name a subject's surface by its texture: a small network on the judge's own statistics, which know no colours.
+"""Name a subject's surface by its texture: a small network on the judge's own statistics, which know no
+colours.
 
-Lattices could be recognised by drawing them again; spots, marble or leaves never come back the same. ``train_surface_net``
-trains it on exact drawings of every surface of the world, half of them passed through the autoencoder.
+Lattices could be recognised by drawing them again; spots, marble or leaves never come back the same.
+``train_surface_net`` trains it on exact drawings of every surface of the world, half of them passed through
+the autoencoder.
 """
 
 from functools import lru_cache
@@ -40,8 +42,9 @@ class SurfaceNet(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("deviation", torch.ones(FEATURES))
-        self.layers = nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.SiLU(), nn.Dropout(dropout), nn.Linear(WIDTH, WIDTH),
-                                    nn.SiLU(), nn.Dropout(dropout), nn.Linear(WIDTH, len(names())))
+        self.layers = nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.SiLU(), nn.Dropout(dropout),
+                                    nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Dropout(dropout),
+                                    nn.Linear(WIDTH, len(names())))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers((x - self.mean) / self.deviation)
@@ -57,12 +60,15 @@ def load(path: Path = SURFACE_NET) -> SurfaceNet:
 
 @torch.inference_mode()
 def surface_scores(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """Probability of each named surface for the subject ``mask`` bool (h, w) of ``image`` (h, w, 3), sRGB 0 to 1."""
+    """Probability of each named surface for the subject ``mask`` bool (h, w) of ``image`` (h, w, 3), sRGB 0
+    to 1."""
     scores = load()(torch.from_numpy(features(texture_of(image, mask)))[None]).softmax(1)[0]
     return dict(zip(names(), scores.tolist(), strict=True))
 
 
-def best_surface(image: np.ndarray, mask: np.ndarray, candidates: tuple[str, ...] = tuple(patterns.KNOWN)) -> str:
+def best_surface(
+    image: np.ndarray, mask: np.ndarray, candidates: tuple[str, ...] = tuple(patterns.KNOWN)
+) -> str:
     """The candidate surface that the subject ``mask`` bool (h, w) of ``image`` (h, w, 3) shows.
 
     Raises ESCDiffError for an unknown surface, or for none.

@@ -1,8 +1,9 @@
 """Compare textures inside masks, whatever their phase, turning, silhouette and colours.
 
-Two statistics of the subject's Lab pixels, brought to variance 1. How a pattern repeats: its two-point correlation;
-that forgets where the pattern begins, the size of its angular harmonics forgets how it is turned, and dividing by the
-mask's own correlation forgets the silhouette. What it is made of: how strong edges, spots and ridges are at three scales.
+Two statistics of the subject's Lab pixels, brought to variance 1. How a pattern repeats: its two-point
+correlation; that forgets where the pattern begins, the size of its angular harmonics forgets how it is
+turned, and dividing by the mask's own correlation forgets the silhouette. What it is made of: how strong
+edges, spots and ridges are at three scales.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from .surface import colour_spread, inside
 
 MARGIN = 2            # pixels: the outline, where subject and background mix, has no say
 SOFTENING = 0.7       # pixels: noise goes, a pattern of 6 pixels stays
-CHANNELS = 2          # principal axes of the colours that are read: one would flip between those of three colours
+# principal axes of the colours that are read: one would flip between those of three colours
+CHANNELS = 2
 RADII = np.unique(np.round(np.geomspace(2, 34, 22), 1))    # pixels: lags of the correlation
 ANGLES = np.linspace(0, np.pi, 36, endpoint=False)
 HARMONICS = (2, 4, 6)                          # correlations are even, so that odd ones vanish
@@ -25,7 +27,8 @@ OVERLAP = 0.3         # share of the subject that must overlap itself at a lag f
 SCALES = (1.4, 2.8, 5.6)                       # pixels: widths of the derivatives of Gaussians
 COARSE = 4.0          # pixels: scales from here on are read at half size
 QUANTILES = np.linspace(0.05, 0.95, 10)
-FAINT, HALF = 8.0, 20.0                        # CIELAB spread at which a texture begins; beyond it, that half counts at
+# CIELAB spread at which a texture begins; beyond it, that half counts at
+FAINT, HALF = 8.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def _angular() -> np.ndarray:
 
 
 def _field(image: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """The subject's colours along their principal axes, softened, 0 outside ``inner``, variance 1; (channels, h, w)."""
+    """The subject's colours along their principal axes, softened, 0 outside ``inner``, variance 1; (channels,
+    h, w)."""
     lab = rgb2lab(np.clip(image, 0, 1)).astype(np.float32)
     pixels = lab[inner]
     axes = np.linalg.eigh(np.cov((pixels - pixels.mean(0)).T))[1][:, :-1 - CHANNELS:-1].astype(np.float32)
@@ -56,8 +60,10 @@ def _field(image: np.ndarray, inner: np.ndarray) -> np.ndarray:
 
 
 def _waves(field: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Angular harmonics of the correlation of ``field`` (channels, h, w) at ``RADII``, and how far each is to be trusted."""
-    side = fft.next_fast_len(int(max(inner.shape) + RADII[-1]) + 2, real=True)      # room, so that nothing wraps
+    """Angular harmonics of the correlation of ``field`` (channels, h, w) at ``RADII``, and how far each is to
+    be trusted."""
+    # room, so that nothing wraps
+    side = fft.next_fast_len(int(max(inner.shape) + RADII[-1]) + 2, real=True)
     def itself(parts):
         return fft.irfft2((np.abs(fft.rfft2(parts, (side, side))) ** 2).sum(0), (side, side))
     overlap = itself(inner[None].astype(np.float32))
@@ -98,7 +104,8 @@ def _jets(field: np.ndarray, inner: np.ndarray) -> np.ndarray:
 
 
 def texture_of(image: np.ndarray, mask: np.ndarray) -> Texture:
-    """Read the texture of the subject ``mask`` bool (h, w) of ``image`` (h, w, 3), sRGB 0 to 1, at working size."""
+    """Read the texture of the subject ``mask`` bool (h, w) of ``image`` (h, w, 3), sRGB 0 to 1, at working
+    size."""
     inner = inside(mask, MARGIN)
     box = ndimage.find_objects(inner.astype(np.int8))[0]
     image, inner = image[box], inner[box]

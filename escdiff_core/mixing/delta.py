@@ -1,4 +1,5 @@
-"""UNet deltas, kept under canonical names: what of each counts where several act, and all of them put, scaled, onto a base."""
+"""UNet deltas, kept under canonical names: what of each counts where several act, and all of them put,
+scaled, onto a base."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +14,12 @@ from ..model.names import unet_map
 
 
 def own_channels(attributes: Sequence[Attribute]) -> list[Attribute]:
-    """The attributes as they act together: an output channel of a layer's tensor that several changed is one's alone.
+    """The attributes as they act together: an output channel of a layer's tensor that several changed is
+    one's alone.
 
-    A channel goes to the attribute that changed it most, each change measured by that attribute's mean change of the tensor. A bias
-    goes with its weight. UnZipLoRA (Liu et al. 2024) learns which columns are whose; here nothing is learned. An attribute that
-    shares no tensor stays itself.
+    A channel goes to the attribute that changed it most, each change measured by that attribute's mean change
+    of the tensor. A bias goes with its weight. UnZipLoRA (Liu et al. 2024) learns which columns are whose;
+    here nothing is learned. An attribute that shares no tensor stays itself.
     """
     if len(attributes) < 2:
         return list(attributes)
@@ -30,7 +32,8 @@ def own_channels(attributes: Sequence[Attribute]) -> list[Attribute]:
         sizes = [norms[i][measured] for i in having]
         if len({len(norms[i][n]) for i in having for n in (name, measured)}) > 1:
             continue                                         # of another model: told where it meets the base
-        winner = torch.stack([size / size.mean().clamp_min(1e-30) for size in sizes]).argmax(0)      # (out,), the first of equals
+        # (out,), the first of equals
+        winner = torch.stack([size / size.mean().clamp_min(1e-30) for size in sizes]).argmax(0)
         for place, i in enumerate(having):
             masks[i][name] = winner == place
     return [_masked(a, mask) if mask else a for a, mask in zip(attributes, masks, strict=True)]
@@ -49,13 +52,15 @@ def _masked(attribute: Attribute, masks: Mapping[str, torch.Tensor]) -> Attribut
     """The attribute without the output channels where its mask, (out,), is False."""
     delta = dict(attribute.delta)
     for name, mask in masks.items():
-        at = name if name in delta else module_of(name) + UP                        # a channel of a LoRA is a row of its up
+        # a channel of a LoRA is a row of its up
+        at = name if name in delta else module_of(name) + UP
         delta[at] = delta[at] * mask.view(-1, *[1] * (delta[at].ndim - 1)).to(delta[at])
     return replace(attribute, delta=delta)
 
 
 def named_differences(attribute: Attribute, base: UNet2DConditionModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the attribute's delta as (diffusers name, full difference in fp32), whichever form it was learned in.
+    """Yield the attribute's delta as (diffusers name, full difference in fp32), whichever form it was learned
+    in.
 
     Raises ESCDiffError for a tensor that the base does not have in that size.
     """
@@ -64,19 +69,27 @@ def named_differences(attribute: Attribute, base: UNet2DConditionModel) -> Itera
     for canonical, difference in differences(attribute.delta):
         name = names.get(canonical)
         if name is None or shapes[name].numel() != difference.numel():
-            raise ESCDiffError(f"the attribute {attribute.token!r} changes {canonical} {tuple(difference.shape)}, which "
-                               "this model does not have; the file is damaged or of another model: learn it again")
+            raise ESCDiffError(
+                f"the attribute {attribute.token!r} changes {canonical} {tuple(difference.shape)}, "
+                "which this model does not have; the file is damaged or of another model: learn it "
+                "again"
+            )
         yield name, difference.reshape(shapes[name])
 
 
-def changed_tensors(base: UNet2DConditionModel, parts: Sequence[tuple[Attribute, float]]) -> dict[str, torch.Tensor]:
-    """The base's tensors with every attribute's delta added at its strength, by diffusers name, in the base's dtype.
+def changed_tensors(
+    base: UNet2DConditionModel, parts: Sequence[tuple[Attribute, float]]
+) -> dict[str, torch.Tensor]:
+    """The base's tensors with every attribute's delta added at its strength, by diffusers name, in the base's
+    dtype.
 
     An attribute at strength 0 is left out, so that the result is the base, bit for bit.
     """
     state, acting = base.state_dict(), [part for part in parts if part[1] != 0]
     changed: dict[str, torch.Tensor] = {}
-    last = {canonical: i for i, (attribute, _) in enumerate(acting) for canonical in tensor_names(attribute.delta)}
+    last = {
+        canonical: i for i, (attribute, _) in enumerate(acting) for canonical in tensor_names(attribute.delta)
+    }
     canonical = unet_map(base.config)
     for i, (attribute, strength) in enumerate(acting):
         for name, difference in named_differences(attribute, base):

@@ -21,8 +21,8 @@ from .towers import TextTower
 class DiffusionModel:
     """A loaded model. All parts are in eval mode and frozen; ``dataclasses.replace`` makes a variant.
 
-    ``fingerprint`` names the base UNet weights (see :func:`fingerprint`), ``native_size`` is in pixels, ``family`` is a
-    row of families.FAMILIES.
+    ``fingerprint`` names the base UNet weights (see :func:`fingerprint`), ``native_size`` is in pixels,
+    ``family`` is a row of families.FAMILIES.
     """
 
     unet: UNet2DConditionModel
@@ -53,7 +53,8 @@ class DiffusionModel:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Turn ``auto | cpu | cuda | cuda:N`` into a device that exists here. Raises ESCDiffError for anything else."""
+    """Turn ``auto | cpu | cuda | cuda:N`` into a device that exists here. Raises ESCDiffError for anything
+    else."""
     name = str(device)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -61,15 +62,19 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if name != "cpu" and (kind != "cuda" or not (number.isdecimal() or name == "cuda")):
         raise ESCDiffError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ESCDiffError(f"device {name!r} is not here ({torch.cuda.device_count()} GPUs found); use auto or cpu")
+        raise ESCDiffError(
+            f"device {name!r} is not here ({torch.cuda.device_count()} GPUs found); use auto or cpu"
+        )
     return torch.device(name)
 
 
 def fingerprint(unet_state: Mapping[str, torch.Tensor], unet_config: Mapping[str, Any]) -> str:
-    """Return the sha256 (hex) of a UNet's weights: canonical names, shapes and values, in the order of the names.
+    """Return the sha256 (hex) of a UNet's weights: canonical names, shapes and values, in the order of the
+    names.
 
-    ``unet_state`` has diffusers' names. Values are hashed as fp16, so the same weights have the same fingerprint in a
-    single file or a folder, stored in fp32 or rounded to fp16. A file rounded to bf16 counts as another model.
+    ``unet_state`` has diffusers' names. Values are hashed as fp16, so the same weights have the same
+    fingerprint in a single file or a folder, stored in fp32 or rounded to fp16. A file rounded to bf16 counts
+    as another model.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(to_canonical(unet_state, unet_map(unet_config)).items()):

@@ -1,4 +1,5 @@
-"""Read the configuration of a UNet, VAE and CLIP text encoder off the names and shapes of original SD tensors."""
+"""Read the configuration of a UNet, VAE and CLIP text encoder off the names and shapes of original SD
+tensors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,8 +32,9 @@ def infer_unet(shapes: Shapes, source: str) -> dict[str, Any]:
     layers = len(levels[0])
     if layers == 0 or any(len(level) != layers for level in levels):
         raise ESCDiffError(
-            f"{source}: the UNet has {[len(level) for level in levels]} residual blocks in its levels; needed: "
-            "the same number, at least one, in each (is the file truncated or of another kind?)"
+            f"{source}: the UNet has {[len(level) for level in levels]} residual blocks in its levels; "
+            "needed: the same number, at least one, in each (is the file truncated or of another "
+            "kind?)"
         )
     down = [[_depth(shapes, f"input_blocks.{block}") for block in level] for level in levels]
     up = [[_depth(shapes, f"output_blocks.{(layers + 1) * level + layer}") for layer in range(layers + 1)]
@@ -41,16 +43,13 @@ def infer_unet(shapes: Shapes, source: str) -> dict[str, Any]:
     name = next((n for n in shapes if n.startswith(UNET_PREFIX) and n.endswith(".attn2.to_k.weight")), "")
     linear = name.removeprefix(UNET_PREFIX).partition("transformer_blocks")[0] + "proj_in.weight"
     return {
-        "in_channels": read("input_blocks.0.0.weight")[1],
-        "out_channels": read("out.2.weight")[0],
+        "in_channels": read("input_blocks.0.0.weight")[1], "out_channels": read("out.2.weight")[0],
         "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
         "block_out_channels": [read(f"input_blocks.{level[0]}.0.out_layers.3.weight")[0] for level in levels],
-        "layers_per_block": layers,
-        **_attention(down, up, shapes),
-        "cross_attention_dim": read(name.removeprefix(UNET_PREFIX) or "middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
-        "use_linear_projection": len(read(linear)) == 2,
-        **_added(shapes),
+        "layers_per_block": layers, **_attention(down, up, shapes), "cross_attention_dim": read(
+            name.removeprefix(UNET_PREFIX) or "middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
+        "use_linear_projection": len(read(linear)) == 2, **_added(shapes),
     }
 
 
@@ -59,9 +58,12 @@ def _attention(down: list[list[int]], up: list[list[int]], shapes: Shapes) -> di
     middle = _depth(shapes, "middle_block")
     made: dict[str, Any] = {}
     if not middle:
-        made["mid_block_type"] = "UNetMidBlock2D" if f"{UNET_PREFIX}middle_block.0.in_layers.2.weight" in shapes else None
+        made["mid_block_type"] = (
+            "UNetMidBlock2D" if f"{UNET_PREFIX}middle_block.0.in_layers.2.weight" in shapes else None
+        )
     each = [set(a) | set(b) for a, b in zip(down, reversed(up), strict=True)]
-    regular = all(len(depths) == 1 for depths in each) and middle in (0, *each[-1], *({1} if each[-1] == {0} else ()))
+    regular = all(len(depths) == 1
+                  for depths in each) and middle in (0, *each[-1], *({1} if each[-1] == {0} else ()))
     if not regular:
         return {**made, "transformer_layers_per_block": [list(level) for level in down],
                 "reverse_transformer_layers_per_block": [list(level) for level in up]}
@@ -74,7 +76,8 @@ def _depth(shapes: Shapes, block: str) -> int:
 
 
 def _added(shapes: Shapes) -> dict[str, Any]:
-    """What a UNet takes beside text states: the pooled vector and six numbers, 256 features each (Podell et al. 2023)."""
+    """What a UNet takes beside text states: the pooled vector and six numbers, 256 features each (Podell et
+    al. 2023)."""
     width = shapes.get(f"{UNET_PREFIX}label_emb.0.0.weight")
     return {} if width is None else {"addition_embed_type": "text_time", "addition_time_embed_dim": 256,
                                      "projection_class_embeddings_input_dim": width[1]}
@@ -96,12 +99,17 @@ def infer_vae(shapes: Shapes, source: str) -> dict[str, Any]:
 
 
 def infer_text_encoder(shapes: Shapes, prefix: str, layout: str, source: str) -> dict[str, Any]:
-    """Return the part of a CLIPTextConfig that the shapes under ``prefix`` decide, and the usual number of heads.
+    """Return the part of a CLIPTextConfig that the shapes under ``prefix`` decide, and the usual number of
+    heads.
 
     ``layout``: transformers or open_clip (see clip_names).
     """
     if layout == "open_clip":
-        table, places, layer = "token_embedding.weight", "positional_embedding", "transformer.resblocks.{}.mlp.c_fc.weight"
+        table, places, layer = (
+            "token_embedding.weight",
+            "positional_embedding",
+            "transformer.resblocks.{}.mlp.c_fc.weight",
+        )
     else:
         # some merging tools drop the inner prefix
         prefix += "text_model." if any(n.startswith(f"{prefix}text_model.") for n in shapes) else ""
@@ -124,8 +132,8 @@ def _reader(shapes: Shapes, prefix: str, source: str, part: str):
         shape = shapes.get(prefix + name)
         if shape is None or not 1 < len(shape) < 5:
             raise ESCDiffError(
-                f"{source} lacks a usable tensor {prefix}{name} of the {part}; needed: a complete single-file "
-                "checkpoint with UNet, VAE and text encoder"
+                f"{source} lacks a usable tensor {prefix}{name} of the {part}; needed: a complete "
+                "single-file checkpoint with UNet, VAE and text encoder"
             )
         return tuple(shape)
 

@@ -1,7 +1,9 @@
-"""Canonical tensor names (those of the original Stable Diffusion checkpoints) and diffusers' names, both ways.
+"""Canonical tensor names (those of the original Stable Diffusion checkpoints) and diffusers' names, both
+ways.
 
-Written down once, as pairs of modules, for every anatomy that the families have: levels with and without attention, transformers of
-any depth, a middle that is whole, a lone resnet or missing. The tests hold them against diffusers' own converters.
+Written down once, as pairs of modules, for every anatomy that the families have: levels with and without
+attention, transformers of any depth, a middle that is whole, a lone resnet or missing. The tests hold them
+against diffusers' own converters.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,14 +12,18 @@ from typing import Any
 from ..errors import ESCDiffError
 
 Config = Mapping[str, Any]
-ANATOMY = ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types", "mid_block_type", "addition_embed_type",
-           "transformer_layers_per_block", "reverse_transformer_layers_per_block")
+ANATOMY = ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types", "mid_block_type",
+           "addition_embed_type", "transformer_layers_per_block", "reverse_transformer_layers_per_block")
 Pair = tuple[str, str]          # diffusers' name, canonical name
 _BOTH = (".weight", ".bias")
-_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-           "conv2": "out_layers.3"}
-_ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
-         "conv_norm_out": "out.0", "conv_out": "out.2"}
+_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "conv2": "out_layers.3"
+}
+_ENDS = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"
+}
 _ADDED = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
 _TRANSFORMER = ("norm1", "norm2", "norm3", "attn1.to_out.0", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
 _QKV = tuple(f"{a}.{p}.weight" for a in ("attn1", "attn2") for p in ("to_q", "to_k", "to_v"))
@@ -35,11 +41,16 @@ def vae_map(config: Config) -> dict[str, str]:
 
 def anatomy(config: Config) -> dict[str, Any]:
     """The part of a UNet's configuration that its names follow from, as JSON data."""
-    return {key: list(config[key]) if isinstance(config[key], tuple) else config[key] for key in ANATOMY if key in config}
+    return {
+        key: list(config[key]) if isinstance(config[key], tuple) else config[key]
+        for key in ANATOMY
+        if key in config
+    }
 
 
 def to_canonical(state: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    """Rename a diffusers-named ``state`` (tensors or anything) with a map from above; raise on an unknown name."""
+    """Rename a diffusers-named ``state`` (tensors or anything) with a map from above; raise on an unknown
+    name."""
     unknown = [n for n in state if n not in mapping]
     if unknown:
         raise ESCDiffError(
@@ -55,7 +66,8 @@ def to_diffusers(state: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[s
 
 
 def attention_depths(config: Config) -> tuple[list[list[int]], int | None, list[list[int]]]:
-    """How many transformer blocks each layer has, level by level: (on the way down, in the middle, on the way up).
+    """How many transformer blocks each layer has, level by level: (on the way down, in the middle, on the way
+    up).
 
     0 is a layer without attention. A middle of None is none at all, one of 0 a lone resnet.
     """
@@ -87,7 +99,9 @@ def _unet_pairs(config: Config) -> Iterator[Pair]:
     block, width, last = 1, widths[0], len(widths) - 1
     for level, (depths, out) in enumerate(zip(down, widths, strict=True)):
         for layer, depth in enumerate(depths):
-            yield from _layer(f"down_blocks.{level}", layer, f"input_blocks.{block}", depth, skip=width != out)
+            yield from _layer(
+                f"down_blocks.{level}", layer, f"input_blocks.{block}", depth, skip=width != out
+            )
             block, width = block + 1, out
         if level < last:
             yield from _leaves([(f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{block}.0.op")])
@@ -99,9 +113,12 @@ def _unet_pairs(config: Config) -> Iterator[Pair]:
         yield from _transformer("mid_block.attentions.0", "middle_block.1", middle)
         yield from _resnet("mid_block.resnets.1", "middle_block.2", skip=False)
 
-    for level, depths in enumerate(up):       # one layer more than on the way down: conv_in and the downsamplers leave skips too
+    # one layer more than on the way down: conv_in and the downsamplers leave skips too
+    for level, depths in enumerate(up):
         for layer, depth in enumerate(depths):
-            yield from _layer(f"up_blocks.{level}", layer, f"output_blocks.{level * (layers + 1) + layer}", depth, skip=True)
+            yield from _layer(
+                f"up_blocks.{level}", layer, f"output_blocks.{level * (layers + 1) + layer}", depth, skip=True
+            )
         if level < last:
             place = f"output_blocks.{level * (layers + 1) + layers}.{1 + bool(depths[-1])}"
             yield from _leaves([(f"up_blocks.{level}.upsamplers.0.conv", f"{place}.conv")])
@@ -130,30 +147,40 @@ def _vae_pairs(config: Config) -> Iterator[Pair]:
     last, width = len(widths) - 1, widths[0]
     yield from _leaves((n, n) for n in ("quant_conv", "post_quant_conv"))
     for half in ("encoder", "decoder"):
-        yield from _leaves([(f"{half}.conv_in", f"{half}.conv_in"), (f"{half}.conv_norm_out", f"{half}.norm_out"),
+        yield from _leaves([(f"{half}.conv_in", f"{half}.conv_in"),
+                            (f"{half}.conv_norm_out", f"{half}.norm_out"),
                             (f"{half}.conv_out", f"{half}.conv_out")])
         parts = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-        yield from _leaves((f"{half}.mid_block.attentions.0.{n}", f"{half}.mid.attn_1.{o}") for n, o in parts.items())
+        yield from _leaves(
+            (f"{half}.mid_block.attentions.0.{n}", f"{half}.mid.attn_1.{o}") for n, o in parts.items()
+        )
         for number in (0, 1):
-            yield from _vae_resnet(f"{half}.mid_block.resnets.{number}", f"{half}.mid.block_{number + 1}", skip=False)
+            yield from _vae_resnet(
+                f"{half}.mid_block.resnets.{number}", f"{half}.mid.block_{number + 1}", skip=False
+            )
     for level, out in enumerate(widths):
         for layer in range(layers):
-            yield from _vae_resnet(f"encoder.down_blocks.{level}.resnets.{layer}", f"encoder.down.{level}.block.{layer}",
-                                   skip=width != out)
+            yield from _vae_resnet(f"encoder.down_blocks.{level}.resnets.{layer}",
+                                   f"encoder.down.{level}.block.{layer}", skip=width != out)
             width = out
         if level < last:
-            yield from _leaves([(f"encoder.down_blocks.{level}.downsamplers.0.conv", f"encoder.down.{level}.downsample.conv")])
+            yield from _leaves([(f"encoder.down_blocks.{level}.downsamplers.0.conv",
+                                 f"encoder.down.{level}.downsample.conv")])
     for place, level in enumerate(range(last, -1, -1)):
         for layer in range(layers + 1):
-            yield from _vae_resnet(f"decoder.up_blocks.{place}.resnets.{layer}", f"decoder.up.{level}.block.{layer}",
-                                   skip=width != widths[level])
+            yield from _vae_resnet(f"decoder.up_blocks.{place}.resnets.{layer}",
+                                   f"decoder.up.{level}.block.{layer}", skip=width != widths[level])
             width = widths[level]
         if level > 0:
-            yield from _leaves([(f"decoder.up_blocks.{place}.upsamplers.0.conv", f"decoder.up.{level}.upsample.conv")])
+            yield from _leaves(
+                [(f"decoder.up_blocks.{place}.upsamplers.0.conv", f"decoder.up.{level}.upsample.conv")]
+            )
 
 
 def _vae_resnet(name: str, original: str, skip: bool) -> Iterator[Pair]:
-    parts = {p: p for p in ("norm1", "conv1", "norm2", "conv2")} | ({"conv_shortcut": "nin_shortcut"} if skip else {})
+    parts = {p: p for p in ("norm1", "conv1", "norm2", "conv2")} | (
+        {"conv_shortcut": "nin_shortcut"} if skip else {}
+    )
     yield from _leaves((f"{name}.{n}", f"{original}.{o}") for n, o in parts.items())
 
 

@@ -15,23 +15,25 @@ from .schedule import NoiseSchedule
 from .text import Vectors, check_prompts
 from .weighted import encode_weighted
 
-# Class and what it needs beyond the noise schedule. "trailing" starts at the last timestep, where the latent is pure
-# noise (Lin et al. 2023, arXiv 2305.08891): "leading" would skip the steps that decide the background when the terminal
-# SNR is nearly zero, and costs nothing with SD 1.x's own schedule.
+# Class and what it needs beyond the noise schedule. "trailing" starts at the last timestep, where the latent
+# is pure noise (Lin et al. 2023, arXiv 2305.08891): "leading" would skip the steps that decide the background
+# when the terminal SNR is nearly zero, and costs nothing with SD 1.x's own schedule.
 SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
     "euler": (EulerDiscreteScheduler, {}),
 }
 
-ENCODED_AT_ONCE = 16 * 128 * 128      # pixels; one picture of 512 px, for which SD 1.x's autoencoder takes 0.6 GiB
+# pixels; one picture of 512 px, for which SD 1.x's autoencoder takes 0.6 GiB
+ENCODED_AT_ONCE = 16 * 128 * 128
 
 # (latents (b, 4, h, w), timestep (), what it is told of the prompts) -> the UNet's output (b, 4, h, w)
 UNetCall = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
 
 
 def make_scheduler(schedule: NoiseSchedule, name: str = "dpmpp_2m"):
-    """Return a diffusers scheduler of :data:`SCHEDULERS` for the model's noise schedule; unknown names raise."""
+    """Return a diffusers scheduler of :data:`SCHEDULERS` for the model's noise schedule; unknown names
+    raise."""
     cls, extra = lookup(SCHEDULERS, name, "scheduler")
     return cls(**schedule.config(), timestep_spacing="trailing", **extra)
 
@@ -58,15 +60,15 @@ def sample(
 ) -> np.ndarray:
     """Draw one picture per prompt: float32 (b, h, w, 3), 0 to 1.
 
-    Picture i starts from noise of seed ``seed + i``, drawn on the CPU, so that it depends neither on its batch nor on
-    the device. ``size`` is the side or (height, width) in pixels, default the model's native size. ``tokens`` is handed
-    to encode_weighted. ``positive`` (b rows) replaces the prompts and ``negatives`` (1 or b rows) the negative.
-    ``unet_call`` replaces the plain UNet: it sees the batch [negatives, positives] in that
-    order, or the positives alone when ``guidance_scale`` is 1; None is the model's usual one. ``start`` (1, 4, h, w), scaled
-    latents, is where every picture begins (image-to-image, Meng et al. 2021): noised as far as the last ``denoise`` of the
-    steps go, which alone are taken.
-    ``progress(done, total)`` is called after every step and may raise to cancel. Raises ESCDiffError for an unknown
-    scheduler and impossible sizes or counts.
+    Picture i starts from noise of seed ``seed + i``, drawn on the CPU, so that it depends neither on its
+    batch nor on the device. ``size`` is the side or (height, width) in pixels, default the model's native
+    size. ``tokens`` is handed to encode_weighted. ``positive`` (b rows) replaces the prompts and
+    ``negatives`` (1 or b rows) the negative. ``unet_call`` replaces the plain UNet: it sees the batch
+    [negatives, positives] in that order, or the positives alone when ``guidance_scale`` is 1; None is the
+    model's usual one. ``start`` (1, 4, h, w), scaled latents, is where every picture begins (image-to-image,
+    Meng et al. 2021): noised as far as the last ``denoise`` of the steps go, which alone are taken.
+    ``progress(done, total)`` is called after every step and may raise to cancel. Raises ESCDiffError for an
+    unknown scheduler and impossible sizes or counts.
     """
     height, width = _check(model, steps, size, batch_size)
     guidance_scale = model.usual_guidance if guidance_scale is None else guidance_scale
@@ -89,10 +91,14 @@ def sample(
     call = unet_call or partial(predict, model.unet)
     latent = (1, model.unet.config.in_channels, height // latent_factor(model), width // latent_factor(model))
     if start is not None and tuple(start.shape) != latent:
-        raise ESCDiffError(f"the picture to start from has latents of {tuple(start.shape)}, the drawing of {latent}; give a "
-                           "picture of the drawing's size")
+        raise ESCDiffError(
+            f"the picture to start from has latents of {tuple(start.shape)}, the drawing of {latent}; "
+            "give a picture of the drawing's size"
+        )
     if not 0 < denoise <= 1:
-        raise ESCDiffError(f"a denoise of {denoise} makes no sense; give more than 0, up to 1 for the whole schedule")
+        raise ESCDiffError(
+            f"a denoise of {denoise} makes no sense; give more than 0, up to 1 for the whole schedule"
+        )
     skipped = 0 if start is None else min(round(steps * (1 - denoise)), steps - 1)
     firsts = range(0, len(positive), batch_size)
     images = []
@@ -111,7 +117,9 @@ def sample(
         if start is not None:
             if hasattr(solver, "set_begin_index"):
                 solver.set_begin_index(skipped)
-            latents = solver.add_noise(start.expand_as(noise).to(noise), noise, timesteps[:1].expand(len(noise)))
+            latents = solver.add_noise(
+                start.expand_as(noise).to(noise), noise, timesteps[:1].expand(len(noise))
+            )
         latents = _denoise(model, latents, context, guidance_scale, solver, timesteps, call, told)
         images.append(latents_to_images(model, latents))
     return np.concatenate(images)
@@ -155,7 +163,9 @@ def image_to_latents(
         )
     latents = []
     for part in pixels.split(encoded_at_once(pixels)):
-        posterior = model.vae.encode((part.permute(0, 3, 1, 2) * 2 - 1).to(model.device, model.vae.dtype)).latent_dist
+        posterior = model.vae.encode(
+            (part.permute(0, 3, 1, 2) * 2 - 1).to(model.device, model.vae.dtype)
+        ).latent_dist
         latents.append(posterior.mode() if generator is None else posterior.sample(generator))
     return torch.cat(latents).float() * model.vae.config.scaling_factor
 
@@ -189,12 +199,16 @@ def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> C
     return lambda done, _steps: progress(before + done, total)
 
 
-def _check(model: DiffusionModel, steps: int, size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, int]:
+def _check(
+    model: DiffusionModel, steps: int, size: int | tuple[int, int] | None, batch_size: int
+) -> tuple[int, int]:
     size = model.native_size if size is None else size
     height, width = (size, size) if isinstance(size, int) else size
     factor = latent_factor(model)
     if min(height, width) < factor or height % factor or width % factor:
-        raise ESCDiffError(f"a picture of {height} x {width} pixels is impossible; sides must be multiples of {factor}")
+        raise ESCDiffError(
+            f"a picture of {height} x {width} pixels is impossible; sides must be multiples of {factor}"
+        )
     most = model.schedule.num_train_timesteps
     if not 1 <= steps <= most or batch_size < 1:
         raise ESCDiffError(

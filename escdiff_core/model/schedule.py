@@ -16,8 +16,8 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 class NoiseSchedule:
     """How noise grows with the timestep. Defaults are Stable Diffusion 1.x's (Rombach et al. 2022).
 
-    The pocket model ends at ``beta_end`` 0.03 instead: its terminal alpha-bar is then nearly zero, so that the prompt
-    and not the mean of the start noise decides the background (Lin et al. 2023, arXiv 2305.08891).
+    The pocket model ends at ``beta_end`` 0.03 instead: its terminal alpha-bar is then nearly zero, so that
+    the prompt and not the mean of the start noise decides the background (Lin et al. 2023, arXiv 2305.08891).
     """
 
     num_train_timesteps: int = 1000
@@ -50,8 +50,8 @@ class NoiseSchedule:
         """
         if config.get("rescale_betas_zero_snr") or config.get("trained_betas") is not None:
             raise ESCDiffError(
-                "the scheduler configuration has trained_betas or rescale_betas_zero_snr, which is not supported; "
-                "give a model with a plain linear or scaled_linear schedule"
+                "the scheduler configuration has trained_betas or rescale_betas_zero_snr, which is "
+                "not supported; give a model with a plain linear or scaled_linear schedule"
             )
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in config.items() if k in known})
@@ -61,5 +61,6 @@ class NoiseSchedule:
         return asdict(self)
 
     def alphas_cumprod(self) -> torch.Tensor:
-        """Return alpha-bar per timestep, float32 (num_train_timesteps,): ``x_t = sqrt(ab) x_0 + sqrt(1 - ab) eps``."""
+        """Return alpha-bar per timestep, float32 (num_train_timesteps,): ``x_t = sqrt(ab) x_0 + sqrt(1 - ab)
+        eps``."""
         return DDPMScheduler(**self.config()).alphas_cumprod

@@ -15,13 +15,16 @@ from .conditioning import Conditioning
 from .towers import TextTower, side_by_side
 
 log = logging.getLogger(__name__)
-STAND_IN = 0  # id at the places whose embedding is replaced anyway; neither start nor end, which transformers looks for
-# a letter or digit of a script that parts its words by spaces: all but Thai to Myanmar, Khmer, and those of East Asia
+# id at the places whose embedding is replaced anyway; neither start nor end, which transformers looks for
+STAND_IN = 0
+# a letter or digit of a script that parts its words by spaces: all but Thai to Myanmar, Khmer, and those of
+# East Asia
 LETTER = "[^\\W\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\ua4cf\ua960-\ua97f\uac00-\ud7ff" \
          "\uf900-\ufaff\uff66-\uffdc\U0001b000-\U0001b2ff\U00020000-\U0003ffff]"
 
 
-Vectors = Mapping[str, torch.Tensor]      # a token's vectors for each text tower: (n, dim), the same n in each
+# a token's vectors for each text tower: (n, dim), the same n in each
+Vectors = Mapping[str, torch.Tensor]
 
 
 class HasTowers(Protocol):
@@ -30,17 +33,22 @@ class HasTowers(Protocol):
     towers: Sequence[TextTower]
 
 
-def encode_prompts(model: HasTowers, prompts: Sequence[str], tokens: Mapping[str, Vectors | torch.Tensor] | None = None
-                   ) -> Conditioning:
-    """Encode prompts as the model was trained on them: text states (b, 77, dim), and whatever else its family has.
+def encode_prompts(
+    model: HasTowers, prompts: Sequence[str], tokens: Mapping[str, Vectors | torch.Tensor] | None = None
+) -> Conditioning:
+    """Encode prompts as the model was trained on them: text states (b, 77, dim), and whatever else its family
+    has.
 
-    ``tokens`` maps a placeholder (``*m``) to its vectors for each tower, (n, dim) or (dim,); with one tower they may stand alone.
-    Wherever the placeholder stands as a word of its own (case counts), the n vectors take its place. Gradients flow to them.
-    Prompts beyond 77 tokens are cut, and the log says so; weighted.encode_weighted, for drawing, has no such end. Raises
-    ESCDiffError for vectors of the wrong width and for no prompt at all.
+    ``tokens`` maps a placeholder (``*m``) to its vectors for each tower, (n, dim) or (dim,); with one tower
+    they may stand alone. Wherever the placeholder stands as a word of its own (case counts), the n vectors
+    take its place. Gradients flow to them. Prompts beyond 77 tokens are cut, and the log says so;
+    weighted.encode_weighted, for drawing, has no such end. Raises ESCDiffError for vectors of the wrong width
+    and for no prompt at all.
     """
     check_prompts(prompts)
-    return side_by_side([_encode(tower, prompts, tokens_of(model, tower, tokens or {})) for tower in model.towers])
+    return side_by_side(
+        [_encode(tower, prompts, tokens_of(model, tower, tokens or {})) for tower in model.towers]
+    )
 
 
 def _encode(tower: TextTower, prompts: Sequence[str], tokens: Mapping[str, torch.Tensor]) -> Conditioning:
@@ -60,15 +68,20 @@ def _encode(tower: TextTower, prompts: Sequence[str], tokens: Mapping[str, torch
         return tower.read(torch.tensor(rows, device=device))  # ids (b, 77)
 
 
-def tokens_of(model: HasTowers, tower: TextTower, tokens: Mapping[str, Vectors | torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The vectors (n, dim) that ``tower`` has for each of ``tokens``. Raises ESCDiffError for one that it has none for."""
+def tokens_of(
+    model: HasTowers, tower: TextTower, tokens: Mapping[str, Vectors | torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The vectors (n, dim) that ``tower`` has for each of ``tokens``. Raises ESCDiffError for one that it has
+    none for."""
     made = {}
     for name, given in tokens.items():
         if isinstance(given, torch.Tensor) and len(model.towers) == 1:
             given = {tower.name: given}
         if isinstance(given, torch.Tensor) or tower.name not in given:
-            raise ESCDiffError(f"the token {name!r} has no vectors for the text encoder {tower.name}, which this model reads; "
-                               "load the model it was learned on")
+            raise ESCDiffError(
+                f"the token {name!r} has no vectors for the text encoder {tower.name}, which this "
+                "model reads; load the model it was learned on"
+            )
         made[name] = as_rows(tower, name, given[tower.name])
     return made
 
@@ -80,7 +93,8 @@ def check_prompts(prompts: Sequence[str]) -> None:
 
 
 def word_embedding(tower: TextTower, word: str) -> torch.Tensor:
-    """Return the rows of the embedding table for ``word``, (n, dim), one per BPE token. A copy, without gradient."""
+    """Return the rows of the embedding table for ``word``, (n, dim), one per BPE token. A copy, without
+    gradient."""
     ids = _ids(tower, word)
     if not ids:
         raise ESCDiffError(f"the word {word!r} has no tokens; give a word with letters")
@@ -90,7 +104,8 @@ def word_embedding(tower: TextTower, word: str) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Words:
-    """The words that one text encoder knows: ``rows`` gives a word's rows of its table, (n, ``width``), one per piece."""
+    """The words that one text encoder knows: ``rows`` gives a word's rows of its table, (n, ``width``), one
+    per piece."""
 
     width: int
     rows: Callable[[str], torch.Tensor]
@@ -102,9 +117,9 @@ class Words:
 
 
 def split_placeholders(prompt: str, names: Sequence[str]) -> list[tuple[str, bool]]:
-    """Cut a prompt into (text, is placeholder) pieces. ``*mouse`` and ``*m2`` hold no ``*m``: where a placeholder begins
-    or ends with a letter or digit, none may touch it there. Only scripts without spaces between words may: ``一张*m的照片``
-    holds one.
+    """Cut a prompt into (text, is placeholder) pieces. ``*mouse`` and ``*m2`` hold no ``*m``: where a
+    placeholder begins or ends with a letter or digit, none may touch it there. Only scripts without spaces
+    between words may: ``一张*m的照片`` holds one.
     """
     if not names:
         return [(prompt, False)]
@@ -114,7 +129,8 @@ def split_placeholders(prompt: str, names: Sequence[str]) -> list[tuple[str, boo
 
 
 def replace_placeholders(prompt: str, words: Mapping[str, str]) -> str:
-    """``prompt`` with ``words`` for its placeholders, and a space wherever letters or digits would touch that did not."""
+    """``prompt`` with ``words`` for its placeholders, and a space wherever letters or digits would touch that
+    did not."""
     made = ""
     for piece, is_placeholder in split_placeholders(prompt, list(words)):
         piece = words[piece] if is_placeholder else piece
@@ -129,8 +145,11 @@ def _as_pattern(name: str) -> str:
     return f"{before}{re.escape(name)}{behind}"
 
 
-def places_of(tower: TextTower, text: str, tokens: Mapping[str, torch.Tensor]) -> list[tuple[int, torch.Tensor | None]]:
-    """The places that ``text`` takes: (id, None), or (a stand-in, vector) where a placeholder of ``tokens`` stands."""
+def places_of(
+    tower: TextTower, text: str, tokens: Mapping[str, torch.Tensor]
+) -> list[tuple[int, torch.Tensor | None]]:
+    """The places that ``text`` takes: (id, None), or (a stand-in, vector) where a placeholder of ``tokens``
+    stands."""
     made: list[tuple[int, torch.Tensor | None]] = []
     for piece, is_placeholder in split_placeholders(text, list(tokens)):
         if is_placeholder:
@@ -150,8 +169,8 @@ def as_rows(tower: TextTower, name: str, vectors: torch.Tensor) -> torch.Tensor:
     width = tower.width
     if not name.strip() or rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
         raise ESCDiffError(
-            f"the token {name!r} has vectors of shape {tuple(vectors.shape)}; this model needs (n, {width}) with n at "
-            "least 1: the attribute was learned on another model family"
+            f"the token {name!r} has vectors of shape {tuple(vectors.shape)}; this model needs (n, "
+            f"{width}) with n at least 1: the attribute was learned on another model family"
         )
     return rows
 
@@ -160,9 +179,11 @@ def as_rows(tower: TextTower, name: str, vectors: torch.Tensor) -> torch.Tensor:
 def replaced_embeddings(
     table: torch.nn.Embedding, spots: Sequence[tuple[int, int, torch.Tensor]]
 ) -> Iterator[None]:
-    """While open, the embedding's output (b, 77, dim) carries vectors at ``spots``: (row, first place, (n, dim)).
+    """While open, the embedding's output (b, 77, dim) carries vectors at ``spots``: (row, first place, (n,
+    dim)).
 
-    A hook on the embedding leaves positions, causal mask and layers to transformers' own forward: the plain path.
+    A hook on the embedding leaves positions, causal mask and layers to transformers' own forward: the plain
+    path.
     """
 
     def replace(_module, _inputs, embedded: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""CLIP tokenizers without a hub: from a vocabulary in the checkpoint, or from the one that open_clip installs."""
+"""CLIP tokenizers without a hub: from a vocabulary in the checkpoint, or from the one that open_clip
+installs."""
 
 import json
 import tempfile
@@ -11,14 +12,15 @@ from transformers import CLIPTokenizer
 from ..errors import ESCDiffError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-# open_clip spells the two special words differently from the files SD was trained with; the numbers are the same.
+# open_clip spells the two special words differently from the files SD was trained with; the numbers are the
+# same.
 OPEN_CLIP_SPECIALS = {"<start_of_text>": START, "<end_of_text>": END}
 
 
 def build_tokenizer(data: Mapping[str, Any] | None, max_length: int = 77, source: str = "the model",
                     padding: str | None = None) -> CLIPTokenizer:
-    """Return a CLIPTokenizer for ``{"vocab": {token: id}, "merges": ["a b", ...]}``; None means Stable Diffusion's own.
-    ``padding`` is the word that fills a prompt up, None the end word.
+    """Return a CLIPTokenizer for ``{"vocab": {token: id}, "merges": ["a b", ...]}``; None means Stable
+    Diffusion's own. ``padding`` is the word that fills a prompt up, None the end word.
 
     Raises ESCDiffError when the vocabulary lacks the start or end word, or cannot be used.
     """
@@ -27,7 +29,8 @@ def build_tokenizer(data: Mapping[str, Any] | None, max_length: int = 77, source
     usable = isinstance(vocab, Mapping) and isinstance(merges, (list, tuple))
     if not usable or not {START, END} <= vocab.keys() or not all(isinstance(i, int) for i in vocab.values()):
         raise ESCDiffError(
-            f"{source}: the tokenizer must hold a vocab of word: number with {START} and {END}, and a list of merges"
+            f"{source}: the tokenizer must hold a vocab of word: number with {START} and {END}, and a "
+            "list of merges"
         )
     lines = [m if isinstance(m, str) else " ".join(m) for m in merges]
     # Through files: the one way to hand over a vocabulary that transformers 4 and 5 share.
@@ -42,18 +45,20 @@ def build_tokenizer(data: Mapping[str, Any] | None, max_length: int = 77, source
 
 
 def check_tokenizer(tokenizer: CLIPTokenizer, vocab_size: int, source: str) -> None:
-    """Raise ESCDiffError unless start, end and padding exist and every number has a row in the text encoder."""
+    """Raise ESCDiffError unless start, end and padding exist and every number has a row in the text
+    encoder."""
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     highest = max(tokenizer.get_vocab().values())
     if None in special or highest >= vocab_size:
         raise ESCDiffError(
-            f"{source}: the tokenizer counts up to {highest} with special words {special}, the text encoder has "
-            f"{vocab_size} rows; they belong to different models"
+            f"{source}: the tokenizer counts up to {highest} with special words {special}, the text "
+            f"encoder has {vocab_size} rows; they belong to different models"
         )
 
 
 def usual_vocabulary() -> dict[str, Any]:
-    """Return the 49408 words and 48894 merges of CLIP ViT-L/14, read from the file that open_clip brings along."""
+    """Return the 49408 words and 48894 merges of CLIP ViT-L/14, read from the file that open_clip brings
+    along."""
     from open_clip.tokenizer import SimpleTokenizer  # slow to import, and the pocket model does without
 
     source = SimpleTokenizer()

@@ -12,8 +12,9 @@ from .conditioning import Conditioning
 class TextTower:
     """One of a model's text encoders. ``name``: as attribute files call it (clip_l, clip_g, clip_h).
 
-    ``reads``: the number of the hidden state that the UNet reads, from the end (-2: the last layer but one); None: the last layer
-    behind the final norm. ``pooled``: whether the encoder's projection of the end word is the model's pooled vector.
+    ``reads``: the number of the hidden state that the UNet reads, from the end (-2: the last layer but one);
+    None: the last layer behind the final norm. ``pooled``: whether the encoder's projection of the end word
+    is the model's pooled vector.
     """
 
     name: str
@@ -37,14 +38,16 @@ class TextTower:
         return self.encoder.config.max_position_embeddings
 
     def read(self, ids: torch.Tensor) -> Conditioning:
-        """What the encoder makes of word numbers (b, 77): states (b, 77, width), and (b, p) where it is the pooled one."""
+        """What the encoder makes of word numbers (b, 77): states (b, 77, width), and (b, p) where it is the
+        pooled one."""
         made = self.encoder(input_ids=ids, output_hidden_states=self.reads is not None)
         states = made.last_hidden_state if self.reads is None else made.hidden_states[self.reads]
         return Conditioning(states, made.text_embeds if self.pooled else None)
 
 
 def side_by_side(parts: list[Conditioning]) -> Conditioning:
-    """What several towers make of the same prompts as one: states along the width, and the one pooled vector."""
+    """What several towers make of the same prompts as one: states along the width, and the one pooled
+    vector."""
     if len(parts) == 1:
         return parts[0]
     pooled = [p.pooled for p in parts if p.pooled is not None]

@@ -26,8 +26,8 @@ Place = tuple[int, torch.Tensor | None, float]      # id, the vector that takes 
 
 def encode_weighted(model: HasTowers, prompts: Sequence[str],
                     tokens: Mapping[str, Vectors | torch.Tensor] | None = None) -> Conditioning:
-    """Encode prompts for drawing: text states (b, n * 77, dim), where n chunks hold the longest of them; a pooled vector is that of
-    the first chunk, without weights.
+    """Encode prompts for drawing: text states (b, n * 77, dim), where n chunks hold the longest of them; a
+    pooled vector is that of the first chunk, without weights.
 
     ``tokens`` as in text.encode_prompts, which is for training. Shorter prompts are repeated, which no
     cross-attention notices. Raises ESCDiffError as encode_prompts does.
@@ -35,7 +35,9 @@ def encode_weighted(model: HasTowers, prompts: Sequence[str],
     check_prompts(prompts)
     if any(EMBEDDING.search(prompt) for prompt in prompts):
         log.warning("a prompt has an embedding: file, which only ComfyUI knows; it is read as plain words")
-    return side_by_side([_encode(tower, prompts, tokens_of(model, tower, tokens or {})) for tower in model.towers])
+    return side_by_side(
+        [_encode(tower, prompts, tokens_of(model, tower, tokens or {})) for tower in model.towers]
+    )
 
 
 def _encode(tower: TextTower, prompts: Sequence[str], tokens: Mapping[str, torch.Tensor]) -> Conditioning:
@@ -43,7 +45,8 @@ def _encode(tower: TextTower, prompts: Sequence[str], tokens: Mapping[str, torch
     rows = [chunk for chunks in cut for chunk in chunks]
     if any(weight != 1 for row in rows for *_, weight in row):
         rows.append(chunks_of(tower, "", {})[0])            # weights count from the empty prompt
-    ids = torch.tensor([[number for number, *_ in row] for row in rows], device=tower.table.weight.device)    # (chunks, 77)
+    # (chunks, 77)
+    ids = torch.tensor([[number for number, *_ in row] for row in rows], device=tower.table.weight.device)
     spots = [(r, place, vector[None]) for r, row in enumerate(rows)
              for place, (_, vector, _) in enumerate(row) if vector is not None]
     with replaced_embeddings(tower.table, spots):

@@ -1,4 +1,5 @@
-"""One command at a time in an output folder: two of them would draw every job twice and write over each other's report."""
+"""One command at a time in an output folder: two of them would draw every job twice and write over each
+other's report."""
 
 import json
 import os
@@ -12,7 +13,8 @@ from filelock import FileLock, Timeout
 
 from ..errors import ESCDiffError
 
-LOCK, OWNER = ".queue.lock", ".queue.json"     # Windows lets nobody read a file that is locked: the owner has its own
+# Windows lets nobody read a file that is locked: the owner has its own
+LOCK, OWNER = ".queue.lock", ".queue.json"
 
 
 @contextmanager
@@ -26,11 +28,19 @@ def alone_in(folder: Path) -> Iterator[Path]:
         with suppress(NotImplementedError):    # a disk that knows no locks, as some network disks
             lock.acquire(timeout=0)
     except Timeout as error:
-        raise ESCDiffError(f"another queue command{_whose(owner)} is drawing into {folder}; wait until it has ended, or give "
-                           "another --out") from error
+        raise ESCDiffError(
+            f"another queue command{_whose(owner)} is drawing into {folder}; wait until it has ended, "
+            "or give another --out"
+        ) from error
     except OSError as error:
-        raise ESCDiffError(f"--out {folder} cannot be written ({error.strerror or error}); give a folder of your own") from error
-    told = {"process": os.getpid(), "machine": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        raise ESCDiffError(
+            f"--out {folder} cannot be written ({error.strerror or error}); give a folder of your own"
+        ) from error
+    told = {
+        "process": os.getpid(),
+        "machine": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
     try:
         owner.write_text(json.dumps(told))
         yield folder

@@ -1,4 +1,5 @@
-"""One ComfyUI server over HTTP: what it is asked, and what its answers mean. No waiting and no trying again here."""
+"""One ComfyUI server over HTTP: what it is asked, and what its answers mean. No waiting and no trying again
+here."""
 
 import json
 import time
@@ -30,7 +31,8 @@ class RefusedError(Exception):
 
 @dataclass
 class Server:
-    """A ComfyUI at ``url``. Methods raise :class:`GoneError` or :class:`RefusedError`, and are called by one thread."""
+    """A ComfyUI at ``url``. Methods raise :class:`GoneError` or :class:`RefusedError`, and are called by one
+    thread."""
 
     url: str
     client_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -46,10 +48,13 @@ class Server:
         if not ok:
             raise ESCDiffError(f"--server {self.url} is no address; give one such as http://127.0.0.1:8188")
         self.answered = 0.0                  # when it last did, by the monotonic clock
-        self.absences = 0                    # how often it did not: in between it may have restarted and forgotten everything
+        # how often it did not: in between it may have restarted and forgotten everything
+        self.absences = 0
         self.session = requests.Session()
-        self.session.trust_env = parts.hostname not in LOOPBACK  # a proxy cannot reach this machine's own server
-        self.label = parts.netloc.rpartition("@")[2] + parts.path  # a password in the address is not for reports
+        # a proxy cannot reach this machine's own server
+        self.session.trust_env = parts.hostname not in LOOPBACK
+        # a password in the address is not for reports
+        self.label = parts.netloc.rpartition("@")[2] + parts.path
 
     def check(self) -> None:
         """Raise ESCDiffError unless a ComfyUI answers."""
@@ -58,19 +63,24 @@ class Server:
         except GoneError as error:
             raise ESCDiffError(f"{error}; start ComfyUI there or check --server") from error
         except RefusedError as error:
-            raise ESCDiffError(f"what answers at {self.label} is no ComfyUI ({error}); check --server") from error
+            raise ESCDiffError(
+                f"what answers at {self.label} is no ComfyUI ({error}); check --server"
+            ) from error
 
     def upload(self, picture: Picture) -> str:
         """Upload once; returns the value for a LoadImage input."""
         if picture.name not in self.uploaded:
             with picture.path.open("rb") as file:
-                answer = self._json("POST", "/upload/image", files={"image": (picture.name, file)}, data={"type": "input"})
+                answer = self._json(
+                    "POST", "/upload/image", files={"image": (picture.name, file)}, data={"type": "input"}
+                )
             folder = answer.get("subfolder")
             self.uploaded[picture.name] = f"{folder}/{answer['name']}" if folder else answer["name"]
         return self.uploaded[picture.name]
 
     def submit(self, job: Job, prompt_id: str) -> str:
-        """Queue a job with its pictures. Returns what the server refused of it ("" = nothing): it may run the rest."""
+        """Queue a job with its pictures. Returns what the server refused of it ("" = nothing): it may run the
+        rest."""
         graph = {key: {**node, "inputs": dict(node["inputs"])} for key, node in job.graph.items()}
         for (key, name), picture in job.pictures.items():
             graph[key]["inputs"][name] = self.upload(picture)
@@ -143,7 +153,9 @@ class Server:
 
 def was_stopped(entry: dict) -> bool:
     """Whether a person stopped the job of a history entry while it ran."""
-    return any(event == "execution_interrupted" for event, _ in (entry.get("status") or {}).get("messages", []))
+    return any(
+        event == "execution_interrupted" for event, _ in (entry.get("status") or {}).get("messages", [])
+    )
 
 
 def failure_of(graph: Graph, entry: dict) -> str:
@@ -151,15 +163,20 @@ def failure_of(graph: Graph, entry: dict) -> str:
     status = entry.get("status") or {}
     for event, told in status.get("messages", []):
         if event == "execution_error":
-            title = title_of(graph, told["node_id"]) if told.get("node_id") in graph else told.get("node_type", "a node")
-            return f"{title}: {' '.join(str(told.get('exception_message') or told.get('exception_type')).split())}"
+            title = title_of(graph, told["node_id"]) if told.get("node_id") in graph else told.get(
+                "node_type", "a node")
+            return (
+                f"{title}: "
+                f"{' '.join(str(told.get('exception_message') or told.get('exception_type')).split())}"
+            )
         if event == "execution_interrupted":
             return f"{title_of(graph, str(told.get('node_id')))}: stopped on the server"
     return "the server says only that it failed; see its log" if status.get("status_str") == "error" else ""
 
 
 def files_of(graph: Graph, entry: dict) -> list[dict]:
-    """The pictures that a history entry names, in the order of the graph; previews only if nothing was saved."""
+    """The pictures that a history entry names, in the order of the graph; previews only if nothing was
+    saved."""
     outputs = entry.get("outputs") or {}
     order = [*(key for key in graph if key in outputs), *(key for key in outputs if key not in graph)]
     found = [item for key in order for item in (outputs[key] or {}).get("images") or []]

@@ -1,4 +1,5 @@
-"""Waiting for a job: the websocket tells when to look and how far it is; the server's history alone says that it ended."""
+"""Waiting for a job: the websocket tells when to look and how far it is; the server's history alone says that
+it ended."""
 
 import json
 import threading
@@ -22,7 +23,8 @@ class Pace:
     look: float = 10.0           # with one, in case a message was lost
     reconnect: float = 15.0      # between attempts to open a websocket
     retry: float = 2.0           # between attempts to reach a server that is away
-    patience: float = 300.0      # a server away for longer is given up; a restart with many packs takes minutes
+    # a server away for longer is given up; a restart with many packs takes minutes
+    patience: float = 300.0
 
 
 class StoppedError(Exception):
@@ -59,7 +61,8 @@ class Follower:
         self.socket, self.connect_at = None, 0.0
 
     def wait(self, prompt_id: str, nodes: int, progress: Callable[[float], None]) -> dict | None:
-        """The job's history entry; None if the server knows nothing of it (any more). Raises GoneError, StoppedError."""
+        """The job's history entry; None if the server knows nothing of it (any more). Raises GoneError,
+        StoppedError."""
         steps, look_at = Steps(nodes), 0.0
         while True:
             if self.stop.is_set():
@@ -85,7 +88,8 @@ class Follower:
             self.socket = None
 
     def open(self) -> None:
-        """Open the websocket if there can be one; before a job is submitted, so that its first messages are heard."""
+        """Open the websocket if there can be one; before a job is submitted, so that its first messages are
+        heard."""
         if self.socket is not None or websocket is None or time.monotonic() < self.connect_at:
             return
         self.connect_at = time.monotonic() + self.pace.reconnect

@@ -14,7 +14,8 @@ from .worker import Worker
 def run_jobs(jobs: list[Job], servers: list[Server], report: Report, pace: Pace | None = None,
              progress: Callable[[float, int], None] = lambda _done, _total: None,
              say: Callable[[str], None] = lambda _line: None) -> None:
-    """Do the jobs and note each in ``report``; one that fails does not stop the others. Ctrl-C takes back what is queued.
+    """Do the jobs and note each in ``report``; one that fails does not stop the others. Ctrl-C takes back
+    what is queued.
 
     Raises OSError if a result cannot be written.
     """
@@ -29,7 +30,8 @@ def run_jobs(jobs: list[Job], servers: list[Server], report: Report, pace: Pace 
         while any(worker.is_alive() for worker in workers):
             for worker in workers:
                 worker.join(0.1)
-    except BaseException:      # Ctrl-C is no Exception; what is queued on the servers must be taken back all the same
+    # Ctrl-C is no Exception; what is queued on the servers must be taken back all the same
+    except BaseException:
         stop.set()
         for worker in workers:
             worker.join(10)

@@ -25,10 +25,12 @@ class Pool:
     """Tasks that wait for a server, and the count of those not yet settled."""
 
     def __init__(self, jobs: list[Job], stop: threading.Event):
-        self.waiting, self.open, self.stop, self.changed = deque(Task(job) for job in jobs), len(jobs), stop, threading.Condition()
+        self.waiting, self.open, self.stop, self.changed = deque(
+            Task(job) for job in jobs), len(jobs), stop, threading.Condition()
 
     def take(self, spare: int = 0, wait: bool = False) -> Task | None:
-        """The next task, if more than ``spare`` wait; ``wait`` for one until all are settled, since one may be given back."""
+        """The next task, if more than ``spare`` wait; ``wait`` for one until all are settled, since one may
+        be given back."""
         with self.changed:
             while wait and self.open and not self.waiting and not self.stop.is_set():
                 self.changed.wait(0.5)

@@ -1,4 +1,5 @@
-"""The table: a CSV file, a job per row, a column per input of the workflow; all of it is checked before anything is sent."""
+"""The table: a CSV file, a job per row, a column per input of the workflow; all of it is checked before
+anything is sent."""
 
 import copy
 import csv
@@ -15,8 +16,10 @@ from PIL import Image
 from ..errors import ESCDiffError
 from .workflow import Graph, find_place
 
-PICTURE_INPUTS = {"LoadImage": "image", "LoadImageMask": "image"}  # class: the input whose cell is a local file to upload
-ON_SERVER = re.compile(r" \[(input|output|temp)\]$")               # ComfyUI's own mark for a file that lies on the server
+# class: the input whose cell is a local file to upload
+PICTURE_INPUTS = {"LoadImage": "image", "LoadImageMask": "image"}
+# ComfyUI's own mark for a file that lies on the server
+ON_SERVER = re.compile(r" \[(input|output|temp)\]$")
 FILE_NAME = re.compile(r"\w[\w .+-]{0,119}(?<![ .])")
 
 
@@ -30,7 +33,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Job:
-    """A row of the table on the workflow; ``graph`` names its pictures by content, so that ``digest`` is the same everywhere."""
+    """A row of the table on the workflow; ``graph`` names its pictures by content, so that ``digest`` is the
+    same everywhere."""
 
     name: str                                # of the output files
     values: dict[str, object]                # column: value, for the report
@@ -53,7 +57,10 @@ def read_table(path: Path, workflow: Graph) -> list[Job]:
             continue
         place = find_place(workflow, column)
         if place in places.values():
-            raise ESCDiffError(f"table {path}: column {column!r} means an input that another column sets already; keep one of them")
+            raise ESCDiffError(
+                f"table {path}: column {column!r} means an input that another column sets already; "
+                "keep one of them"
+            )
         places[column] = place
     seen: dict[str, int] = {}
     known: dict[Path, Picture] = {}
@@ -63,16 +70,23 @@ def read_table(path: Path, workflow: Graph) -> list[Job]:
         where = f"table {path}, line {line}"
         name = row.pop("name", "").strip() or f"{number:03d}"
         if not FILE_NAME.fullmatch(name):
-            raise ESCDiffError(f"{where}: name {name!r} cannot be part of a file name; use letters, digits, space and _ - + .")
+            raise ESCDiffError(
+                f"{where}: name {name!r} cannot be part of a file name; use letters, digits, space and "
+                "_ - + ."
+            )
         if name.casefold() in seen:
-            raise ESCDiffError(f"{where}: name {name!r} is taken by line {seen[name.casefold()]}; each row needs a name of its own")
+            raise ESCDiffError(
+                f"{where}: name {name!r} is taken by line {seen[name.casefold()]}; each row needs a "
+                "name of its own"
+            )
         seen[name.casefold()] = line
         jobs.append(_job(name, row, places, workflow, path.parent, where, known))
     return jobs
 
 
 def typed(cell: str, given: object, where: str) -> bool | int | float | str:
-    """A cell as number, bool or text; ``given``, the workflow's own value, must be of the same sort (text stays text)."""
+    """A cell as number, bool or text; ``given``, the workflow's own value, must be of the same sort (text
+    stays text)."""
     if cell.strip() == '""':
         value: bool | int | float | str = ""
     elif isinstance(given, str):
@@ -95,30 +109,40 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ESCDiffError(f"--table {path} is not UTF-8 text; save it as 'CSV UTF-8'") from error
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets of half of Europe write semicolons
+    # spreadsheets of half of Europe write semicolons
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
-        raise ESCDiffError(f"--table {path}, line {reader.line_num}: {error}; save it again as CSV") from error
+        raise ESCDiffError(
+            f"--table {path}, line {reader.line_num}: {error}; save it again as CSV"
+        ) from error
     if len(lines) < 2:
-        raise ESCDiffError(f"--table {path} has no rows; the first line names the columns (node.input), each further line is a job")
+        raise ESCDiffError(
+            f"--table {path} has no rows; the first line names the columns (node.input), each further "
+            "line is a job"
+        )
     columns = [cell.strip() for cell in lines[0][1]]
     twice = sorted({column for column in columns if columns.count(column) > 1})
     if twice:
         raise ESCDiffError(f"--table {path} has the column {twice[0]!r} more than once; keep one of them")
     for line, cells in lines[1:]:
         if len(cells) != len(columns):
-            raise ESCDiffError(f"table {path}, line {line}: {len(cells)} cells under {len(columns)} columns; "
-                               f"put quotation marks around text that holds a {'tab' if delimiter == chr(9) else delimiter!r}")
+            raise ESCDiffError(
+                f"table {path}, line {line}: {len(cells)} cells under {len(columns)} columns; put "
+                "quotation marks around text that holds a "
+                f"{'tab' if delimiter == chr(9) else delimiter!r}"
+            )
     return columns, lines[1:]
 
 
-def _job(name: str, row: dict[str, str], places: dict[str, tuple[str, str]], workflow: Graph, folder: Path, where: str,
-         known: dict[Path, Picture]) -> Job:
+def _job(name: str, row: dict[str, str], places: dict[str, tuple[str, str]], workflow: Graph, folder: Path,
+         where: str, known: dict[Path, Picture]) -> Job:
     graph, values, pictures = copy.deepcopy(workflow), {}, {}
     for column, cell in row.items():
-        if not cell.strip():                # an empty cell leaves what the workflow says; `""` is the empty text
+        # an empty cell leaves what the workflow says; `""` is the empty text
+        if not cell.strip():
             continue
         key, place = places[column]
         inputs = graph[key]["inputs"]
@@ -142,7 +166,9 @@ def _picture(path: Path, where: str) -> Picture:
         with Image.open(path) as image:
             image.verify()
     except Exception as error:  # Pillow raises SyntaxError, OSError, ValueError, … for broken files
-        raise ESCDiffError(f"{where}: {path} is not a picture that can be read; save it again as PNG or JPEG") from error
+        raise ESCDiffError(
+            f"{where}: {path} is not a picture that can be read; save it again as PNG or JPEG"
+        ) from error
     return Picture(path, f"escdiff_{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}{path.suffix.lower()}")
 
 

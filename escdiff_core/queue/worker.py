@@ -25,7 +25,14 @@ class Worker(threading.Thread):
 
     def __init__(self, server: Server, pool: Pool, report: Report, pace: Pace, servers: int, told: Told):
         super().__init__(daemon=True)
-        self.server, self.pool, self.report, self.pace, self.servers, self.told = server, pool, report, pace, servers, told
+        self.server, self.pool, self.report, self.pace, self.servers, self.told = (
+            server,
+            pool,
+            report,
+            pace,
+            servers,
+            told,
+        )
         self.follower = Follower(server, pace, pool.stop)
         self.mine: deque[Task] = deque()
         self.drawn: str | None = None        # prompt id of the last job that this server has ended
@@ -51,7 +58,8 @@ class Worker(threading.Thread):
             self.follower.close()
 
     def _fill(self) -> bool:
-        """Have one task at the server, and another behind it while there are enough for all servers; False: nothing is left."""
+        """Have one task at the server, and another behind it while there are enough for all servers; False:
+        nothing is left."""
         while len(self.mine) < 2:
             task = self.pool.take(self.servers - 1) if self.mine else self.pool.take(wait=True)
             if task is None:
@@ -82,8 +90,8 @@ class Worker(threading.Thread):
         return True
 
     def _finish(self) -> None:
-        """Wait for the first task and take its pictures; what the server has lost is submitted again, what a person has taken
-        from it is not."""
+        """Wait for the first task and take its pictures; what the server has lost is submitted again, what a
+        person has taken from it is not."""
         task = self.mine[0]
         graph = task.job.graph
         why = "the server forgot it"
@@ -114,16 +122,21 @@ class Worker(threading.Thread):
             self._fail(task, failure or f"run without the outputs that the server refused: {task.refused}")
         else:
             self.report.done(task.job, pictures, **self._facts(task))
-            self.told.say(f"{task.job.name}: {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'} "
-                          f"from {self.server.label}, {time.monotonic() - task.began:.1f} s")
+            self.told.say(
+                f"{task.job.name}: {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'} "
+                f"from {self.server.label}, {time.monotonic() - task.began:.1f} s"
+            )
             self._settle()
 
     def _remembers(self, task: Task) -> bool:
-        """Whether the server is still the one that took the task: then a person has taken the task off its queue.
+        """Whether the server is still the one that took the task: then a person has taken the task off its
+        queue.
 
         It has been there all the time, or it knows a job that ended before it took this one.
         """
-        return self.server.absences == task.absences or (task.before is not None and self.server.find(task.before)[1])
+        return self.server.absences == task.absences or (
+            task.before is not None and self.server.find(task.before)[1]
+        )
 
     def _cancel(self, task: Task, how: str) -> None:
         self.mine.popleft()
@@ -134,7 +147,9 @@ class Worker(threading.Thread):
     def _fetch(self, item: dict) -> tuple[str, bytes]:
         """The suffix and the bytes of a result."""
         suffix = PurePosixPath(item["filename"]).suffix
-        return suffix if re.fullmatch(r"\.\w{1,8}", suffix) else ".png", self._patiently(lambda: self.server.view(item))
+        return suffix if re.fullmatch(r"\.\w{1,8}", suffix) else ".png", self._patiently(
+            lambda: self.server.view(item)
+        )
 
     def _again(self, task: Task) -> bool:
         self.told.say(f"{task.job.name}: {self.server.label} lost it; submitted again")
@@ -155,10 +170,15 @@ class Worker(threading.Thread):
         self.pool.settle()
 
     def _facts(self, task: Task) -> dict:
-        return {"server": self.server.label, "prompt_id": task.prompt_id, "seconds": round(time.monotonic() - task.began, 2)}
+        return {
+            "server": self.server.label,
+            "prompt_id": task.prompt_id,
+            "seconds": round(time.monotonic() - task.began, 2),
+        }
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        """Do ``call`` until the server answers. Raises GoneError when it has been away for longer than the patience."""
+        """Do ``call`` until the server answers. Raises GoneError when it has been away for longer than the
+        patience."""
         away = None
         while True:
             try:
@@ -174,7 +194,8 @@ class Worker(threading.Thread):
                     raise StoppedError from None
 
     def _withdraw(self) -> None:
-        """Leave nothing of ours in the server's queue; what waits goes first, so that nothing starts in between."""
+        """Leave nothing of ours in the server's queue; what waits goes first, so that nothing starts in
+        between."""
         for task in reversed(self.mine):
             try:
                 if task.prompt_id is not None:

@@ -1,4 +1,5 @@
-"""The reference picture: decoded, brought to a size the model knows without cropping, with its subject's mask."""
+"""The reference picture: decoded, brought to a size the model knows without cropping, with its subject's
+mask."""
 
 import hashlib
 import io
@@ -16,7 +17,8 @@ from .decode import check_mask, mask_from_array, over_paper, picture_from_array,
 from .subject import PHOTOGRAPH, object_mask
 
 STEP = 64                   # pixels: the VAE reduces by 8 and the UNet three times by 2
-LONGEST_ASPECT = 4.0        # longer side to shorter; beyond, no allowed size comes near at the pocket's 128 px
+# longer side to shorter; beyond, no allowed size comes near at the pocket's 128 px
+LONGEST_ASPECT = 4.0
 AREA_BOUNDS = (0.55, 2.0)   # of native_size²: outside, the model draws things twice or not at all
 ASPECT_COST = 4.0           # a stretched subject is worse than a picture that is larger or smaller than usual
 WHOLE = "the whole picture counts"
@@ -26,14 +28,15 @@ WHOLE = "the whole picture counts"
 class Reference:
     """One picture to learn from.
 
-    ``image``: float32 (h, w, 3), 0 to 1, sides multiples of 64. ``mask``: float32 (h, w), 1 = subject, or None when the
-    whole picture counts. ``note``: what was decided about the mask and the size, for the log.
+    ``image``: float32 (h, w, 3), 0 to 1, sides multiples of 64. ``mask``: float32 (h, w), 1 = subject, or
+    None when the whole picture counts. ``note``: what was decided about the mask and the size, for the log.
     """
 
     image: np.ndarray
     mask: np.ndarray | None
     note: str = ""
-    hash: str = field(init=False)  # sha256 (hex) of size, pixels and mask: equal for equal things to learn from
+    # sha256 (hex) of size, pixels and mask: equal for equal things to learn from
+    hash: str = field(init=False)
 
     def __post_init__(self):
         digest = hashlib.sha256(repr(self.image.shape).encode())
@@ -45,11 +48,12 @@ class Reference:
     def from_arrays(
         cls, image: Any, mask: Any = None, native_size: int = 512, source: str = "the picture"
     ) -> "Reference":
-        """Make a reference from arrays or tensors: picture (h, w, 3) and mask (h, w), each with a batch of one or not.
+        """Make a reference from arrays or tensors: picture (h, w, 3) and mask (h, w), each with a batch of
+        one or not.
 
-        Values are uint8, uint16 or floats 0 to 1. A fourth channel is the mask; else ``mask``: an array, ``"auto"``
-        (find the subject), or None (the whole picture). Raises ESCDiffError: NaN, wrong shape, dtype or range, too
-        small or too long, a mask of another size, empty or full.
+        Values are uint8, uint16 or floats 0 to 1. A fourth channel is the mask; else ``mask``: an array,
+        ``"auto"`` (find the subject), or None (the whole picture). Raises ESCDiffError: NaN, wrong shape,
+        dtype or range, too small or too long, a mask of another size, empty or full.
         """
         picture, alpha = picture_from_array(_as_numpy(image), source)
         if alpha is not None or mask is None or isinstance(mask, str):
@@ -59,7 +63,8 @@ class Reference:
         return _finish(picture, None, given, native_size, source)
 
     def thumbnail(self, longest: int = 128) -> bytes:
-        """Return the picture as a small PNG, ``longest`` pixels on its longer side (or its own size, if smaller)."""
+        """Return the picture as a small PNG, ``longest`` pixels on its longer side (or its own size, if
+        smaller)."""
         picture = Image.fromarray((self.image * 255).round().astype(np.uint8))
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
@@ -70,10 +75,11 @@ class Reference:
 def load_reference(path: str | Path, mask: str | Path = "auto", native_size: int = 512) -> Reference:
     """Read a picture file and decide its mask: its alpha channel if it has one, else ``mask``.
 
-    ``mask``: ``"auto"`` (find the subject on a plain background; where there is none the whole picture counts, and the
-    note says so), ``"none"`` (the whole picture), or the path of a mask picture of the same size, white = subject.
-    The picture keeps its aspect ratio as far as sides that are multiples of 64 allow, with an area of about
-    ``native_size``²; nothing is cropped. Raises ESCDiffError with one sentence for anything unusable.
+    ``mask``: ``"auto"`` (find the subject on a plain background; where there is none the whole picture
+    counts, and the note says so), ``"none"`` (the whole picture), or the path of a mask picture of the same
+    size, white = subject. The picture keeps its aspect ratio as far as sides that are multiples of 64 allow,
+    with an area of about ``native_size``²; nothing is cropped. Raises ESCDiffError with one sentence for
+    anything unusable.
     """
     picture, alpha = read_picture(path)
     if str(mask) in ("auto", "none"):
@@ -82,13 +88,15 @@ def load_reference(path: str | Path, mask: str | Path = "auto", native_size: int
 
 
 def fitting_size(height: int, width: int, native_size: int) -> tuple[int, int]:
-    """Return the (height, width) in multiples of 64 that suits a picture best: little stretching, area ≈ native_size².
+    """Return the (height, width) in multiples of 64 that suits a picture best: little stretching, area ≈
+    native_size².
 
     Raises ESCDiffError for a picture longer than 4 : 1.
     """
     if max(height, width) > LONGEST_ASPECT * min(height, width):
-        raise ESCDiffError(f"the picture is {width}×{height}, longer than {LONGEST_ASPECT:.0f} to 1; crop it to the "
-                           "subject")
+        raise ESCDiffError(
+            f"the picture is {width}×{height}, longer than {LONGEST_ASPECT:.0f} to 1; crop it to the subject"
+        )
     area = native_size**2
     sides = range(STEP, STEP * (2 + int(2 * native_size * LONGEST_ASPECT**0.5) // STEP), STEP)
     sizes = [(h, w) for h in sides for w in sides if AREA_BOUNDS[0] <= h * w / area <= AREA_BOUNDS[1]]
@@ -134,7 +142,9 @@ def _finish(
 
 def _found_mask(image: np.ndarray) -> tuple[np.ndarray | None, str]:
     try:
-        return object_mask(image, PHOTOGRAPH).astype(np.float32), "the subject was found on a plain background"
+        return object_mask(image, PHOTOGRAPH).astype(np.float32), (
+            "the subject was found on a plain background"
+        )
     except ESCDiffError as error:
         return None, f"{str(error).split(';')[0]}: {WHOLE}"
 
@@ -150,7 +160,8 @@ def _checked_mask(
 
 
 def _resized(array: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
-    """Resample (h, w) or (h, w, c) to ``size``, antialiased, clipped to 0 to 1; the same size passes untouched."""
+    """Resample (h, w) or (h, w, c) to ``size``, antialiased, clipped to 0 to 1; the same size passes
+    untouched."""
     if array.shape[:2] == size:
         return np.ascontiguousarray(array, dtype=np.float32)
     planes = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

@@ -1,6 +1,7 @@
 """Find the subject of a picture: what does not belong to a smooth background, from the picture alone.
 
-The background is a low-order surface in CIELAB, fitted to the border and then to everything that agrees with it.
+The background is a low-order surface in CIELAB, fitted to the border and then to everything that agrees with
+it.
 """
 
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from ..errors import ESCDiffError
 WORKING_SIZE = 128    # pixels of the longer side at which the judge works
 BORDER = 4            # pixels: the frame whose colours start the background fit
 INLIER = 9.0          # CIELAB distance to the surface that still counts as background while fitting
-CORE = 16.0           # CIELAB distance that is surely not background; the closest pair in the pocket world is 39 apart
+# CIELAB distance that is surely not background; the closest pair in the pocket world is 39 apart
+CORE = 16.0
 SMALLEST = 0.01       # share of the picture below which a component is dust, not subject
 LARGEST = 0.85        # share of the picture above which the "subject" is rather the picture itself
-PHOTOGRAPH = 0.2      # confidence to ask for on photographs: drawings of the world reach 0.55, busy photographs 0.1
+# confidence to ask for on photographs: drawings of the world reach 0.55, busy photographs 0.1
+PHOTOGRAPH = 0.2
 PLAIN = 0.5           # share of the border the surface must explain for the background to count as plain
 
 
@@ -39,8 +42,10 @@ def as_working(image: np.ndarray) -> np.ndarray:
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < 8:
-        raise ESCDiffError(f"the judge was given an array of shape {image.shape}; it takes one RGB picture (h, w, 3) "
-                           "of at least 8 pixels a side")
+        raise ESCDiffError(
+            f"the judge was given an array of shape {image.shape}; it takes one RGB picture (h, w, 3) "
+            "of at least 8 pixels a side"
+        )
     image = image.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0)
     if not np.isfinite(image).all():
         raise ESCDiffError("the picture holds NaN or infinite values; the judge takes floats from 0 to 1")
@@ -88,7 +93,13 @@ def _background(lab: np.ndarray) -> tuple[np.ndarray, float]:
     sample = border[:: max(1, len(border) // 256)]
     near = np.linalg.norm(sample[:, None] - sample[None], axis=-1) < 2 * INLIER
     surface = np.broadcast_to(sample[near[near.sum(1).argmax()]].mean(0), values.shape)
-    for terms, where in ((3, frame), (3, frame), (3, frame), (6, np.ones_like(frame)), (6, np.ones_like(frame))):
+    for terms, where in (
+        (3, frame),
+        (3, frame),
+        (3, frame),
+        (6, np.ones_like(frame)),
+        (6, np.ones_like(frame)),
+    ):
         distance = np.linalg.norm(values - surface, axis=1)
         weight = where / (1 + (distance / INLIER) ** 2) ** 2 * (distance < 2.5 * INLIER)
         if weight.sum() < 32:
@@ -101,10 +112,12 @@ def _background(lab: np.ndarray) -> tuple[np.ndarray, float]:
 def _edges(lab: np.ndarray, background: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Redraw the outline of ``found`` where a blurred edge is half subject, half background.
 
-    Each pixel near the outline is explained as a mixture of the nearest inner colour and the background there.
+    Each pixel near the outline is explained as a mixture of the nearest inner colour and the background
+    there.
     """
     inner = ndimage.binary_erosion(found, iterations=2, border_value=1)
-    inner |= found & ~ndimage.binary_dilation(inner, iterations=3)   # parts too thin to have an inside stay as found
+    # parts too thin to have an inside stay as found
+    inner |= found & ~ndimage.binary_dilation(inner, iterations=3)
     band = ndimage.binary_dilation(found, iterations=1) & ~inner
     rows, columns = ndimage.distance_transform_edt(~inner, return_distances=False, return_indices=True)
     at = np.nonzero(band)
@@ -119,15 +132,17 @@ def _edges(lab: np.ndarray, background: np.ndarray, found: np.ndarray) -> np.nda
 def find_subject(image: np.ndarray, least_confidence: float = 0.0) -> Segmentation:
     """Find the subject of ``image`` (h, w, 3), float 0 to 1, at the picture's own size.
 
-    Raises ESCDiffError when the background is not plain, when nothing or nearly everything stands out from it, or when
-    the confidence is below ``least_confidence`` (use ``PHOTOGRAPH`` where anything may come in).
+    Raises ESCDiffError when the background is not plain, when nothing or nearly everything stands out from
+    it, or when the confidence is below ``least_confidence`` (use ``PHOTOGRAPH`` where anything may come in).
     """
     original = np.asarray(image).shape[:2]
     lab = rgb2lab(as_working(image)).astype(np.float32)
     background, explained = _background(lab)
     if explained < PLAIN:
-        raise ESCDiffError(f"no plain background: one smooth colour explains only {explained:.0%} of the picture's "
-                           "border; give a mask, or a picture of one subject on a plain background")
+        raise ESCDiffError(
+            f"no plain background: one smooth colour explains only {explained:.0%} of the picture's "
+            "border; give a mask, or a picture of one subject on a plain background"
+        )
     distance = np.linalg.norm(lab - background, axis=-1)
     found = ndimage.binary_opening(distance > CORE, iterations=1)
     labels, count = ndimage.label(found, structure=np.ones((3, 3)))
@@ -142,14 +157,18 @@ def find_subject(image: np.ndarray, least_confidence: float = 0.0) -> Segmentati
     share = float(found.mean())
     if not SMALLEST <= share <= LARGEST:
         what = "nothing stands out from" if share < SMALLEST else "nearly everything differs from"
-        raise ESCDiffError(f"no subject found: {what} the background ({share:.0%} of the picture); give a mask, or a "
-                           "picture of one subject on a plain background")
+        raise ESCDiffError(
+            f"no subject found: {what} the background ({share:.0%} of the picture); give a mask, or a "
+            "picture of one subject on a plain background"
+        )
     mask = _edges(lab, background, found)
     clear = np.median(distance[mask]) / (np.median(distance[mask]) + 2 * CORE) if mask.any() else 0.0
     confidence = float(np.clip((explained - PLAIN) / (0.95 - PLAIN), 0, 1) * clear)
     if confidence < least_confidence:
-        raise ESCDiffError(f"no subject found for sure (confidence {confidence:.2f}, needed {least_confidence:.2f}): "
-                           "the background is not plain enough; give a mask")
+        raise ESCDiffError(
+            f"no subject found for sure (confidence {confidence:.2f}, needed {least_confidence:.2f}): "
+            "the background is not plain enough; give a mask"
+        )
     if mask.shape != original:
         mask = resize(mask.astype(np.float32), original, order=1) > 0.5
         background = resize(background, original, order=1).astype(np.float32)
@@ -157,5 +176,6 @@ def find_subject(image: np.ndarray, least_confidence: float = 0.0) -> Segmentati
 
 
 def object_mask(image: np.ndarray, least_confidence: float = 0.0) -> np.ndarray:
-    """The subject of ``image`` (h, w, 3) as a bool mask (h, w). Raises ESCDiffError as :func:`find_subject` does."""
+    """The subject of ``image`` (h, w, 3) as a bool mask (h, w). Raises ESCDiffError as :func:`find_subject`
+    does."""
     return find_subject(image, least_confidence).mask

@@ -1,4 +1,5 @@
-"""A private copy of a UNet: trainable tensors are its own, frozen ones are shared, and the caller's model never changes."""
+"""A private copy of a UNet: trainable tensors are its own, frozen ones are shared, and the caller's model
+never changes."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -12,7 +13,8 @@ from .blocks import SCOPES, block_of
 
 def private_copy(unet: UNet2DConditionModel, own: Iterable[str] = (),
                  changed: Mapping[str, torch.Tensor] | None = None) -> UNet2DConditionModel:
-    """Build a UNet that shares ``unet``'s tensors except those named in ``own`` (fp32 clones) and ``changed`` (replaced).
+    """Build a UNet that shares ``unet``'s tensors except those named in ``own`` (fp32 clones) and ``changed``
+    (replaced).
 
     Names are diffusers'. All parameters are frozen but the ones in ``own``.
     """
@@ -29,6 +31,9 @@ def private_copy(unet: UNet2DConditionModel, own: Iterable[str] = (),
 
 
 def tensors_of(unet: UNet2DConditionModel, blocks: Iterable[str], scope: str = "all") -> list[str]:
-    """diffusers' names of the UNet's tensors that lie in ``blocks`` and in ``scope``, a row of blocks.SCOPES."""
+    """diffusers' names of the UNet's tensors that lie in ``blocks`` and in ``scope``, a row of
+    blocks.SCOPES."""
     blocks, patterns = set(blocks), SCOPES[scope]
-    return [n for n in unet.state_dict() if block_of(n) in blocks and any(fnmatchcase(n, p) for p in patterns)]
+    return [
+        n for n in unet.state_dict() if block_of(n) in blocks and any(fnmatchcase(n, p) for p in patterns)
+    ]

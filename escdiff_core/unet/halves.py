@@ -11,7 +11,8 @@ from ..model.conditioning import Conditioning
 
 @dataclass
 class EncoderFeatures:
-    """What the decoder needs: ``sample`` (b, c, h, w) after the middle, ``skips`` from fine to coarse, ``emb`` (b, e)."""
+    """What the decoder needs: ``sample`` (b, c, h, w) after the middle, ``skips`` from fine to coarse,
+    ``emb`` (b, e)."""
 
     sample: torch.Tensor
     skips: tuple[torch.Tensor, ...]
@@ -26,7 +27,8 @@ def encode(unet: UNet2DConditionModel, x: torch.Tensor, timesteps: torch.Tensor,
            grad: bool = True) -> EncoderFeatures:
     """The UNet's input, down path and middle on noised latents ``x`` (b, 4, h, w); ``timesteps`` (b,).
 
-    Together with :func:`decode` it is the UNet's own forward; ``grad=False`` keeps no graph, for a frozen encoder.
+    Together with :func:`decode` it is the UNet's own forward; ``grad=False`` keeps no graph, for a frozen
+    encoder.
     """
     with nullcontext() if grad else torch.no_grad():
         context = conditioning.context
@@ -49,7 +51,8 @@ def decode(unet: UNet2DConditionModel, features: EncoderFeatures, conditioning: 
     for block in unet.up_blocks:
         count = len(block.resnets)
         skips, own = skips[:-count], tuple(skips[-count:])
-        # The next skip says how large this block's output must be: latents whose side is no multiple of 8 round up going down.
+        # The next skip says how large this block's output must be: latents whose side is no multiple of 8
+        # round up going down.
         size = tuple(skips[-1].shape[2:]) if skips else None
         h = block(hidden_states=h, temb=features.emb, res_hidden_states_tuple=own, upsample_size=size,
                   **_reads(block, conditioning.context))

@@ -1,7 +1,8 @@
-"""Which prompt each cross-attention layer sees: derived from the blocks of the attributes in use, one UNet evaluation.
+"""Which prompt each cross-attention layer sees: derived from the blocks of the attributes in use, one UNet
+evaluation.
 
-The prompts of one picture travel packed along the sequence axis, (b, slots * 77, dim); an attention processor cuts out
-the slot that its layer is routed to. Slot 0 is the main prompt.
+The prompts of one picture travel packed along the sequence axis, (b, slots * 77, dim); an attention processor
+cuts out the slot that its layer is routed to. Slot 0 is the main prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,9 @@ class Route:
 def derive_route(owners: Sequence[Sequence[str]], middle: int | None = 0) -> tuple[Route, list[str]]:
     """Derive the route for prompts whose owners trained ``owners[i]`` (blocks); prompt 0 is the main one.
 
-    A block trained by one sees that one's prompt; by none, the main prompt; by several, the prompt of the one with the
-    smallest set. ``middle`` overrides the owner of ``mid_block`` (a slot, or None for the rule). Returns the route and
-    the blocks that were claimed more than once and that ``middle`` does not settle.
+    A block trained by one sees that one's prompt; by none, the main prompt; by several, the prompt of the one
+    with the smallest set. ``middle`` overrides the owner of ``mid_block`` (a slot, or None for the rule).
+    Returns the route and the blocks that were claimed more than once and that ``middle`` does not settle.
     """
     layers: dict[str, int] = {}
     contested: list[str] = []
@@ -46,12 +47,14 @@ def derive_route(owners: Sequence[Sequence[str]], middle: int | None = 0) -> tup
 
 
 def without_tokens(prompt: str, words: Mapping[str, str]) -> str:
-    """``prompt`` with each placeholder of ``words`` replaced by its plain word; other text that contains it stays."""
+    """``prompt`` with each placeholder of ``words`` replaced by its plain word; other text that contains it
+    stays."""
     return " ".join(replace_placeholders(prompt, words).split())
 
 
 class RoutedProcessor:
-    """An attention processor that sees one slot of the packed text states and leaves the rest to the usual processor."""
+    """An attention processor that sees one slot of the packed text states and leaves the rest to the usual
+    processor."""
 
     def __init__(self, usual, slot: int, slots: int, gradient: bool = True):
         self.usual, self.slot, self.slots, self.gradient = usual, slot, slots, gradient
@@ -61,11 +64,13 @@ class RoutedProcessor:
         return self.usual(attn, hidden_states, own if self.gradient else own.detach(), *args, **kwargs)
 
 
-def install(unet: UNet2DConditionModel, route: Route, constant: Sequence[int] = (), packed: Sequence[str] = ()) -> None:
+def install(
+    unet: UNet2DConditionModel, route: Route, constant: Sequence[int] = (), packed: Sequence[str] = ()
+) -> None:
     """Route the cross-attention of ``unet`` (a private copy) by ``route``; one slot leaves it as it is.
 
-    No gradient goes back through the ``constant`` slots, so that frozen blocks before the first learning one keep no graph. The
-    ``packed`` blocks get all slots, and cut them themselves.
+    No gradient goes back through the ``constant`` slots, so that frozen blocks before the first learning one
+    keep no graph. The ``packed`` blocks get all slots, and cut them themselves.
     """
     if route.slots == 1:
         return

@@ -1,7 +1,9 @@
-"""Which of a token's vectors a layer reads at a timestep: one for all, one per cross-attention layer, per stage, or per both.
+"""Which of a token's vectors a layer reads at a timestep: one for all, one per cross-attention layer, per
+stage, or per both.
 
-``layers`` is P+ (Voynov et al. 2023), ``stages`` is ProSpect (Zhang et al. 2023), both together is the space-time of NeTI
-(Alaluf et al. 2023): one stage's layers after the other's. In prompts a vector of several stands under a name of its own, ``*m#3``.
+``layers`` is P+ (Voynov et al. 2023), ``stages`` is ProSpect (Zhang et al. 2023), both together is the
+space-time of NeTI (Alaluf et al. 2023): one stage's layers after the other's. In prompts a vector of several
+stands under a name of its own, ``*m#3``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,12 +42,16 @@ def by_stage(layout: str) -> bool:
 
 
 def stage_of(timestep: float, total: int) -> int:
-    """The stage of a timestep (0 to total - 1): 0 is the last, least noisy tenth; a border is the noisier one's."""
+    """The stage of a timestep (0 to total - 1): 0 is the last, least noisy tenth; a border is the noisier
+    one's."""
     return min(int(STAGES * (timestep + 1) / total), STAGES - 1)
 
 
-def lost_rows(layout: str, stages: tuple[int, int], kept: Sequence[str], tensor_names: Iterable[str]) -> list[int]:
-    """The rows of a token that an attribute does not keep: those of other layers than its ``kept`` blocks, or other stages."""
+def lost_rows(
+    layout: str, stages: tuple[int, int], kept: Sequence[str], tensor_names: Iterable[str]
+) -> list[int]:
+    """The rows of a token that an attribute does not keep: those of other layers than its ``kept`` blocks, or
+    other stages."""
     if by_layer(layout):
         blocks = cross_blocks(tensor_names) * (STAGES if by_stage(layout) else 1)
         return [i for i, block in enumerate(blocks) if block not in kept]
@@ -64,7 +70,8 @@ def named_rows(tokens: Mapping[str, Vectors]) -> dict[str, Vectors]:
 
 
 def in_one(attribute: Attribute) -> Attribute:
-    """The attribute with one token for every layer and stage, the mean of its vectors: for a prompt that serves them all."""
+    """The attribute with one token for every layer and stage, the mean of its vectors: for a prompt that
+    serves them all."""
     if attribute.layout == "one":
         return attribute
     means = {name: F.normalize(rows.mean(0, keepdim=True), dim=-1) * rows.norm(dim=-1).mean()
@@ -85,6 +92,12 @@ def only_row(attribute: Attribute, row: int) -> Attribute:
     """The attribute with vector ``row`` as its one vector. Raises ESCDiffError when it has fewer."""
     least = min(len(rows) for rows in attribute.embeddings.values())
     if row >= least:
-        raise ESCDiffError(f"the token {attribute.token!r} has {least} vectors, this model's {attribute.layout} need more than "
-                           f"{row}; load the model it was learned on")
-    return replace(attribute, layout="one", embeddings={n: rows[row:row + 1] for n, rows in attribute.embeddings.items()})
+        raise ESCDiffError(
+            f"the token {attribute.token!r} has {least} vectors, this model's {attribute.layout} need "
+            f"more than {row}; load the model it was learned on"
+        )
+    return replace(
+        attribute,
+        layout="one",
+        embeddings={n: rows[row : row + 1] for n, rows in attribute.embeddings.items()},
+    )

@@ -24,15 +24,22 @@ def parts_of(words: Mapping[str, torch.Tensor], side_by_side: torch.Tensor) -> d
     return dict(zip(words, side_by_side.split([len(word) for word in words.values()], dim=-1), strict=True))
 
 
-def moved(words: Mapping[str, torch.Tensor], offset: torch.Tensor, seen: torch.Tensor | None = None, scale: float = 0.0) -> Vectors:
-    """The token's vectors, (…, dim) for each tower: the word, moved by ``offset`` and by what a filter has ``seen``, (…, sum of
-    the widths) both, the latter in units of ``scale`` times the word's norm (E4T, Gal et al. 2023).
+def moved(words: Mapping[str, torch.Tensor], offset: torch.Tensor, seen: torch.Tensor | None = None,
+          scale: float = 0.0) -> Vectors:
+    """The token's vectors, (…, dim) for each tower: the word, moved by ``offset`` and by what a filter has
+    ``seen``, (…, sum of the widths) both, the latter in units of ``scale`` times the word's norm (E4T, Gal et
+    al. 2023).
     """
     offsets, found = parts_of(words, offset), {} if seen is None else parts_of(words, seen)
-    return {name: merge(word, offsets[name] if seen is None else scale * found[name] * word.norm() + offsets[name])
-            for name, word in words.items()}
+    return {
+        name: merge(
+            word, offsets[name] if seen is None else scale * found[name] * word.norm() + offsets[name]
+        )
+        for name, word in words.items()
+    }
 
 
 def merge(word: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """``word`` plus ``offset``, (…, dim), back at the word's norm: free optimisation inflates tokens (NeTI)."""
+    """``word`` plus ``offset``, (…, dim), back at the word's norm: free optimisation inflates tokens
+    (NeTI)."""
     return F.normalize(word + offset, dim=-1) * word.norm()

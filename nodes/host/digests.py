@@ -1,4 +1,5 @@
-"""Names for what a run learns from, by content: the same on every machine, known before anything is copied or computed."""
+"""Names for what a run learns from, by content: the same on every machine, known before anything is copied or
+computed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,9 +14,11 @@ from .export import checkpoint_fingerprint, config_of, named, remembered, text_t
 
 
 def source_digests(model, clip, vae) -> dict[str, object]:
-    """What tells the host's MODEL, CLIP and VAE from others, as JSON data: weights, LoRAs, clip skip, noise schedule.
+    """What tells the host's MODEL, CLIP and VAE from others, as JSON data: weights, LoRAs, clip skip, noise
+    schedule.
 
-    Weights are read once per loaded checkpoint, LoRAs once per stack. Raises ESCDiffError as export.config_of does.
+    Weights are read once per loaded checkpoint, LoRAs once per stack. Raises ESCDiffError as export.config_of
+    does.
     """
     config = config_of(model, clip, vae)
     text, decoder = clip.cond_stage_model, vae.first_stage_model
@@ -29,7 +32,8 @@ def source_digests(model, clip, vae) -> dict[str, object]:
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """sha256 (hex) of names, shapes and values as fp16, so that a file in fp32 or rounded to fp16 has the same."""
+    """sha256 (hex) of names, shapes and values as fp16, so that a file in fp32 or rounded to fp16 has the
+    same."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
@@ -38,7 +42,8 @@ def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def patches_digest(patcher) -> str:
-    """sha256 (hex) of all that was put onto a MODEL or CLIP, LoRAs and merges with their strengths; empty without any."""
+    """sha256 (hex) of all that was put onto a MODEL or CLIP, LoRAs and merges with their strengths; empty
+    without any."""
     if not patcher.patches:
         return ""
 
@@ -53,7 +58,8 @@ def patches_digest(patcher) -> str:
 
 
 def _feed(digest, value) -> None:
-    """Add a part of a patch: numbers and words, tensors, lists of them, or one of the host's adapters, which hold ``weights``."""
+    """Add a part of a patch: numbers and words, tensors, lists of them, or one of the host's adapters, which
+    hold ``weights``."""
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -71,7 +77,8 @@ def _feed(digest, value) -> None:
 
 
 def picture_digest(image: torch.Tensor, mask: torch.Tensor | None) -> str:
-    """sha256 (hex) of pictures and masks as they were given, before anything is scaled or looked for in them."""
+    """sha256 (hex) of pictures and masks as they were given, before anything is scaled or looked for in
+    them."""
     digest = hashlib.sha256()
     for given in (image, mask):
         _feed(digest, given if given is None else given.float())

@@ -1,4 +1,5 @@
-"""From the host's loaded model to a private copy in the core's classes, LoRAs baked in; the host's tensors stay its own."""
+"""From the host's loaded model to a private copy in the core's classes, LoRAs baked in; the host's tensors
+stay its own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,42 +21,55 @@ from ...escdiff_core.model.names import to_diffusers, unet_map
 from .contract import hold, require
 from .progress import make_room
 
-HOST_UNET, HOST_TEXT = "diffusion_model.", "{}.transformer."     # prefixes of the weights on a MODEL, and of a tower's on a CLIP
+# prefixes of the weights on a MODEL, and of a tower's on a CLIP
+HOST_UNET, HOST_TEXT = "diffusion_model.", "{}.transformer."
 NOT_TEXT = ("position_ids", "logit_scale")
 SOURCE = "the loaded model"
 
 
 def private_model(model, clip, vae) -> DiffusionModel:
-    """Copy the host's MODEL, CLIP and VAE into a DiffusionModel, with every LoRA that is on them baked in, fp32.
+    """Copy the host's MODEL, CLIP and VAE into a DiffusionModel, with every LoRA that is on them baked in,
+    fp32.
 
-    Its ``fingerprint`` is that of the base without LoRAs: an attribute belongs to a checkpoint. Raises ESCDiffError in one
-    sentence for a model of no family, and for a missing CLIP or VAE.
+    Its ``fingerprint`` is that of the base without LoRAs: an attribute belongs to a checkpoint. Raises
+    ESCDiffError in one sentence for a model of no family, and for a missing CLIP or VAE.
     """
     config = config_of(model, clip, vae)
     unet = {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()}
     texts = {tower: text_tensors(clip, tower, baked) for tower in FAMILIES[config.family].tower_names}
-    decoder = {n: t.detach().to("cpu", torch.float32, copy=True) for n, t in vae.first_stage_model.state_dict().items()}
+    decoder = {
+        n: t.detach().to("cpu", torch.float32, copy=True)
+        for n, t in vae.first_stage_model.state_dict().items()
+    }
     make_room(4 * sum(t.numel() for part in (unet, decoder, *texts.values()) for t in part.values()))
-    made = model_from_tensors(unet, decoder, texts, config, comfy.model_management.get_torch_device(), source=SOURCE)
+    made = model_from_tensors(
+        unet, decoder, texts, config, comfy.model_management.get_torch_device(), source=SOURCE
+    )
     return replace(made, fingerprint=base_fingerprint(model)) if model.patches else made
 
 
 def text_tensors(clip, tower: str, read: Callable) -> dict[str, torch.Tensor]:
-    """The weights of a ``tower`` of ``clip`` under transformers' names, as ``read`` (baked or unpatched) gives them."""
+    """The weights of a ``tower`` of ``clip`` under transformers' names, as ``read`` (baked or unpatched)
+    gives them."""
     prefix = HOST_TEXT.format(tower)
-    found = {n.removeprefix(prefix): t for n, t in read(clip.patcher, prefix).items() if not n.endswith(NOT_TEXT)}
+    found = {
+        n.removeprefix(prefix): t for n, t in read(clip.patcher, prefix).items() if not n.endswith(NOT_TEXT)
+    }
     if not any(row.name == tower and row.pooled for family in FAMILIES.values() for row in family.towers):
-        found.pop(PROJECTION, None)       # the host keeps one for every tower, of ones where a checkpoint has none
+        # the host keeps one for every tower, of ones where a checkpoint has none
+        found.pop(PROJECTION, None)
     return found
 
 
 def config_of(model, clip, vae) -> ModelConfig:
-    """The core's configuration of the three, CLIP skip included. Nothing is copied. Raises ESCDiffError as private_model does."""
+    """The core's configuration of the three, CLIP skip included. Nothing is copied. Raises ESCDiffError as
+    private_model does."""
     check_model(model)
     family = family_of(model)
     check_clip(clip, family)
     check_vae(vae)
-    own, unet = getattr(model.model, "escdiff_config", None), unet_config(model)      # the pocket model carries its own
+    # the pocket model carries its own
+    own, unet = getattr(model.model, "escdiff_config", None), unet_config(model)
     config = own or configured(family, unet, _vae_config(vae), {
         tower: _text_config(clip, tower) for tower in family.tower_names})
     config = replace(config, unet=unet, scheduler=_schedule(model),
@@ -68,13 +82,19 @@ def family_of(model) -> Family | None:
     inner = getattr(model, "model", None)
     if getattr(inner, "escdiff_config", None) is not None:
         return FAMILIES[inner.escdiff_config.family]
-    unet, config = getattr(inner, "diffusion_model", None), getattr(getattr(inner, "model_config", None), "unet_config", {})
+    unet, config = (
+        getattr(inner, "diffusion_model", None),
+        getattr(getattr(inner, "model_config", None), "unet_config", {}),
+    )
     if unet is None or not hasattr(unet, "input_blocks") or config.get("in_channels") != 4:
         return None
     family = next((f for f in FAMILIES.values() if f.context == config.get("context_dim")), None)
-    if family is None or config.get("adm_in_channels") != family.unet.get("projection_class_embeddings_input_dim"):
+    if family is None or config.get("adm_in_channels") != family.unet.get(
+        "projection_class_embeddings_input_dim"
+    ):
         return None
-    return family if bool(config.get("use_linear_in_transformer")) == family.unet["use_linear_projection"] else None
+    return family if bool(
+        config.get("use_linear_in_transformer")) == family.unet["use_linear_projection"] else None
 
 
 def usual_recipe(model, kind: str) -> str:
@@ -90,37 +110,52 @@ def check_model(model) -> None:
     if family_of(model) is None:
         inner = getattr(model, "model", None)
         kind = type(getattr(inner, "model_config", inner)).__name__
-        raise ESCDiffError(f"this MODEL is of the family {kind}; ESCDiff works with text-to-image models of {SUPPORTED}: "
-                           "load such a checkpoint, or use the ESCDiff pocket model")
+        raise ESCDiffError(
+            f"this MODEL is of the family {kind}; ESCDiff works with text-to-image models of "
+            f"{SUPPORTED}: load such a checkpoint, or use the ESCDiff pocket model"
+        )
     remembered(model.model, "contract", lambda: hold("model", model))
 
 
 def check_clip(clip, family: Family | None = None) -> None:
-    """Raise ESCDiffError unless ``clip`` has the text encoders of ``family`` (None: of any), as contract has it."""
+    """Raise ESCDiffError unless ``clip`` has the text encoders of ``family`` (None: of any), as contract has
+    it."""
     require("clip")
-    towers = () if clip is None else {n for f in FAMILIES.values() for n in f.tower_names if hasattr(clip.cond_stage_model, n)}
+    towers = (
+        ()
+        if clip is None
+        else {n for f in FAMILIES.values() for n in f.tower_names if hasattr(clip.cond_stage_model, n)}
+    )
     fits = any(set(f.tower_names) == set(towers) for f in (FAMILIES.values() if family is None else [family]))
     if not fits:
-        raise ESCDiffError(f"the CLIP is missing or not that of {SUPPORTED if family is None else family.title}; connect the CLIP "
-                           "that came with the model")
+        raise ESCDiffError(
+            f"the CLIP is missing or not that of {SUPPORTED if family is None else family.title}; "
+            "connect the CLIP that came with the model"
+        )
     remembered(clip.cond_stage_model, "contract", lambda: hold("clip", clip))
 
 
 def check_vae(vae) -> None:
     """Raise ESCDiffError unless ``vae`` is one of Stable Diffusion's, as contract has it."""
     require("vae", "learning")
-    if vae is None or not hasattr(vae, "first_stage_model") or "quant_conv.weight" not in vae.first_stage_model.state_dict():
-        raise ESCDiffError("the VAE is missing or none of Stable Diffusion's; connect the VAE that came with the model")
+    if vae is None or not hasattr(
+            vae, "first_stage_model") or "quant_conv.weight" not in vae.first_stage_model.state_dict():
+        raise ESCDiffError(
+            "the VAE is missing or none of Stable Diffusion's; connect the VAE that came with the model"
+        )
     hold("vae", vae)
 
 
 def is_merge(patch: tuple) -> bool:
-    """Does a patch (strength, value, strength of the model, …) mix another model's weights in, as no LoRA does?"""
+    """Does a patch (strength, value, strength of the model, …) mix another model's weights in, as no LoRA
+    does?"""
     strength, value, of_model, *_ = patch
     return of_model != 1.0 or (isinstance(value, list) and strength != 0.0)
 
 
-def baked(patcher, prefix: str, counts: Callable[[tuple], bool] = lambda patch: True) -> dict[str, torch.Tensor]:
+def baked(
+    patcher, prefix: str, counts: Callable[[tuple], bool] = lambda patch: True
+) -> dict[str, torch.Tensor]:
     """The weights under ``prefix`` with the patches on ``patcher`` that count, fp32 copies on the CPU.
 
     Read through the patch list, because the module itself may hold another clone's patches at the moment.
@@ -130,9 +165,13 @@ def baked(patcher, prefix: str, counts: Callable[[tuple], bool] = lambda patch: 
         weight, convert = first
         patches = [p for p in patches if counts(p)]
         if weight.device.type == "meta":
-            raise ESCDiffError(f"this MODEL or CLIP came without its weights (first: {name}); load it with one of "
-                               "ComfyUI's own loaders, such as Load Checkpoint")
-        weight = convert(weight.detach().to(comfy.model_management.get_torch_device(), copy=True), inplace=False).float()
+            raise ESCDiffError(
+                f"this MODEL or CLIP came without its weights (first: {name}); load it with one of "
+                "ComfyUI's own loaders, such as Load Checkpoint"
+            )
+        weight = convert(
+            weight.detach().to(comfy.model_management.get_torch_device(), copy=True), inplace=False
+        ).float()
         if patches:
             weight = comfy.lora.calculate_weight(patches, weight, name)
         weights[name] = weight.float().cpu()
@@ -145,7 +184,8 @@ def unpatched(patcher, prefix: str = HOST_UNET) -> Mapping[str, torch.Tensor]:
 
 
 def remembered(owner: torch.nn.Module, key, make: Callable[[], str | None]) -> str | None:
-    """``make()``, kept under ``key`` with the loaded module that it is about, so that no node computes it again."""
+    """``make()``, kept under ``key`` with the loaded module that it is about, so that no node computes it
+    again."""
     known = vars(owner).setdefault("escdiff_remembered", {})
     if key not in known:
         known[key] = make()
@@ -159,7 +199,8 @@ def checkpoint_fingerprint(model) -> str:
 
 
 def base_fingerprint(model) -> str:
-    """The fingerprint of what attributes on ``model`` belong to: its checkpoint, LoRAs left out, or the merge of models on it."""
+    """The fingerprint of what attributes on ``model`` belong to: its checkpoint, LoRAs left out, or the merge
+    of models on it."""
     check_model(model)
     if not any(is_merge(p) for patches in model.patches.values() for p in patches):
         return checkpoint_fingerprint(model)
@@ -194,7 +235,9 @@ def named(patcher, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def _vae_config(vae) -> dict:
-    return infer_vae({VAE_PREFIX + n: tuple(t.shape) for n, t in vae.first_stage_model.state_dict().items()}, SOURCE)
+    return infer_vae(
+        {VAE_PREFIX + n: tuple(t.shape) for n, t in vae.first_stage_model.state_dict().items()}, SOURCE
+    )
 
 
 def _heads(model, unet: Mapping) -> int | list[int]:
@@ -204,21 +247,27 @@ def _heads(model, unet: Mapping) -> int | list[int]:
 
 
 def _schedule(model) -> dict:
-    """The noise schedule on the MODEL, patched ones included. Raises ESCDiffError for what the core cannot express."""
+    """The noise schedule on the MODEL, patched ones included. Raises ESCDiffError for what the core cannot
+    express."""
     sampling = model.get_model_object("model_sampling")
     if getattr(sampling, "zsnr", False) or not hasattr(sampling, "linear_end"):
-        raise ESCDiffError("the model's noise schedule was replaced (zero terminal SNR or a continuous one); take the "
-                           "ModelSampling node out before ESCDiff")
+        raise ESCDiffError(
+            "the model's noise schedule was replaced (zero terminal SNR or a continuous one); take "
+            "the ModelSampling node out before ESCDiff"
+        )
     if isinstance(sampling, (comfy.model_sampling.X0, comfy.model_sampling.EDM)):
-        raise ESCDiffError("the model's prediction was replaced (x0 or EDM); take the ModelSampling node out before ESCDiff")
+        raise ESCDiffError(
+            "the model's prediction was replaced (x0 or EDM); take the ModelSampling node out before ESCDiff"
+        )
     kind = "v_prediction" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
     return {"num_train_timesteps": sampling.num_timesteps, "beta_start": sampling.linear_start,
             "beta_end": sampling.linear_end, "beta_schedule": "scaled_linear", "prediction_type": kind}
 
 
 def _without_skipped_layers(config: ModelConfig, clip) -> ModelConfig:
-    """CLIP skip: the private copy reads the layer that the user's does. A tower that ends in its final norm ends there; one that is
-    read before it keeps all its layers. A number beyond them is the last layer, as the host has it.
+    """CLIP skip: the private copy reads the layer that the user's does. A tower that ends in its final norm
+    ends there; one that is read before it keeps all its layers. A number beyond them is the last layer, as
+    the host has it.
     """
     layer = clip.layer_idx
     if layer is None:

@@ -13,7 +13,8 @@ FOLDERS = {"lora": "loras", "full": "loras", "embedding": "embeddings"}
 
 
 def export_path(form: str, name: str) -> Path:
-    """Where the file ``name`` shall lie in the folder for its form. Raises ESCDiffError as file_below does."""
+    """Where the file ``name`` shall lie in the folder for its form. Raises ESCDiffError as file_below
+    does."""
     return file_below(folder_paths.get_folder_paths(lookup(FOLDERS, form, "form"))[0], name)
 
 
@@ -24,5 +25,7 @@ def export(attribute: Attribute, form: str, name: str, rank: int) -> tuple[str, 
         report = export_lora(attribute, path, rank=rank)
     else:
         report = {"embedding": export_embedding, "full": export_full}[form](attribute, path)
-    note = f"{path}: {report.size / 1e6:.1f} MB" + (f", {report.error:.1%} of the change is lost" if report.error > 0.001 else "")
+    note = f"{path}: {report.size / 1e6:.1f} MB" + (
+        f", {report.error:.1%} of the change is lost" if report.error > 0.001 else ""
+    )
     return str(path), note

@@ -40,12 +40,14 @@ def encoder_files() -> list[str]:
 
 
 def find_attribute(name: str) -> Path:
-    """The file ``name`` in any of the host's folders for attributes. Raises ESCDiffError when it is in none."""
+    """The file ``name`` in any of the host's folders for attributes. Raises ESCDiffError when it is in
+    none."""
     return _find(ATTRIBUTES, name, "attribute")
 
 
 def find_encoder(name: str) -> Path:
-    """The file ``name`` in any of the host's folders for vision towers. Raises ESCDiffError when it is in none."""
+    """The file ``name`` in any of the host's folders for vision towers. Raises ESCDiffError when it is in
+    none."""
     return _find("clip_vision", name, "encoder file")
 
 
@@ -53,7 +55,9 @@ def _find(folder: str, name: str, what: str) -> Path:
     found = _existing(folder, name)
     if found is None:
         looked = ", ".join(folder_paths.get_folder_paths(folder))
-        raise ESCDiffError(f"no {what} {name!r} in {looked}; press R to see the files that are there, or put it there")
+        raise ESCDiffError(
+            f"no {what} {name!r} in {looked}; press R to see the files that are there, or put it there"
+        )
     return Path(found)
 
 
@@ -61,11 +65,14 @@ def _existing(folder: str, name: str) -> str | None:
     """Where it is, also if it was named with another system's slashes."""
     if not name or "\0" in name:
         return None
-    return folder_paths.get_full_path(folder, name) or folder_paths.get_full_path(folder, name.replace("\\", "/"))
+    return folder_paths.get_full_path(folder, name) or folder_paths.get_full_path(
+        folder, name.replace("\\", "/")
+    )
 
 
 def fault_of(find: Callable[[str], Path], name: str | None) -> bool | str:
-    """For validate_inputs: True where ``find`` finds the file, or it comes over a wire (None); else what is wrong."""
+    """For validate_inputs: True where ``find`` finds the file, or it comes over a wire (None); else what is
+    wrong."""
     try:
         return name is None or bool(find(name))
     except ESCDiffError as error:
@@ -78,7 +85,8 @@ def _holds_filters(path: str, _written: int, _size: int) -> bool:
 
 
 def version_of(*paths: str | Path | None) -> str:
-    """A text that changes when one of the files, or what lies in one of the folders, is written anew; for fingerprint_inputs."""
+    """A text that changes when one of the files, or what lies in one of the folders, is written anew; for
+    fingerprint_inputs."""
     digest = hashlib.sha256()
     for path in (Path(p) for p in paths if p):
         with suppress(OSError, ValueError):         # not to be read, or no path at all; who uses it says so
@@ -89,15 +97,18 @@ def version_of(*paths: str | Path | None) -> str:
 
 
 def version_of_attribute(name: str | None) -> str:
-    """The same for a file in the host's folders for attributes; ``None`` is none, as where the name comes over a wire."""
+    """The same for a file in the host's folders for attributes; ``None`` is none, as where the name comes
+    over a wire."""
     return version_of(_existing(ATTRIBUTES, name) if name else None)
 
 
 def free_path(name: str, may_replace: Callable[[Path], bool]) -> Path:
-    """Where the file ``name`` shall lie; with a number behind the name if a file is there that it may not replace."""
+    """Where the file ``name`` shall lie; with a number behind the name if a file is there that it may not
+    replace."""
     return next_free(attribute_path(name), may_replace)
 
 
 def attribute_path(name: str) -> Path:
-    """Where the file ``name`` shall lie in the host's folder for attributes. Raises ESCDiffError as file_below does."""
+    """Where the file ``name`` shall lie in the host's folder for attributes. Raises ESCDiffError as
+    file_below does."""
     return file_below(folder_paths.get_folder_paths(ATTRIBUTES)[0], name)

@@ -1,4 +1,5 @@
-"""Learning inside the host: on a private copy, outside inference mode, with progress, preview, cancel and the cache."""
+"""Learning inside the host: on a private copy, outside inference mode, with progress, preview, cancel and the
+cache."""
 
 import logging
 from collections.abc import Callable
@@ -40,7 +41,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """The user's MODEL, CLIP and VAE: a private copy is made of them when something is learned, and not before."""
+    """The user's MODEL, CLIP and VAE: a private copy is made of them when something is learned, and not
+    before."""
 
     model: object
     clip: object
@@ -52,13 +54,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Features:
-    """What stage 1 hands on: the references and how to look at them. The looking itself waits until something is learned."""
+    """What stage 1 hands on: the references and how to look at them. The looking itself waits until something
+    is learned."""
 
     references: tuple[Reference, ...]
     pictures: str                       # digest of what was given
     encoder: ReferenceEncoder | None
     base: str                           # fingerprint of the checkpoint that is to look
-    timestep: int | None = None         # to look at, and the seed of its noise; None: the recipe's and the run's
+    # to look at, and the seed of its noise; None: the recipe's and the run's
+    timestep: int | None = None
     seed: int | None = None
 
     def settled(self, recipe: Recipe, seed: int) -> "Features":
@@ -69,7 +73,8 @@ class Features:
 
 @dataclass(frozen=True)
 class TokenStart:
-    """What stage 2 hands on: the kind of attribute, the words it starts from, and the pre-trained filter's file if any."""
+    """What stage 2 hands on: the kind of attribute, the words it starts from, and the pre-trained filter's
+    file if any."""
 
     kind: str
     features: Features
@@ -90,26 +95,31 @@ def read_reference(source: Source, image, mask, encoder: ReferenceEncoder | None
     config = config_of(source.model, source.clip, source.vae)
     with torch.inference_mode(False), memory_as_a_sentence():
         found = references(image, mask, config.native_size)
-        return Features(tuple(found), picture_digest(image, mask), encoder, checkpoint_fingerprint(source.model), timestep, seed)
+        return Features(tuple(found), picture_digest(image, mask), encoder,
+                        checkpoint_fingerprint(source.model), timestep, seed)
 
 
 def learn(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe: str = "", name: str = "",
           preview_every: int = 0, checkpointing: bool = False) -> tuple[Attribute, list[float]]:
     """Stage 3 on a private copy. Found in the cache when this version learned the same before, on any day.
 
-    Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is. What was
-    learned up to a cancel is kept, and the same again goes on from there. Raises ESCDiffError for features of another model.
+    Returns the attribute and its losses (empty when it came from the cache). The host's model stays as it is.
+    What was learned up to a cancel is kept, and the same again goes on from there. Raises ESCDiffError for
+    features of another model.
     """
     if token.features.base != checkpoint_fingerprint(source.model):
-        raise ESCDiffError("the reference was read with another model than it shall be learned with; connect ESCDiff Reference "
-                           "Features and ESCDiff Tune to the same model, clip and vae")
+        raise ESCDiffError(
+            "the reference was read with another model than it shall be learned with; connect ESCDiff "
+            "Reference Features and ESCDiff Tune to the same model, clip and vae"
+        )
     looking, store, losses = token.features.settled(recipe, seed), cache(), []
     recipe, token = replace(recipe, feature_timestep=looking.timestep), replace(token, features=looking)
     key = key_of(source, token, recipe, seed, describe, name)
 
     def work() -> Attribute:
         copy = source.copy()
-        features = read_features(copy, looking.references, recipe, looking.encoder, looking.seed) if recipe.filter_scale else None
+        features = read_features(copy, looking.references, recipe, looking.encoder,
+                                 looking.seed) if recipe.filter_scale else None
         make_room(expected_state_bytes(copy, recipe) * 1.5)
         unfinished, done = store.unfinished(key), 0
         report = reporter(recipe.steps, lambda attribute: _preview(copy, attribute), preview_every)
@@ -124,11 +134,13 @@ def learn(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe
             report(progress.step, progress.attribute)
 
         try:
-            made, figures = core_learn(
-                copy, looking.references, recipe, seed, filters=Path(token.filter_file) if token.filter_file else None,
-                describe=describe, class_word=token.class_word, token=name or None, checkpointing=checkpointing,
-                features=features, preparing=lambda _done, _total: _interrupted(), on_begin=begin, on_step=step,
-                snapshots=Snapshots(unfinished, every=0, resume=True, discard=True))
+            made, figures = core_learn(copy, looking.references, recipe, seed,
+                                       filters=Path(token.filter_file) if token.filter_file else None,
+                                       describe=describe, class_word=token.class_word, token=name or None,
+                                       checkpointing=checkpointing, features=features,
+                                       preparing=lambda _done, _total: _interrupted(), on_begin=begin,
+                                       on_step=step, snapshots=Snapshots(unfinished, every=0, resume=True,
+                                                                         discard=True))
         except comfy.model_management.InterruptProcessingException:
             if was_cut_short(unfinished):
                 tell(f"stopped after step {done} of {recipe.steps}; queue the same again to go on from there")
@@ -143,14 +155,19 @@ def learn(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe
     return made, losses
 
 
-def key_of(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe: str = "", name: str = "") -> str:
-    """The key in the cache of what is learned from these: inputs alone, so that every machine has the same."""
+def key_of(
+    source: Source, token: TokenStart, recipe: Recipe, seed: int, describe: str = "", name: str = ""
+) -> str:
+    """The key in the cache of what is learned from these: inputs alone, so that every machine has the
+    same."""
     features = token.features
     file = filter_file(Path(token.filter_file) if token.filter_file else None, recipe, features.base)
-    return cache_key({"pack": __version__, "source": source_digests(source.model, source.clip, source.vae),
-                      "pictures": features.pictures, "encoder": "" if features.encoder is None else features.encoder.digest,
-                      "looked": [features.timestep, features.seed], "recipe": recipe.hash(), "seed": seed,
-                      "words": [describe, name or recipe.token, token.class_word], "filter": file_digest(file)})
+    return cache_key({
+        "pack": __version__, "source": source_digests(source.model, source.clip, source.vae),
+        "pictures": features.pictures, "encoder": "" if features.encoder is None else features.encoder.digest,
+        "looked": [features.timestep, features.seed], "recipe": recipe.hash(), "seed": seed,
+        "words": [describe, name or recipe.token, token.class_word], "filter": file_digest(file)
+    })
 
 
 def cache() -> AttributeCache:
@@ -169,7 +186,8 @@ def _wait() -> None:
 
 
 def _preview(copy: DiffusionModel, attribute: Callable[[], Attribute]) -> Image.Image | None:
-    """What the token draws at this moment, a few steps, with the user's random numbers left alone; None without room for it."""
+    """What the token draws at this moment, a few steps, with the user's random numbers left alone; None
+    without room for it."""
     try:
         made = attribute()
         with torch.no_grad():
@@ -182,25 +200,35 @@ def _preview(copy: DiffusionModel, attribute: Callable[[], Attribute]) -> Image.
     return Image.fromarray((drawn[0] * 255).round().astype(np.uint8))
 
 
-def train_filters(model, clip, vae, folder: str, name: str, steps: int, seed: int, encoder: ReferenceEncoder | None) -> str:
+def train_filters(
+    model, clip, vae, folder: str, name: str, steps: int, seed: int, encoder: ReferenceEncoder | None
+) -> str:
     """Pre-train both filters on a folder of pictures; returns the file."""
     from ...escdiff_core.learning.filters import base_of, save_filters
     from ...escdiff_core.learning.recipes import DEFAULTS, find_recipe
     from ...escdiff_core.learning.train_filters import examples_from_folder, folder_of, look_at, train_filter
 
     if not str(folder_of(folder)).strip("."):
-        raise ESCDiffError("no folder was given; needed: a folder of pictures on the server, hundreds are better than tens")
+        raise ESCDiffError(
+            "no folder was given; needed: a folder of pictures on the server, hundreds are better than tens"
+        )
     attribute_path(name)            # a name that leads out is refused before anything is trained
     with torch.inference_mode(False), torch.enable_grad():
         copy = private_model(model, clip, vae)
         examples = examples_from_folder(folder_of(folder), copy.native_size)
         report = reporter(len(examples) + 2 * steps)
         rows = {kind: find_recipe(recipe) for kind, recipe in DEFAULTS.items()}
-        seen = look_at(copy, examples, rows["shape"].feature_timestep, encoder, seed, lambda done, _n: report(done))
+        seen = look_at(
+            copy, examples, rows["shape"].feature_timestep, encoder, seed, lambda done, _n: report(done)
+        )
         starts = range(len(examples), len(examples) + 2 * steps, steps)
-        made = {kind: train_filter(copy, seen, row, steps, seed=seed, progress=lambda done, _n, before=start: report(before + done))
-                for start, (kind, row) in zip(starts, rows.items(), strict=True)}
-    # Filters of this model are trained again in their place; an attribute, or filters of another model, are nobody's to replace
+        made = {
+            kind: train_filter(copy, seen, row, steps, seed=seed,
+                               progress=lambda done, _n, before=start: report(before + done))
+            for start, (kind, row) in zip(starts, rows.items(), strict=True)
+        }
+    # Filters of this model are trained again in their place; an attribute, or filters of another model, are
+    # nobody's to replace
     target = free_path(name, lambda path: base_of(path) == copy.fingerprint)
     save_filters(made, target, copy.fingerprint, rows["shape"].filter_scale)
     return str(target)

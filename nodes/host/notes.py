@@ -1,7 +1,9 @@
-"""What a node has to say, shown on the node itself: the pack's warnings, notes and errors reach the artist, not the console alone.
+"""What a node has to say, shown on the node itself: the pack's warnings, notes and errors reach the artist,
+not the console alone.
 
-One way for all: whatever the pack logs as a warning while a node runs, and whatever it tells, appears below the node as it is
-said (progress text) and stays with the job's outputs (UI text). On a host that has neither it is in the log, as ever.
+One way for all: whatever the pack logs as a warning while a node runs, and whatever it tells, appears below
+the node as it is said (progress text) and stays with the job's outputs (UI text). On a host that has neither
+it is in the log, as ever.
 """
 
 import functools
@@ -14,7 +16,8 @@ from contextvars import ContextVar
 from ...escdiff_core.errors import ESCDiffError
 
 PACK = __name__.removesuffix(".nodes.host.notes")      # under ComfyUI the path of the pack's folder
-PREFIX = "ESCDiff: "                                    # tells whose a line of the console is; on a node everybody sees it
+# tells whose a line of the console is; on a node everybody sees it
+PREFIX = "ESCDiff: "
 log = logging.getLogger(__name__)
 _listening: ContextVar["Notes | None"] = ContextVar("escdiff_notes", default=None)
 _shown: set[tuple] = set()                              # (client, node) that show a text of ours
@@ -23,8 +26,8 @@ _shown: set[tuple] = set()                              # (client, node) that sh
 class ESCDiff(ESCDiffError):
     """An ESCDiffError on its way to the artist.
 
-    ComfyUI names an exception by its module and class in front of the sentence; a module of the pack is a path on the server,
-    which is left out only for Python's own exceptions.
+    ComfyUI names an exception by its module and class in front of the sentence; a module of the pack is a
+    path on the server, which is left out only for Python's own exceptions.
     """
 
     __module__ = "builtins"
@@ -49,8 +52,8 @@ class Notes(logging.Handler):
 
 
 def tell(sentence: str, level: int = logging.INFO) -> None:
-    """Say on the node that runs, ours or not, what is no warning of ours: that something was found in the cache, or what a stock
-    sampler was given. The log has it as well."""
+    """Say on the node that runs, ours or not, what is no warning of ours: that something was found in the
+    cache, or what a stock sampler was given. The log has it as well."""
     log.log(level, "%s%s", PREFIX, sentence)
     notes = _listening.get()
     if notes is None:
@@ -71,25 +74,29 @@ def _as_shown(sentence: str) -> str:
 
 
 def show(text: str) -> None:
-    """Write ``text`` below the node that runs, for the client that queued it; without a client or with an older host, nowhere."""
+    """Write ``text`` below the node that runs, for the client that queued it; without a client or with an
+    older host, nowhere."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     client, node = (getattr(server, name, None) for name in ("client_id", "last_node_id"))
     send = getattr(server, "send_progress_text", None)
     if send is None or client is None or node is None:
         return
-    if text.strip() or (client, node) in _shown:        # an empty text is left out by front ends: a blank one takes its place
+    # an empty text is left out by front ends: a blank one takes its place
+    if text.strip() or (client, node) in _shown:
         send(text or " ", node, client)
         _shown.add((client, node))
 
 
 @contextmanager
 def listening() -> Iterator[Notes]:
-    """While open, the pack's warnings are collected and shown; an ESCDiffError leaves it as one sentence without a path."""
+    """While open, the pack's warnings are collected and shown; an ESCDiffError leaves it as one sentence
+    without a path."""
     notes, package = Notes(), logging.getLogger(PACK)
     before = _listening.set(notes)
     package.addHandler(notes)
     try:
-        show("")                                        # what was said of an earlier run does not hold for this one
+        # what was said of an earlier run does not hold for this one
+        show("")
         yield notes
     except ESCDiffError as error:
         notes.add(error.told("node"))           # the newest front ends put it two clicks away
@@ -115,12 +122,14 @@ def speaking(node: type) -> type:
 
 
 def with_text(output, sentences: list[str]):
-    """``output`` (io.NodeOutput) with the ``sentences`` in front of its UI text, which then shows below the node.
+    """``output`` (io.NodeOutput) with the ``sentences`` in front of its UI text, which then shows below the
+    node.
 
     Front ends keep a UI text to themselves unless it comes from a node they know.
     """
     own = output.ui.as_dict() if hasattr(output.ui, "as_dict") else dict(output.ui or {})
-    if own or sentences:        # where a node runs for each item of a list, the host wants the same entries of every run
+    # where a node runs for each item of a list, the host wants the same entries of every run
+    if own or sentences:
         output.ui = {**own, "text": (*sentences, *own.get("text", ()))}
         if own.get("text"):
             show("\n".join(output.ui["text"]))

@@ -31,36 +31,49 @@ WRAPPER_KEY = "escdiff_size"
 
 
 def load_pocket(**patcher_options):
-    """Return (MODEL, CLIP, VAE) of the checkpoint that ships with the pack; the options go to the host's CLIP."""
+    """Return (MODEL, CLIP, VAE) of the checkpoint that ships with the pack; the options go to the host's
+    CLIP."""
     require("pocket")
     if not POCKET_PATH.exists():
-        raise ESCDiffError(f"the pocket model is not at {POCKET_PATH}; install the pack again, it brings the file along")
+        raise ESCDiffError(
+            f"the pocket model is not at {POCKET_PATH}; install the pack again, it brings the file along"
+        )
     tensors, metadata = comfy.utils.load_torch_file(str(POCKET_PATH), return_metadata=True)
     config = parse_config(metadata[CONFIG_KEY], str(POCKET_PATH))
-    model, clip, vae = _load_unet(tensors, config), _load_clip(tensors, config, **patcher_options), _load_vae(tensors, config)
+    model, clip, vae = (
+        _load_unet(tensors, config),
+        _load_clip(tensors, config, **patcher_options),
+        _load_vae(tensors, config),
+    )
     watch_size(model, config.native_size)
     for part, patcher in enumerate((model, clip.patcher, vae.patcher)):
-        if hasattr(patcher, "cached_patcher_init"):         # newer hosts load a model again to put weight hooks on it
+        # newer hosts load a model again to put weight hooks on it
+        if hasattr(patcher, "cached_patcher_init"):
             patcher.cached_patcher_init = (load_again, (part,))
     return model, clip, vae
 
 
 def load_again(part: int, **patcher_options):
-    """The patcher of the MODEL (0), CLIP (1) or VAE (2), loaded anew; the host asks with ``disable_dynamic`` for hooks."""
+    """The patcher of the MODEL (0), CLIP (1) or VAE (2), loaded anew; the host asks with ``disable_dynamic``
+    for hooks."""
     model, clip, vae = load_pocket(**patcher_options)
     return (model, clip.patcher, vae.patcher)[part]
 
 
 def watch_size(model, native_size: int) -> None:
-    """Let whichever node samples ``model`` say so when its latent is of a size that this model cannot draw."""
+    """Let whichever node samples ``model`` say so when its latent is of a size that this model cannot
+    draw."""
     def sampling(executor, noise, *given, **more):
         height, width = (8 * side for side in noise.shape[-2:])
         least, most = AREA_BOUNDS
         if least <= height * width / native_size**2 <= most:
             nothing_to_tell()
         else:
-            tell(f"set the latent to {native_size}×{native_size} pixels: this model draws pictures of about that size, and "
-                 f"{width}×{height} were asked for", logging.WARNING)
+            tell(
+                f"set the latent to {native_size}×{native_size} pixels: this model draws pictures of "
+                f"about that size, and {width}×{height} were asked for",
+                logging.WARNING,
+            )
         return executor(noise, *given, **more)
 
     model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, sampling)
@@ -71,7 +84,9 @@ def _load_unet(tensors, config: ModelConfig):
     heads = config.unet["attention_head_dim"]           # diffusers' name for the number of heads
     widths = {w // h for w, h in zip(config.unet["block_out_channels"], heads, strict=True)}
     if len(widths) != 1:
-        raise ESCDiffError(f"the pocket's attention heads are {sorted(widths)} wide; ComfyUI needs one width: train it anew")
+        raise ESCDiffError(
+            f"the pocket's attention heads are {sorted(widths)} wide; ComfyUI needs one width: train it anew"
+        )
 
     class Pocket(comfy.supported_models.SD15):
         def model_type(self, state_dict, prefix=""):
@@ -79,7 +94,10 @@ def _load_unet(tensors, config: ModelConfig):
             return comfy.model_base.ModelType[kinds[config.scheduler["prediction_type"]]]
 
     Pocket.unet_extra_config = {"num_heads": -1, "num_head_channels": widths.pop()}
-    Pocket.sampling_settings = {"linear_start": config.scheduler["beta_start"], "linear_end": config.scheduler["beta_end"]}
+    Pocket.sampling_settings = {
+        "linear_start": config.scheduler["beta_start"],
+        "linear_end": config.scheduler["beta_end"],
+    }
     family = Pocket(found)
     family.latent_format.scale_factor = config.vae["scaling_factor"]
     family.set_inference_dtype(torch.float32, None)
@@ -97,10 +115,14 @@ def _load_clip(tensors, config: ModelConfig, **patcher_options):
 
     class Text(comfy.sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
-            super().__init__(device=device, dtype=dtype, model_options=model_options or {}, textmodel_json_config=dict(text),
-                             special_tokens={"start": start, "end": end, "pad": end}, return_projected_pooled=False)
+            super().__init__(device=device, dtype=dtype, model_options=model_options or {},
+                             textmodel_json_config=dict(text),
+                             special_tokens={"start": start, "end": end,
+                                             "pad": end}, return_projected_pooled=False)
             # the host's class fixes CLIP's own 49 408 words
-            words = comfy.ops.manual_cast.Embedding(text["vocab_size"], text["hidden_size"], device=device, dtype=dtype)
+            words = comfy.ops.manual_cast.Embedding(
+                text["vocab_size"], text["hidden_size"], device=device, dtype=dtype
+            )
             self.transformer.set_input_embeddings(words.requires_grad_(False))
 
     class Words(comfy.sd1_clip.SDTokenizer):
@@ -117,14 +139,21 @@ def _load_clip(tensors, config: ModelConfig, **patcher_options):
         def __init__(self, device="cpu", dtype=None, model_options=None):
             super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=Text)
 
-    weights = {n.replace("cond_stage_model.", "clip_l.", 1): t for n, t in tensors.items() if n.startswith("cond_stage_model.")}
+    weights = {
+        n.replace("cond_stage_model.", "clip_l.", 1): t
+        for n, t in tensors.items()
+        if n.startswith("cond_stage_model.")
+    }
     target = comfy.supported_models_base.ClipTarget(Tokenizer, Clip)
     clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"),
-                         parameters=comfy.utils.calculate_parameters(weights), model_options={"dtype": torch.float32},
-                         **patcher_options)
+                         parameters=comfy.utils.calculate_parameters(weights),
+                         model_options={"dtype": torch.float32}, **patcher_options)
     missing, _ = clip.load_sd(weights, full_model=True)
     if lost := [n for n in missing if not n.endswith(("logit_scale", "text_projection.weight"))]:
-        raise ESCDiffError(f"{POCKET_PATH} lacks {len(lost)} tensors of its text encoder (first: {lost[0]}); install it again")
+        raise ESCDiffError(
+            f"{POCKET_PATH} lacks {len(lost)} tensors of its text encoder (first: {lost[0]}); install "
+            "it again"
+        )
     return clip
 
 

@@ -9,9 +9,11 @@ from PIL import Image
 PREVIEW_PIXELS = 512    # longest side the host shows
 
 
-def reporter(total: int, preview: Callable[..., Image.Image | None] = lambda *so_far: None, every: int = 0) -> Callable[..., None]:
-    """A function to call with the number of finished steps, and whatever ``preview`` makes a picture of: it moves the
-    node's bar and shows a picture every ``every`` steps.
+def reporter(
+    total: int, preview: Callable[..., Image.Image | None] = lambda *so_far: None, every: int = 0
+) -> Callable[..., None]:
+    """A function to call with the number of finished steps, and whatever ``preview`` makes a picture of: it
+    moves the node's bar and shows a picture every ``every`` steps.
 
     It raises the host's own interruption when the user cancels.
     """

@@ -1,4 +1,5 @@
-"""The UNet's side of the prompts: their tensor is taken apart for the step at hand, each block is shown its own."""
+"""The UNet's side of the prompts: their tensor is taken apart for the step at hand, each block is shown its
+own."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,15 @@ from .notes import ESCDiff
 from .states import MAIN, MARK, Layout
 
 WRAPPER_KEY = "escdiff"
-PAYLOAD = "escdiff_{}_{}"      # of a conditioning's model_conds: text states for a part of the schedule and a slot
+# of a conditioning's model_conds: text states for a part of the schedule and a slot
+PAYLOAD = "escdiff_{}_{}"
 BORDER = 1e-5                  # a hundredth of a timestep: a step on a border belongs to the part before it
 
 
 def take_apart(model, layout: Layout, hooks: Sequence[comfy.hooks.HookGroup | None]) -> None:
-    """Let ``model`` (a clone) read prompts of ``layout``. Before each step they become the main prompt of the part
-    of the schedule that holds then, with the other slots' beside it, and with the part's of ``hooks``, its weights.
+    """Let ``model`` (a clone) read prompts of ``layout``. Before each step they become the main prompt of the
+    part of the schedule that holds then, with the other slots' beside it, and with the part's of ``hooks``,
+    its weights.
 
     Done where the host has all prompts of a step before it, so that a ControlNet sees the main prompt alone.
     Raises ESCDiffError there for prompts of another node, and where no prompt has brought the weights.
@@ -48,8 +51,10 @@ def take_apart(model, layout: Layout, hooks: Sequence[comfy.hooks.HookGroup | No
         if width == layout.width:
             return {**entry, "hooks": hooks_of(entry, part)}
         if width != layout.width * layout.columns or entry.get(MARK, layout) != layout:
-            raise ESCDiff("this CONDITIONING belongs to another ESCDiff Mix or Apply; take MODEL, positive and "
-                          "negative from one of them")
+            raise ESCDiff(
+                "this CONDITIONING belongs to another ESCDiff Mix or Apply; take MODEL, positive and "
+                "negative from one of them"
+            )
         main, *others = (layout.column(held.cond, column) for column in layout.parts[part][1])
         texts = {"c_crossattn": main}
         if not entry.get(MAIN):
@@ -61,9 +66,11 @@ def take_apart(model, layout: Layout, hooks: Sequence[comfy.hooks.HookGroup | No
         part = part_at(layout, base.model_sampling, timestep)
         known = model_options.get("registered_hooks")
         if hooks[part] is not None and (known is None or not hooks[part].is_subset_of(known)):
-            raise ESCDiff("no prompt of this sampler brings the weights of the schedule that its MODEL has from "
-                          "ESCDiff; take positive or negative from that ESCDiff node, as conditioning_to where a "
-                          "node joins two prompts, or take the MODEL from before it")
+            raise ESCDiff(
+                "no prompt of this sampler brings the weights of the schedule that its MODEL has from "
+                "ESCDiff; take positive or negative from that ESCDiff node, as conditioning_to where "
+                "a node joins two prompts, or take the MODEL from before it"
+            )
         taken = [None if rows is None else [one(entry, part) for entry in rows] for rows in conds]
         return executor(base, taken, x_in, timestep, model_options)
 
@@ -82,14 +89,20 @@ def part_at(layout: Layout, sampling, sigma: torch.Tensor) -> int:
 def route_prompts(model, routes: Sequence[Route]) -> None:
     """Let the cross-attention of ``model`` (a clone) see the slot that the part's route names for its block.
 
-    One wrapper of the diffusion model takes the payload out of its arguments and puts a first-position patch on the
-    cross-attention for this one call. A conditioning without payload passes through untouched.
+    One wrapper of the diffusion model takes the payload out of its arguments and puts a first-position patch
+    on the cross-attention for this one call. A conditioning without payload passes through untouched.
     """
     canonical = unet_map(unet_config(model))
     tables = [host_slots(route, canonical) for route in routes]
-    places = {PAYLOAD.format(part, slot): (part, slot) for part, route in enumerate(routes) for slot in range(1, route.slots)}
+    places = {
+        PAYLOAD.format(part, slot): (part, slot)
+        for part, route in enumerate(routes)
+        for slot in range(1, route.slots)
+    }
 
-    def wrapper(executor, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs):
+    def wrapper(
+        executor, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs
+    ):
         riders = {places[name]: kwargs.pop(name) for name in places if name in kwargs}
         options = transformer_options
         if riders:

@@ -18,7 +18,8 @@ def sample(model, seed, steps, cfg, sampler, scheduler, positive, negative, late
     """What the stock KSampler gives for the same inputs: a latent."""
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
-    drawn = comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, start, denoise=denoise,
-                                noise_mask=latent.get("noise_mask"), callback=latent_preview.prepare_callback(model, steps),
+    drawn = comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, start,
+                                denoise=denoise, noise_mask=latent.get("noise_mask"),
+                                callback=latent_preview.prepare_callback(model, steps),
                                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed)
     return {**latent, "samples": drawn}

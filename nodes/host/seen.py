@@ -15,11 +15,13 @@ from .sampling import sample
 STEPS = 12                  # enough to recognise, a second on a GPU
 SMALL = 256                 # pixels; smaller pictures are shown twice as large
 ALONE = {"shape": "a photo of a {}", "appearance": "a photo of an object with {} appearance"}
-_last: dict[tuple, torch.Tensor] = {}       # the newest picture alone: a changed prompt need not draw it again
+# the newest picture alone: a changed prompt need not draw it again
+_last: dict[tuple, torch.Tensor] = {}
 
 
 def learned_picture(mixed: Mixed, source, features: dict[str, Features]) -> torch.Tensor:
-    """IMAGE (1, h, w, 3): for each attribute of ``mixed`` its reference, what does not count dimmed, and its token drawn.
+    """IMAGE (1, h, w, 3): for each attribute of ``mixed`` its reference, what does not count dimmed, and its
+    token drawn.
 
     ``features``: what each kind was learned from. Raises ESCDiffError as export.config_of does.
     """
@@ -48,10 +50,13 @@ def _draw(mixed: Mixed, source, features: dict[str, Features]) -> torch.Tensor:
     nothing, rows = conditioning(mixed, source.clip, ""), []
     for use in mixed.given:
         kind, token = use.attribute.kind, use.attribute.token
-        seen = [(overlay(r.image, r.mask), f"the {kind} is learned from this") for r in features[kind].references[:1]]
+        seen = [
+            (overlay(r.image, r.mask), f"the {kind} is learned from this")
+            for r in features[kind].references[:1]
+        ]
         prompt = ALONE[kind].format(token)
-        latent = sample(mixed.model, 0, STEPS, guidance, "dpmpp_2m", "normal", conditioning(mixed, source.clip, prompt),
-                        nothing, empty_latent(source), 1.0)
+        latent = sample(mixed.model, 0, STEPS, guidance, "dpmpp_2m", "normal",
+                        conditioning(mixed, source.clip, prompt), nothing, empty_latent(source), 1.0)
         drawn = source.vae.decode(latent["samples"])[0].detach().float().cpu().numpy()
         rows.append(("", [*seen, (np.clip(drawn, 0, 1), prompt)]))
     return from_pil(compose_sheet(rows, zoom=2 if len(drawn) < SMALL else 1))

@@ -1,9 +1,9 @@
 """The prompts of one picture as one tensor: what a node does to a CONDITIONING, it does to all of them alike.
 
 Blocks of the UNet, and parts of the schedule, may each read a prompt of their own. These lie side by side in
-the last dimension, (1, tokens, prompts * dim). So a weighted average, a multiplication, zeros or a longer text
-act on every one of them, in stock nodes and in those of other packs. ``nodes.host.routing`` takes the tensor
-apart again before the UNet is called.
+the last dimension, (1, tokens, prompts * dim). So a weighted average, a multiplication, zeros or a longer
+text act on every one of them, in stock nodes and in those of other packs. ``nodes.host.routing`` takes the
+tensor apart again before the UNet is called.
 """
 
 import math
@@ -23,9 +23,11 @@ MEETING = {torch.cat, torch.concat, torch.add, torch.sub, torch.lerp, torch.wher
 
 @dataclass(frozen=True)
 class Layout:
-    """What lies where: ``width`` is that of one prompt, ``parts`` are (end of the part, 0 to 1; columns of its slots).
+    """What lies where: ``width`` is that of one prompt, ``parts`` are (end of the part, 0 to 1; columns of
+    its slots).
 
-    ``places`` says which slot each block reads, part by part: layouts are equal where prompts can be exchanged.
+    ``places`` says which slot each block reads, part by part: layouts are equal where prompts can be
+    exchanged.
     """
 
     width: int
@@ -53,9 +55,11 @@ class States(torch.Tensor):
         if func in MEETING:
             args, kwargs = _widened((args, kwargs))
         if func is torch.nn.functional.linear and args[0].shape[-1] != args[1].shape[-1]:
-            raise ESCDiff("this CONDITIONING holds several prompts for a MODEL of ESCDiff, and the MODEL is "
-                          "another; connect that of the same ESCDiff Mix or Apply, or put ESCDiff Clear behind "
-                          "the prompt")
+            raise ESCDiff(
+                "this CONDITIONING holds several prompts for a MODEL of ESCDiff, and the MODEL is "
+                "another; connect that of the same ESCDiff Mix or Apply, or put ESCDiff Clear behind "
+                "the prompt"
+            )
         return super().__torch_function__(func, types, args, kwargs)
 
 
@@ -78,8 +82,10 @@ def _widened(given):
     """``given`` arguments with every plain prompt repeated once for each of the prompts that it meets."""
     widths = {t.shape[-1] for t in _tensors(given) if isinstance(t, States) and t.ndim == 3}
     if len(widths) > 1:
-        raise ESCDiff("prompts of two ESCDiff nodes with different attributes or schedules were joined, and they "
-                      "do not fit; make both with one ESCDiff Apply and ESCDiff Prompt")
+        raise ESCDiff(
+            "prompts of two ESCDiff nodes with different attributes or schedules were joined, and "
+            "they do not fit; make both with one ESCDiff Apply and ESCDiff Prompt"
+        )
 
     def widen(value):
         if isinstance(value, (list, tuple)):

@@ -1,4 +1,5 @@
-"""The pocket world: drawn pictures whose mask, shape and appearance are known exactly, and a small model trained on them."""
+"""The pocket world: drawn pictures whose mask, shape and appearance are known exactly, and a small model
+trained on them."""
 
 from ...registry import Tower, World
 from . import config
@@ -27,5 +28,5 @@ def _examples(count: int, seed: int, size: int):
 
 
 WORLD = World(name="pocket", checkpoint=config.CHECKPOINT, guidance=config.GUIDANCE, filters=config.FILTERS,
-              tower_file=config.VISION_CHECKPOINT, read_tower=_tower, view_sources=_view_sources, examples=_examples,
-              recipes={"shape": "escdiff-shape", "appearance": "escdiff-appearance"})
+              tower_file=config.VISION_CHECKPOINT, read_tower=_tower, view_sources=_view_sources,
+              examples=_examples, recipes={"shape": "escdiff-shape", "appearance": "escdiff-appearance"})

@@ -1,4 +1,5 @@
-"""Captions of the pocket world: many forms, most of which leave something out, so that each part can be prompted alone."""
+"""Captions of the pocket world: many forms, most of which leave something out, so that each part can be
+prompted alone."""
 
 import numpy as np
 
@@ -33,7 +34,8 @@ FULL_SHARE = 0.6
 
 
 def appearance_phrase(spec: Spec, drop: str = "") -> str:
-    """``red and white striped``; ``drop`` leaves out ``"colours"``, ``"second"`` (colour) or ``"pattern"``."""
+    """``red and white striped``; ``drop`` leaves out ``"colours"``, ``"second"`` (colour) or
+    ``"pattern"``."""
     names = () if drop == "colours" else spec.colours[:1] if drop == "second" else spec.colours
     pattern = "" if drop == "pattern" else spec.pattern
     return " ".join(filter(None, (" and ".join(names), pattern)))
@@ -72,5 +74,6 @@ def caption(spec: Spec, rng: np.random.Generator, full_share: float = FULL_SHARE
 def vocabulary() -> list[str]:
     """Every word a caption can hold, held-out names excluded."""
     words = {w for form in (*FULL, *PARTIAL, SHADOW) for w in form.split() if "{" not in w}
-    return sorted(words | {"an", "and", "textured", patterns.UNNAMED} | set(colours.NAMES) | set(patterns.KNOWN)
+    return sorted(words | {"an", "and", "textured", patterns.UNNAMED} | set(colours.NAMES)
+                  | set(patterns.KNOWN)
                   | set(shapes.KNOWN) | set(icons.names()))

@@ -1,6 +1,7 @@
 """The pocket model's anatomy: that of SD 1.x in small, in the words of diffusers, transformers and open_clip.
 
-Widths are integer multiples of the first and of 32 (group norm), the VAE reduces by 8: ComfyUI's own classes hold it.
+Widths are integer multiples of the first and of 32 (group norm), the VAE reduces by 8: ComfyUI's own classes
+hold it.
 """
 
 from pathlib import Path
@@ -12,10 +13,12 @@ SURFACE_NET = WEIGHTS_DIR / "surface_net.safetensors"     # the judge's, trained
 FILTERS = WEIGHTS_DIR / "pocket_filters.safetensors"
 
 NATIVE_SIZE = 128
-GUIDANCE = 3.0      # more makes its colours too strong: right in 94 % of 32 pictures at 2.5, 91 % at 4, 69 % at 8
+# more makes its colours too strong: right in 94 % of 32 pictures at 2.5, 91 % at 4, 69 % at 8
+GUIDANCE = 3.0
 CONTEXT_DIM = 192
 
-# 16 cross-attention layers (6 down, 1 middle, 9 up), as in SD 1.x; 64 channels a head, because few heads are fast on a CPU.
+# 16 cross-attention layers (6 down, 1 middle, 9 up), as in SD 1.x; 64 channels a head, because few heads are
+# fast on a CPU.
 UNET = {
     "sample_size": NATIVE_SIZE // 8,
     "in_channels": 4,
@@ -60,9 +63,10 @@ VISION = {  # open_clip's CLIPVisionCfg
     "head_width": 64,
     "layers": 4,
 }
-# SD's own end value 0.012 leaves so much signal at the last step that the mean of the noise decides the background. With
-# almost no signal left there an eps error is an error hundreds of times larger in the picture: v-prediction instead of
-# SD 1.x's eps (Lin et al. 2023, arXiv 2305.08891); docs/pocket.md has what was seen with both.
+# SD's own end value 0.012 leaves so much signal at the last step that the mean of the noise decides the
+# background. With almost no signal left there an eps error is an error hundreds of times larger in the
+# picture: v-prediction instead of SD 1.x's eps (Lin et al. 2023, arXiv 2305.08891); docs/pocket.md has what
+# was seen with both.
 SCHEDULER = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",

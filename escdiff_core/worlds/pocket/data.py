@@ -1,4 +1,5 @@
-"""Pictures of the world, and the words for them, drawn once to disk, so that training does not wait for the renderer."""
+"""Pictures of the world, and the words for them, drawn once to disk, so that training does not wait for the
+renderer."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,8 @@ CHUNK = 500           # pictures a worker draws at a time
 FREE = 6              # captions of a picture in any form, beside a full one and a short one
 TOKENS = 28           # longest caption, with its begin and its end; the rest of CLIP's 77 are padding
 FULL, SHORT = 0, 1    # places of a full and of a short caption
-PIECES = {"photographs": photograph, "swatches": swatch}    # pictures that have no caption, each drawn from a generator
+# pictures that have no caption, each drawn from a generator
+PIECES = {"photographs": photograph, "swatches": swatch}
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,20 @@ def _draw(seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.
     specs = [training_spec(seed, i, icons.names()) for i in range(start, stop)]
     images = (np.stack([render(s).image for s in specs]) * 255 + 0.5).astype(np.uint8)
     rng = np.random.default_rng((seed, start, 5))
-    texts = [t for s in specs for t in (caption(s, rng, 1.0), short_caption(s), *(caption(s, rng) for _ in range(FREE)))]
-    tokens = build_tokenizer()(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="np").input_ids
+    texts = [
+        t
+        for s in specs
+        for t in (caption(s, rng, 1.0), short_caption(s), *(caption(s, rng) for _ in range(FREE)))
+    ]
+    tokens = build_tokenizer()(
+        texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="np"
+    ).input_ids
     known, looks, names = shape_names(), pattern_names(), colours.NAMES
-    named = [[known.index(s.shape), looks.index(s.pattern), *([names.index(c) for c in s.colours] + [-1] * 3)[:3],
-              names.index(s.background)] for s in specs]
+    named = [[
+        known.index(s.shape),
+        looks.index(s.pattern), *([names.index(c) for c in s.colours] + [-1] * 3)[:3],
+        names.index(s.background)
+    ] for s in specs]
     return images, tokens.reshape(len(specs), 2 + FREE, TOKENS).astype(np.int16), np.asarray(named, np.int16)
 
 
@@ -65,8 +76,11 @@ def _pieces(kind: str, seed: int, start: int, stop: int) -> tuple[np.ndarray]:
     return ((drawn * 255 + 0.5).astype(np.uint8),)
 
 
-def _files(directory: Path, name: str, draw, count: int, rows: dict[str, tuple], workers: int | None) -> list[np.ndarray]:
-    """Open, or draw in parallel first, one memory map for each of ``rows``: suffix to (shape of a row, dtype)."""
+def _files(
+    directory: Path, name: str, draw, count: int, rows: dict[str, tuple], workers: int | None
+) -> list[np.ndarray]:
+    """Open, or draw in parallel first, one memory map for each of ``rows``: suffix to (shape of a row,
+    dtype)."""
     paths = {suffix: directory / f"{name}-{suffix}.npy" for suffix in rows}
     if not all(p.exists() for p in paths.values()):
         directory.mkdir(parents=True, exist_ok=True)
@@ -88,7 +102,11 @@ def _files(directory: Path, name: str, draw, count: int, rows: dict[str, tuple],
 
 def picture_file(directory: Path, count: int, seed: int, workers: int | None = None) -> Pictures:
     """Open, or draw first, ``count`` training pictures and their captions, as read-only memory maps."""
-    rows = {"pictures": ((SIZE, SIZE, 3), np.uint8), "tokens": ((2 + FREE, TOKENS), np.int16), "named": ((6,), np.int16)}
+    rows = {
+        "pictures": ((SIZE, SIZE, 3), np.uint8),
+        "tokens": ((2 + FREE, TOKENS), np.int16),
+        "named": ((6,), np.int16),
+    }
     return Pictures(*_files(directory, f"world-{seed}-{count}", partial(_draw, seed), count, rows, workers))
 
 

@@ -1,4 +1,5 @@
-"""The chance in a surface: noise and cells at any place, decided by a seed alone, so that any size draws the same thing."""
+"""The chance in a surface: noise and cells at any place, decided by a seed alone, so that any size draws the
+same thing."""
 
 from dataclasses import dataclass
 
@@ -9,12 +10,14 @@ MULTIPLIERS = (np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35), np.uint32(0x27D4EB2
 
 @dataclass(frozen=True)
 class Grain:
-    """One roll of the dice: equal seeds draw equal surfaces. Seed 0 is the plainest surface of its kind: nothing varies."""
+    """One roll of the dice: equal seeds draw equal surfaces. Seed 0 is the plainest surface of its kind:
+    nothing varies."""
 
     seed: int = 0
 
     def vary(self, low: float, high: float, key: int = 0) -> float:
-        """A number between ``low`` and ``high``; the middle for seed 0. ``key`` tells one question from another."""
+        """A number between ``low`` and ``high``; the middle for seed 0. ``key`` tells one question from
+        another."""
         if self.seed == 0:
             return (low + high) / 2
         return low + (high - low) * float(self.number(key, -7, 101)[0])
@@ -29,7 +32,8 @@ class Grain:
         return (x ^ (x >> np.uint32(16))).astype(np.float32) / np.float32(2**32)
 
     def noise(self, u: np.ndarray, v: np.ndarray, period: float, key: int = 0) -> np.ndarray:
-        """Smooth value noise (Perlin's lattice, quintic between the points), about -1 to 1; blobs of ``period`` pixels."""
+        """Smooth value noise (Perlin's lattice, quintic between the points), about -1 to 1; blobs of
+        ``period`` pixels."""
         x, y = u / (0.6 * period), v / (0.6 * period)
         i, j = np.floor(x), np.floor(y)
         fx, fy = x - i, y - j
@@ -39,8 +43,8 @@ class Grain:
 
     def cells(self, u: np.ndarray, v: np.ndarray, period: float, jitter: float = 0.9,
               key: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scattered points, one for each square of ``period`` (Worley 1996): distances in pixels of the nearest and the next,
-        and a number 0 to 1 that belongs to the nearest. Each (h, w)."""
+        """Scattered points, one for each square of ``period`` (Worley 1996): distances in pixels of the
+        nearest and the next, and a number 0 to 1 that belongs to the nearest. Each (h, w)."""
         x, y = u / period, v / period
         i, j = np.floor(x), np.floor(y)
         near = np.full(np.shape(x), 9.0, np.float32)

@@ -1,6 +1,7 @@
 """Group norm for training on a CPU in channels-last memory: sums as matrix products, one pass each way.
 
-torch's own backward there takes almost half of an autoencoder's training step. Same numbers to bf16's accuracy.
+torch's own backward there takes almost half of an autoencoder's training step. Same numbers to bf16's
+accuracy.
 """
 
 import torch
@@ -8,7 +9,8 @@ from torch import nn
 
 
 class _GroupNorm(torch.autograd.Function):
-    """y = (x - mean) / std · weight + bias over each group of channels (Wu & He 2018, equation 7); x is (n, c, h, w)."""
+    """y = (x - mean) / std · weight + bias over each group of channels (Wu & He 2018, equation 7); x is (n,
+    c, h, w)."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, groups, eps):
@@ -17,7 +19,8 @@ class _GroupNorm(torch.autograd.Function):
         one = torch.ones(n, 1, h * w, dtype=x.dtype)
         mean_c = torch.bmm(one, flat).float()[:, 0] / (h * w)                                   # (n, c)
         square_c = torch.bmm(one, flat * flat).float()[:, 0] / (h * w)
-        mean = mean_c.view(n, groups, -1).mean(-1, keepdim=True)                                # (n, groups, 1)
+        # (n, groups, 1)
+        mean = mean_c.view(n, groups, -1).mean(-1, keepdim=True)
         variance = square_c.view(n, groups, -1).mean(-1, keepdim=True) - mean * mean
         scale = (variance.clamp_min(0) + eps).rsqrt()
         gain = weight.float().view(1, groups, -1)
@@ -36,7 +39,9 @@ class _GroupNorm(torch.autograd.Function):
         grad = grad.permute(0, 2, 3, 1).reshape(n, h * w, c)
         one = torch.ones(n, 1, h * w, dtype=grad.dtype)
         total = torch.bmm(one, grad).float()[:, 0]                                              # (n, c)
-        along = torch.bmm(one, grad * flat).float()[:, 0] - total * mean.expand(n, groups, width).reshape(n, c)
+        along = torch.bmm(one, grad * flat).float()[:, 0] - total * mean.expand(n, groups, width).reshape(
+            n, c
+        )
         scale_c = scale.expand(n, groups, width).reshape(n, c)
         gain = weight.float()
         k1 = (total * gain).view(n, groups, width).sum(-1, keepdim=True)
@@ -45,7 +50,9 @@ class _GroupNorm(torch.autograd.Function):
         def spread(values):
             return values.expand(n, groups, width).reshape(n, 1, c).to(grad.dtype)
 
-        shift = torch.addcmul(spread((mean * scale * k2 - k1) * scale / count), flat, spread(-scale * scale * k2 / count))
+        shift = torch.addcmul(
+            spread((mean * scale * k2 - k1) * scale / count), flat, spread(-scale * scale * k2 / count)
+        )
         dx = torch.addcmul(shift, grad, (scale_c * gain).view(n, 1, c).to(grad.dtype))
         return (dx.view(n, h, w, c).permute(0, 3, 1, 2), (along * scale_c).sum(0).to(weight.dtype),
                 total.sum(0).to(weight.dtype), None, None)
@@ -55,7 +62,8 @@ class FastGroupNorm(nn.GroupNorm):
     """``nn.GroupNorm`` with the fast pass for pictures."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps) if x.ndim == 4 else super().forward(x)
+        return _GroupNorm.apply(x, self.weight, self.bias, self.num_groups,
+                                self.eps) if x.ndim == 4 else super().forward(x)
 
 
 def swap(module: nn.Module) -> nn.Module:

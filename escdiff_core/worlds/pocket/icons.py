@@ -1,4 +1,5 @@
-"""More silhouettes for training alone: things of an icon font that a package ships (PyPI fontawesomefree). None is kept here."""
+"""More silhouettes for training alone: things of an icon font that a package ships (PyPI fontawesomefree).
+None is kept here."""
 
 import json
 from functools import cache, lru_cache
@@ -9,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 256            # pixels of a drawn icon's longer side
 
-# One word each, known by its outline; nothing that the world holds out (cat, rabbit, anchor, hammer, key, rocket, penguin …)
+# One word each, known by its outline; nothing that the world holds out (cat, rabbit, anchor, hammer, key,
+# rocket, penguin …)
 NAMES: tuple[str, ...] = (
     "bacon", "bath", "bed", "bell", "bicycle", "binoculars", "blender", "bolt", "bomb", "book", "bookmark",
     "box", "brain", "bridge", "briefcase", "broom", "brush", "bucket", "bug", "building", "bullhorn",
@@ -41,7 +43,9 @@ def _font() -> tuple[ImageFont.FreeTypeFont, dict[str, int]]:
 
     folder = Path(fontawesomefree.__file__).parent / "static" / "fontawesomefree"
     table = json.loads((folder / "metadata" / "icons.json").read_text())
-    return ImageFont.truetype(folder / "webfonts" / "fa-solid-900.ttf", 300), {k: int(r["unicode"], 16) for k, r in table.items()}
+    return ImageFont.truetype(folder / "webfonts" / "fa-solid-900.ttf", 300), {
+        k: int(r["unicode"], 16) for k, r in table.items()
+    }
 
 
 def names() -> tuple[str, ...]:

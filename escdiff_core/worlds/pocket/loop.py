@@ -1,4 +1,5 @@
-"""What the three training stages share: fp32 master weights with EMA, and a loop bounded by minutes that can resume."""
+"""What the three training stages share: fp32 master weights with EMA, and a loop bounded by minutes that can
+resume."""
 
 import json
 import os
@@ -18,18 +19,22 @@ LONGEST_STEP = 120.0   # seconds that one step may count; the first ones compile
 
 
 class MasterWeights:
-    """Fp32 copies of a module's weights (which may be bf16), their optimisers, and an exponential moving average.
+    """Fp32 copies of a module's weights (which may be bf16), their optimisers, and an exponential moving
+    average.
 
-    Matrices and convolutions (as matrices, one row per output channel) go to Muon (Jordan et al. 2024), the rest to AdamW:
-    150 steps of the denoiser from the same weights left a loss of 0.2199 with Muon at ``2 * lr`` and 0.2245 with AdamW
-    at ``lr`` alone; a step takes 1.23 s instead of 0.99 s at a batch of 64, so the batch is larger.
+    Matrices and convolutions (as matrices, one row per output channel) go to Muon (Jordan et al. 2024), the
+    rest to AdamW: 150 steps of the denoiser from the same weights left a loss of 0.2199 with Muon at ``2 *
+    lr`` and 0.2245 with AdamW at ``lr`` alone; a step takes 1.23 s instead of 0.99 s at a batch of 64, so the
+    batch is larger.
     """
 
     MUON_RATE = 2.0   # of ``lr``, with updates scaled to AdamW's size
 
     def __init__(self, module: nn.Module, lr: float, weight_decay: float = 0.01, ema_decay: float = 0.999):
         self.ema_decay, self.updates = ema_decay, 0
-        self.names, self.weights = zip(*((n, p) for n, p in module.named_parameters() if p.requires_grad), strict=True)
+        self.names, self.weights = zip(
+            *((n, p) for n, p in module.named_parameters() if p.requires_grad), strict=True
+        )
         masters = [p.detach().float().clone(memory_format=torch.contiguous_format) for p in self.weights]
         self.matrix = [p.ndim >= 2 and not re.search(r"conv_in|conv_out|embedding", n)
                        for n, p in zip(self.names, self.weights, strict=True)]
@@ -82,7 +87,8 @@ class MasterWeights:
 
 @dataclass
 class Loop:
-    """Run ``step(rng_step) -> {name: figure}`` until ``minutes`` are used up, resuming from ``directory`` if it can."""
+    """Run ``step(rng_step) -> {name: figure}`` until ``minutes`` are used up, resuming from ``directory`` if
+    it can."""
 
     name: str
     directory: Path
@@ -115,7 +121,11 @@ class Loop:
         state = torch.load(self.state_path, map_location="cpu", weights_only=True)
         self.weights.load_state_dict(state["weights"])
         self.steps, self.seconds, self.log = state["steps"], state["seconds"], state["log"]
-        print(f"[{self.name}] resumes at step {self.steps}, {self.seconds / 60:.1f} of {self.minutes:g} minutes", flush=True)
+        print(
+            f"[{self.name}] resumes at step {self.steps}, {self.seconds / 60:.1f} of {self.minutes:g} "
+            "minutes",
+            flush=True,
+        )
         return True
 
     def save(self) -> None:
@@ -138,16 +148,20 @@ class Loop:
             self.steps += 1
             count += 1
             if self.steps % SYNCHRONISE == 0 and torch.cuda.is_available():
-                torch.cuda.synchronize()      # a GPU runs behind: time must not run out with steps still waiting
+                # a GPU runs behind: time must not run out with steps still waiting
+                torch.cuda.synchronize()
             now = time.monotonic()
             # a process that was paused (SIGSTOP, a sleeping laptop) does not lose its training time
             self.seconds, last_time = self.seconds + min(now - last_time, LONGEST_STEP), now
             for name, value in figures.items():      # no float() here: a GPU need not wait for every step
                 sums[name] = sums.get(name, 0.0) + value.detach().float()
             if self.steps % log_every == 0 or self.progress >= 1:
-                row = {"step": self.steps, "minutes": round(self.seconds / 60, 2),
-                       "samples_per_second": round(count * self.batch_size / (self.seconds - since + 1e-9), 1),
-                       **{k: round(float(v) / count, 5) for k, v in sums.items()}}
+                row = {
+                    "step": self.steps,
+                    "minutes": round(self.seconds / 60, 2),
+                    "samples_per_second": round(count * self.batch_size / (self.seconds - since + 1e-9), 1),
+                    **{k: round(float(v) / count, 5) for k, v in sums.items()},
+                }
                 self.log.append(row)
                 print(f"[{self.name}]", " ".join(f"{k}={v}" for k, v in row.items()), flush=True)
                 sums, since, count = {}, self.seconds, 0

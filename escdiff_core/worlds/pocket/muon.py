@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024) for many matrices of few sizes: those of one size take their step as one batch.
 
-The same step as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, which goes through the matrices one by one: a
-network of 350 small ones then waits longer for its optimiser than for its gradients on a GPU.
+The same step as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, which goes through the matrices
+one by one: a network of 350 small ones then waits longer for its optimiser than for its gradients on a GPU.
 """
 
 import math
@@ -28,9 +28,12 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """``params``: matrices alone. Each update has AdamW's size at the same ``lr``; weight decay is decoupled."""
+    """``params``: matrices alone. Each update has AdamW's size at the same ``lr``; weight decay is
+    decoupled."""
 
-    def __init__(self, params: Iterable[torch.Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+    def __init__(
+        self, params: Iterable[torch.Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+    ):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()

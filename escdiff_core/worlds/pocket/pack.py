@@ -1,4 +1,5 @@
-"""Put the trained parts together: one checkpoint in the original SD layout, and the vision tower beside it."""
+"""Put the trained parts together: one checkpoint in the original SD layout, and the vision tower beside
+it."""
 
 import json
 import shutil
@@ -11,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from . import config, train_unet, train_vae
 from .tokenizer import build_vocabulary
 
-KEPT_BITS = 7         # of fp16's ten of a weight's mantissa: as many as bf16 has, and an archive packs the zeros behind them
+# of fp16's ten of a weight's mantissa: as many as bf16 has, and an archive packs the zeros behind them
+KEPT_BITS = 7
 
 
 def _round_off(path: Path) -> None:
@@ -24,13 +26,15 @@ def _round_off(path: Path) -> None:
     rounded = {}
     for name, weight in load_file(path).items():
         bits = weight.view(torch.int16).int()
-        rounded[name] = ((bits + unit // 2) & -unit).to(torch.int16).view(weight.dtype) if weight.dtype is torch.float16 else weight
+        rounded[name] = ((bits + unit // 2) & -unit).to(torch.int16).view(
+            weight.dtype) if weight.dtype is torch.float16 else weight
     save_file(rounded, path, about)
     path.chmod(0o644)              # safetensors makes private files
 
 
 def unpack(directory: Path) -> None:
-    """Write the shipped checkpoint's parts to ``directory``, so that training can go on from them anywhere."""
+    """Write the shipped checkpoint's parts to ``directory``, so that training can go on from them
+    anywhere."""
     from ...families.load import load_model
 
     model = load_model("pocket", "cpu")
@@ -38,7 +42,9 @@ def unpack(directory: Path) -> None:
     parts = {"unet": model.unet, "vae": model.vae, "text": model.text_encoder}
     for name, module in parts.items():
         state = {k: v.half().contiguous() for k, v in module.state_dict().items()}
-        save_file(state, directory / f"{name}.safetensors", {"scaling_factor": str(model.vae.config.scaling_factor)})
+        save_file(
+            state, directory / f"{name}.safetensors", {"scaling_factor": str(model.vae.config.scaling_factor)}
+        )
     shutil.copyfile(config.VISION_CHECKPOINT, directory / "vision.safetensors")
     shutil.copyfile(config.SURFACE_NET, directory / "surface_net.safetensors")
 
@@ -55,8 +61,9 @@ def pack(directory: Path) -> None:
     with safe_open(directory / "unet.safetensors", "pt") as file:
         scale = float(file.metadata()["scaling_factor"])
     configuration = {
-        "unet": config.UNET, "vae": {**config.VAE, "scaling_factor": scale}, "text_encoder": config.TEXT_ENCODER,
-        "scheduler": config.SCHEDULER, "native_size": config.NATIVE_SIZE, "tokenizer": build_vocabulary(),
+        "unet": config.UNET, "vae": {**config.VAE, "scaling_factor": scale},
+        "text_encoder": config.TEXT_ENCODER, "scheduler": config.SCHEDULER, "native_size": config.NATIVE_SIZE,
+        "tokenizer": build_vocabulary(),
     }
     config.WEIGHTS_DIR.mkdir(exist_ok=True)
     write_checkpoint(config.CHECKPOINT, unet, train_vae.load(directory, cpu),

@@ -1,7 +1,8 @@
 """The surfaces of the pocket world: functions of position that say where the other colours lie.
 
-Each takes ``u, v`` (pixels, in the surface's own turned frame, shape (h, w)), the ``period`` in pixels and a ``Grain``, and
-returns the share of the second colour, 0 to 1, edges softened over one pixel. A surface of three colours returns two
+Each takes ``u, v`` (pixels, in the surface's own turned frame, shape (h, w)), the ``period`` in pixels and a
+``Grain``, and returns the share of the second colour, 0 to 1, edges softened over one pixel. A surface of
+three colours returns two
 shares: the second colour's, and that of a third which lies over both.
 """
 
@@ -20,7 +21,8 @@ def _edge(distance: np.ndarray) -> np.ndarray:
 
 
 def _wave(x: np.ndarray, period: float, duty: float = 0.5) -> np.ndarray:
-    """Signed distance, in pixels, to the borders of bars repeating every ``period`` and covering ``duty`` of it."""
+    """Signed distance, in pixels, to the borders of bars repeating every ``period`` and covering ``duty`` of
+    it."""
     return duty * period / 2 - np.abs((x / period) % 1.0 - 0.5) * period
 
 
@@ -81,7 +83,8 @@ def speckled(u, v, period, grain):
 def scaly(u, v, period, grain):
     p = 1.1 * period
     ring = np.full(np.shape(u), 9.0)
-    for row in (1, 0):                     # each row lies over the one above it; the last writer wins where it covers
+    # each row lies over the one above it; the last writer wins where it covers
+    for row in (1, 0):
         y = (v / (0.5 * p)) % 2 - row * 1.0
         y = np.where(y < 0, y + 2, y) * 0.5 * p
         x = _cell(u + row * 0.5 * p, p)
@@ -98,7 +101,8 @@ def knitted(u, v, period, grain):
 
 
 def wooden(u, v, period, grain):
-    bent = u + 0.9 * period * grain.noise(u * 0.5, v * 0.16, 2.4 * period) + 0.15 * period * grain.noise(u, v * 0.2, period, 1)
+    bent = u + 0.9 * period * grain.noise(u * 0.5, v * 0.16, 2.4 * period) + 0.15 * period * grain.noise(
+        u, v * 0.2, period, 1)
     rings = 0.5 + 0.5 * np.cos(2 * np.pi * bent / (0.85 * period))
     return np.clip(rings ** 2.2 * 0.85 + 0.12 * grain.noise(u, v * 0.12, 0.4 * period, 2), 0, 1)
 
@@ -110,14 +114,18 @@ def marbled(u, v, period, grain):
 
 
 def camouflaged(u, v, period, grain):
-    first, second = (grain.noise(u, v, 1.7 * period, k) + 0.3 * grain.noise(u, v, 0.8 * period, k + 1) for k in (0, 2))
+    first, second = (
+        grain.noise(u, v, 1.7 * period, k) + 0.3 * grain.noise(u, v, 0.8 * period, k + 1) for k in (0, 2)
+    )
     return _edge((first - 0.05) * period * 0.5), _edge((second - 0.28) * period * 0.5)
 
 
 def plaid(u, v, period, grain):
     p = 1.5 * period
     bands = (_edge(_wave(u, p)) + _edge(_wave(v, p))) / 2
-    thin = np.maximum(_edge(0.05 * p - np.abs(_cell(u + p / 4, p))), _edge(0.05 * p - np.abs(_cell(v + p / 4, p))))
+    thin = np.maximum(
+        _edge(0.05 * p - np.abs(_cell(u + p / 4, p))), _edge(0.05 * p - np.abs(_cell(v + p / 4, p)))
+    )
     return bands, 0.9 * thin
 
 
@@ -249,17 +257,25 @@ def flecked(u, v, period, grain):
     return _edge(np.minimum(0.36 * p - np.abs(along), 0.1 * p - np.abs(across)))
 
 
-KNOWN: dict[str, Field] = {f.__name__: f for f in (
-    solid, striped, dotted, checkered, gradient, ringed, zigzag, grid, halved, spotted, speckled, scaly, knitted, wooden,
-    marbled, camouflaged, plaid, leafy, honeycombed, cracked, banded, woven, cloudy, starred, rippled, tiled)}
-HELD_OUT: dict[str, Field] = {f.__name__: f for f in (wavy, bricked, rayed, diamonded, swirled, netted, pebbled, crossed,
-                                                      arched, flecked)}
+KNOWN: dict[str, Field] = {
+    f.__name__: f
+    for f in (solid, striped, dotted, checkered, gradient, ringed, zigzag, grid, halved, spotted, speckled,
+              scaly, knitted, wooden, marbled, camouflaged, plaid, leafy, honeycombed, cracked, banded, woven,
+              cloudy, starred, rippled, tiled)
+}
+HELD_OUT: dict[str, Field] = {
+    f.__name__: f
+    for f in (wavy, bricked, rayed, diamonded, swirled, netted, pebbled, crossed, arched, flecked)
+}
 THREE_COLOURED = frozenset(("camouflaged", "plaid", "banded", "tiled"))
-CENTRED = frozenset(("ringed", "rayed", "halved", "gradient", "swirled"))     # have a middle, which stays in the object
-LARGE = frozenset(("halved", "gradient", "rayed"))                             # have no period, or a large one
+# have a middle, which stays in the object
+CENTRED = frozenset(("ringed", "rayed", "halved", "gradient", "swirled"))
+# have no period, or a large one
+LARGE = frozenset(("halved", "gradient", "rayed"))
 
 UNNAMED = "patterned"     # what a caption says of a surface that has no name
-_PARTS = (striped, dotted, checkered, grid, zigzag, spotted, woven, honeycombed, cracked, rippled, leafy, marbled, speckled)
+_PARTS = (striped, dotted, checkered, grid, zigzag, spotted, woven, honeycombed, cracked, rippled, leafy,
+          marbled, speckled)
 
 
 def patterned(u, v, period, grain):
@@ -270,7 +286,9 @@ def patterned(u, v, period, grain):
     y = v + bend * grain.noise(u, v, 3 * period, 9)
     a = first(x, y, period, grain)
     turn, scale = grain.vary(0, np.pi, 64), grain.vary(0.6, 1.8, 65)
-    b = second(np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x, period * scale, Grain(grain.seed + 1))
+    b = second(
+        np.cos(turn) * x + np.sin(turn) * y,
+        np.cos(turn) * y - np.sin(turn) * x, period * scale, Grain(grain.seed + 1))
     kind = int(grain.vary(0, 3.99, 66))
     if kind == 0:
         return np.abs(a - b)

@@ -1,4 +1,5 @@
-"""Pieces of the photographs that scikit-image ships (public domain or CC0), which the autoencoder learns from beside the world."""
+"""Pieces of the photographs that scikit-image ships (public domain or CC0), which the autoencoder learns from
+beside the world."""
 
 from functools import lru_cache
 
@@ -7,8 +8,8 @@ from PIL import Image
 
 from .world import SIZE
 
-NAMES = ("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field", "immunohistochemistry", "brick", "grass",
-         "gravel", "camera", "coins", "moon", "page", "text", "clock")
+NAMES = ("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field", "immunohistochemistry",
+         "brick", "grass", "gravel", "camera", "coins", "moon", "page", "text", "clock")
 LARGEST = 400         # pixels of a photograph that a piece may span
 RECOLOURED = 0.6      # share of the pieces whose colours are mixed anew
 

@@ -1,4 +1,5 @@
-"""Stage 1: text and vision towers learn the world contrastively (CLIP, Radford et al. 2021), then stay frozen."""
+"""Stage 1: text and vision towers learn the world contrastively (CLIP, Radford et al. 2021), then stay
+frozen."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,8 +19,10 @@ from .loop import Loop, MasterWeights
 from .tokenizer import build_vocabulary
 
 BATCH = 216            # the families, the siblings, and for the rest strangers: pictures drawn at random
-FAMILIES = (6, 12)     # groups of a batch, and pictures in each: same colours and background, captions of the full forms
-SIBLINGS = (8, 6)      # groups, and pictures in each: same colours and shape, another pattern each, background not named
+# groups of a batch, and pictures in each: same colours and background, captions of the full forms
+FAMILIES = (6, 12)
+# groups, and pictures in each: same colours and shape, another pattern each, background not named
+SIBLINGS = (8, 6)
 TIMES = {"cpu": 1, "cuda": 4}      # how many such batches are one step
 LOGIT_SCALE = 10.0     # of the contrast; see Towers
 NAMING = 0.5           # weight of the loss for naming shape and pattern
@@ -27,8 +30,11 @@ NAMING = 0.5           # weight of the loss for naming shape and pattern
 
 def build_tokenizer() -> CLIPTokenizer:
     vocabulary = build_vocabulary()
-    return CLIPTokenizer(vocab=vocabulary["vocab"], merges=[tuple(m.split(" ")) for m in vocabulary["merges"]],
-                         model_max_length=config.TEXT_ENCODER["max_position_embeddings"])
+    return CLIPTokenizer(
+        vocab=vocabulary["vocab"],
+        merges=[tuple(m.split(" ")) for m in vocabulary["merges"]],
+        model_max_length=config.TEXT_ENCODER["max_position_embeddings"],
+    )
 
 
 def build_vision() -> nn.Module:
@@ -39,10 +45,10 @@ def build_vision() -> nn.Module:
 class Towers(nn.Module):
     """Both towers, and two linear heads that name a picture's shape and pattern, dropped after training.
 
-    The text side is compared as it is, without a projection, and the scale of the contrast is held low: whatever tells two
-    captions apart must then be large in the hidden states that the denoiser reads. With a free scale and random batches
-    colours were enough, and another shape word moved the hidden states by 0.15 of their length, another colour by 1.0:
-    the denoiser learned colours first and shapes hardly at all.
+    The text side is compared as it is, without a projection, and the scale of the contrast is held low:
+    whatever tells two captions apart must then be large in the hidden states that the denoiser reads. With a
+    free scale and random batches colours were enough, and another shape word moved the hidden states by 0.15
+    of their length, another colour by 1.0: the denoiser learned colours first and shapes hardly at all.
     """
 
     def __init__(self):
@@ -52,8 +58,11 @@ class Towers(nn.Module):
         self.sizes = [len(shape_names()), len(pattern_names())]
         self.heads = nn.Linear(config.CONTEXT_DIM, sum(self.sizes))
 
-    def forward(self, pixels: torch.Tensor, ids: torch.Tensor, named: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the losses and the shares that are right; ``named`` (b, 2) holds the indices of shape and pattern."""
+    def forward(
+        self, pixels: torch.Tensor, ids: torch.Tensor, named: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return the losses and the shares that are right; ``named`` (b, 2) holds the indices of shape and
+        pattern."""
         seen = self.vision(pixels)                                                           # (b, 192)
         image = F.normalize(seen.float(), dim=-1)
         text = F.normalize(self.text(input_ids=ids).pooler_output.float(), dim=-1)
@@ -80,7 +89,8 @@ def families(named: np.ndarray) -> list[np.ndarray]:
 
 
 def siblings(named: np.ndarray) -> list[np.ndarray]:
-    """Places of the pictures of one shape in the same two colours, one for each pattern: only the pattern tells them apart."""
+    """Places of the pictures of one shape in the same two colours, one for each pattern: only the pattern
+    tells them apart."""
     groups: dict[tuple, dict[int, int]] = {}
     for place, (shape, pattern, *names, _background) in enumerate(named.tolist()):
         if names[1] >= 0 > names[2]:
@@ -91,16 +101,20 @@ def siblings(named: np.ndarray) -> list[np.ndarray]:
 def _draw_groups(groups: list[np.ndarray], count: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """``size`` different members of each of ``count`` different groups, or of all where there are fewer."""
     drawn = rng.choice(len(groups), min(count, len(groups)), replace=False) if groups else []
-    return np.concatenate([np.empty(0, np.int64), *(rng.choice(groups[g], size, replace=False) for g in drawn)])
+    return np.concatenate(
+        [np.empty(0, np.int64), *(rng.choice(groups[g], size, replace=False) for g in drawn)]
+    )
 
 
 def train(directory: Path, minutes: float, device: torch.device, pictures: int, seed: int) -> None:
-    """Train both towers for ``minutes`` and write ``clip.safetensors`` and ``vision.safetensors`` to ``directory``."""
+    """Train both towers for ``minutes`` and write ``clip.safetensors`` and ``vision.safetensors`` to
+    ``directory``."""
     torch.manual_seed(seed)
     drawn: Pictures = picture_file(directory, pictures, seed)
     named, towers = np.asarray(drawn.named), Towers().to(device)
     same_colours, same_shape = families(named), siblings(named)
-    for part in ("text", "vision"):   # of an earlier run whose state is gone, or unpacked from the shipped weights
+    # of an earlier run whose state is gone, or unpacked from the shipped weights
+    for part in ("text", "vision"):
         if (directory / f"{part}.safetensors").exists():
             saved = load_file(directory / f"{part}.safetensors")
             getattr(towers, part).load_state_dict({k: v.float() for k, v in saved.items()})
@@ -114,11 +128,17 @@ def train(directory: Path, minutes: float, device: torch.device, pictures: int, 
         rng = np.random.default_rng((seed, 1, index))
         chosen, forms = [], []
         for _ in range(times):
-            related, alike = _draw_groups(same_colours, *FAMILIES, rng), _draw_groups(same_shape, *SIBLINGS, rng)
+            related, alike = (
+                _draw_groups(same_colours, *FAMILIES, rng),
+                _draw_groups(same_shape, *SIBLINGS, rng),
+            )
             strangers = rng.integers(0, pictures, BATCH - len(related) - len(alike))
             chosen += [strangers, related, alike]
-            forms += [rng.integers(SHORT + 1, drawn.tokens.shape[1], len(strangers)), np.full(len(related), FULL),
-                      np.full(len(alike), SHORT)]
+            forms += [
+                rng.integers(SHORT + 1, drawn.tokens.shape[1], len(strangers)),
+                np.full(len(related), FULL),
+                np.full(len(alike), SHORT),
+            ]
         chosen, forms = np.concatenate(chosen), np.concatenate(forms)
         ids = torch.from_numpy(drawn.tokens[chosen, forms].astype(np.int64)).to(device)
         kinds = torch.from_numpy(named[chosen, :2].astype(np.int64)).to(device)

@@ -1,4 +1,5 @@
-"""Stage 2: the autoencoder (Rombach et al. 2022) on pictures of the world, pieces of photographs, and surfaces of any colour."""
+"""Stage 2: the autoencoder (Rombach et al. 2022) on pictures of the world, pieces of photographs, and
+surfaces of any colour."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,8 @@ BATCH = {"cpu": 5, "cuda": 64}
 RATE = {"cpu": 7e-4, "cuda": 1e-3}
 PIECES = {"photographs": 0.25, "swatches": 0.3}      # share of a batch; the rest shows the world
 PIECES_A_PICTURE = 0.3    # of each kind, drawn to disk
-KL_WEIGHT = 5e-5          # an eighth of the ELBO's own weight at this compression: keeps latents smooth, costs no detail
+# an eighth of the ELBO's own weight at this compression: keeps latents smooth, costs no detail
+KL_WEIGHT = 5e-5
 EDGES = 0.5
 NOISE = 0.05              # of a latent's standard deviation of about 3
 
@@ -28,16 +30,21 @@ def _losses(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     """What a picture's pixels and borders say, and the mean squared error alone."""
     y, x = y.float(), x.float()
     mse = F.mse_loss(y, x)
-    edges = sum(F.l1_loss(y.diff(dim=d), x.diff(dim=d)) for d in (2, 3))     # keeps borders crisp without a critic
+    # keeps borders crisp without a critic
+    edges = sum(F.l1_loss(y.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
     return F.l1_loss(y, x) + mse + EDGES * edges, mse
 
 
-def _drawer(directory: Path, pictures: int, seed: int, device: torch.device) -> Callable[[np.random.Generator], torch.Tensor]:
+def _drawer(
+    directory: Path, pictures: int, seed: int, device: torch.device
+) -> Callable[[np.random.Generator], torch.Tensor]:
     """A function that draws a batch of all kinds of pictures, (b, 3, 128, 128) in -1 to 1, bf16."""
     batch = BATCH[device.type]
     sources = [(piece_file(directory, kind, int(pictures * PIECES_A_PICTURE), seed), round(batch * share))
                for kind, share in PIECES.items()]
-    sources.append((picture_file(directory, pictures, seed).images, batch - sum(count for _, count in sources)))
+    sources.append(
+        (picture_file(directory, pictures, seed).images, batch - sum(count for _, count in sources))
+    )
 
     def draw(rng: np.random.Generator) -> torch.Tensor:
         chosen = [source[np.sort(rng.integers(0, len(source), count))] for source, count in sources]
@@ -47,12 +54,14 @@ def _drawer(directory: Path, pictures: int, seed: int, device: torch.device) -> 
 
 
 def _fast(function: Callable, device: torch.device) -> Callable:
-    """``function`` compiled for a GPU. On a CPU it stays as it is: compiling takes longer than it saves there."""
+    """``function`` compiled for a GPU. On a CPU it stays as it is: compiling takes longer than it saves
+    there."""
     return torch.compile(function) if device.type == "cuda" else function
 
 
 def train(directory: Path, minutes: float, device: torch.device, pictures: int, seed: int) -> None:
-    """Train the autoencoder for ``minutes`` and write ``vae.safetensors`` to ``directory``; goes on from one that is there."""
+    """Train the autoencoder for ``minutes`` and write ``vae.safetensors`` to ``directory``; goes on from one
+    that is there."""
     torch.manual_seed(seed + 1)
     dtype, batch = torch.bfloat16, BATCH[device.type]
     vae = AutoencoderKL(**config.VAE)
@@ -60,7 +69,8 @@ def train(directory: Path, minutes: float, device: torch.device, pictures: int, 
         vae = load(directory, torch.device("cpu"))
     else:
         with torch.no_grad():
-            vae.quant_conv.bias[config.VAE["latent_channels"]:] = -6.0   # log variance: latents that are not all noise
+            # log variance: latents that are not all noise
+            vae.quant_conv.bias[config.VAE["latent_channels"]:] = -6.0
     vae = swap(vae.to(device=device, memory_format=torch.channels_last).to(dtype))
     likeness = perceptual_loss(device)
     loop = Loop("vae", directory, minutes, batch, MasterWeights(vae, lr=RATE[device.type], weight_decay=0.0))
@@ -89,14 +99,18 @@ def train(directory: Path, minutes: float, device: torch.device, pictures: int, 
         return learn(draw(np.random.default_rng((seed, 2, index))))
 
     def export() -> None:
-        save_file({k: v.half().contiguous() for k, v in loop.weights.averaged().items()}, directory / "vae.safetensors")
+        save_file(
+            {k: v.half().contiguous() for k, v in loop.weights.averaged().items()},
+            directory / "vae.safetensors",
+        )
 
     loop.run(step, on_save=export)
     export()
 
 
 def train_decoder(directory: Path, minutes: float, device: torch.device, pictures: int, seed: int) -> None:
-    """Go on with the decoder alone: sharper, and latents stay what the denoiser was trained on. Writes ``vae.safetensors`` anew."""
+    """Go on with the decoder alone: sharper, and latents stay what the denoiser was trained on. Writes
+    ``vae.safetensors`` anew."""
     torch.manual_seed(seed + 3)
     dtype, batch = torch.bfloat16, BATCH[device.type]
     vae = swap(load(directory, device).to(memory_format=torch.channels_last).to(dtype))

@@ -1,7 +1,7 @@
 """Drawn views: they change everything but the attribute, each with the words that say what was changed.
 
-What the prompt explains the token need not learn: a shape is shown in many named looks, an appearance on many named
-shapes. Both work on the mask alone and know nothing of the world's truth about the reference.
+What the prompt explains the token need not learn: a shape is shown in many named looks, an appearance on many
+named shapes. Both work on the mask alone and know nothing of the world's truth about the reference.
 """
 
 import numpy as np
@@ -12,12 +12,16 @@ from . import captions, colours, patterns
 from .world import PERIODS, Spec, draw_names, draw_tint, silhouette, surface
 
 # Words any Stable Diffusion knows, with outlines to cut an appearance into
-CUTS = ("circle", "square", "triangle", "star", "heart", "diamond", "hexagon", "cross", "oval", "flower", "drop", "semicircle")
+CUTS = ("circle", "square", "triangle", "star", "heart", "diamond", "hexagon", "cross", "oval", "flower",
+        "drop", "semicircle")
 LOOKS = tuple(patterns.KNOWN)
-CUT_RADIUS = (34.0, 48.0)   # half of a cut's longer side, where 128 is the picture's shorter: subjects fill most of a picture
+# half of a cut's longer side, where 128 is the picture's shorter: subjects fill most of a picture
+CUT_RADIUS = (34.0, 48.0)
 
 
-def _background(rng: np.random.Generator, shape: tuple[int, int], avoid: tuple[str, ...], tint: int) -> tuple[str, np.ndarray]:
+def _background(
+    rng: np.random.Generator, shape: tuple[int, int], avoid: tuple[str, ...], tint: int
+) -> tuple[str, np.ndarray]:
     name = str(rng.choice(colours.distinct_from(avoid) or colours.NAMES))
     h, w = shape
     slope = rng.uniform(-0.1, 0.1, 2) * (rng.random() < 0.5)
@@ -26,7 +30,8 @@ def _background(rng: np.random.Generator, shape: tuple[int, int], avoid: tuple[s
 
 
 def nearest_names(image: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
-    """The named colours that cover most of the masked picture, so that a background can stand apart from them."""
+    """The named colours that cover most of the masked picture, so that a background can stand apart from
+    them."""
     pixels = image[mask > 0.5][::7]
     table = np.stack([colours.rgb(c) for c in colours.NAMES])
     counts = np.bincount(((pixels[:, None] - table) ** 2).sum(-1).argmin(1), minlength=len(table))
@@ -34,7 +39,8 @@ def nearest_names(image: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
 
 
 def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:
-    """The reference's silhouette in a random named look on a random named background: geometry kept, all else new.
+    """The reference's silhouette in a random named look on a random named background: geometry kept, all else
+    new.
 
     It is moved, turned and scaled only a little: poses take steps that its outline needs.
     """
@@ -51,31 +57,43 @@ def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> V
                 phase=tuple(rng.uniform(-4, 4, 2)), tint=tint, grain=int(rng.integers(1, 2**31)))
     front = surface(spec, side)[:h, :w]
     slope = rng.uniform(-0.14, 0.14, 2)
-    front = front * (1 + slope[0] * np.linspace(-1, 1, w)[None, :, None] + slope[1] * np.linspace(-1, 1, h)[:, None, None])
+    front = front * (
+        1 + slope[0] * np.linspace(-1, 1, w)[None, :, None] + slope[1] * np.linspace(-1, 1, h)[:, None, None]
+    )
     look = captions.appearance_phrase(spec, "pattern" if pattern == "solid" and rng.random() < 0.5 else "")
-    return View(composite(front, back, moved), moved.astype(np.float32), look, f"on a {background} background")
+    return View(
+        composite(front, back, moved), moved.astype(np.float32), look, f"on a {background} background"
+    )
 
 
 def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:
-    """A random named shape cut from the reference's surface on a random named background: surface kept, outline new.
+    """A random named shape cut from the reference's surface on a random named background: surface kept,
+    outline new.
 
-    The cut is as large as subjects are; where it reaches beyond the reference's own, the surface goes on mirrored.
+    The cut is as large as subjects are; where it reaches beyond the reference's own, the surface goes on
+    mirrored.
     """
     h, w = mask.shape
     inside = ndimage.distance_transform_edt(np.pad(mask > 0.5, 1))[1:-1, 1:-1]
     spots = np.argwhere(inside > 0.6 * inside.max())
     y, x = spots[rng.integers(len(spots))]
     word = str(rng.choice(CUTS))
-    spec = Spec(shape=word, pattern="solid", colours=("red",), background="white", radius=float(rng.uniform(*CUT_RADIUS)),
-                centre=(64.0, 64.0), rotation=float(rng.uniform(-14, 14)))
+    spec = Spec(shape=word, pattern="solid", colours=("red",), background="white",
+                radius=float(rng.uniform(*CUT_RADIUS)), centre=(64.0, 64.0),
+                rotation=float(rng.uniform(-14, 14)))
     small, cut = min(h, w), np.zeros((h, w), np.float32)
     top, left = (h - small) // 2, (w - small) // 2
     cut[top:top + small, left:left + small] = silhouette(spec, small)
     surface = mirrored_outwards(image, mask)
-    rows, columns = (np.clip(np.arange(length) + middle - length // 2, 0, length - 1) for middle, length in ((y, h), (x, w)))
+    rows, columns = (
+        np.clip(np.arange(length) + middle - length // 2, 0, length - 1)
+        for middle, length in ((y, h), (x, w))
+    )
     moved, moved_image = move_subject(cut, surface[rows][:, columns], rng, (0.9, 1.1), 10, 0.8)
     background, back = _background(rng, (h, w), nearest_names(image, mask), draw_tint(rng))
-    return View(composite(moved_image, back, moved), moved.astype(np.float32), word, f"on a {background} background")
+    return View(
+        composite(moved_image, back, moved), moved.astype(np.float32), word, f"on a {background} background"
+    )
 
 
 VIEW_SOURCES = {"recolour": ViewSource(recolour, needs_outline=True), "reshape": ViewSource(reshape)}

@@ -1,4 +1,5 @@
-"""The pocket world: one object of a known shape, pattern and colours on a background, drawn exactly from a seed."""
+"""The pocket world: one object of a known shape, pattern and colours on a background, drawn exactly from a
+seed."""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -11,7 +12,8 @@ from . import colours, icons, patterns, shapes
 from .grain import Grain
 
 SIZE = 128            # pixels a side
-SUPERSAMPLE = 4       # silhouettes are filled at this multiple and averaged down, so that edges are anti-aliased
+# silhouettes are filled at this multiple and averaged down, so that edges are anti-aliased
+SUPERSAMPLE = 4
 RESERVED_EVERY = 12   # one combination in so many is never drawn in training: the held-back prompts
 PERIODS = (7.0, 30.0)  # pixels; drawn evenly in proportion
 ICON_SUPERSAMPLE = 2
@@ -25,7 +27,8 @@ class Spec:
 
     shape: str
     pattern: str
-    colours: tuple[str, ...]       # names: one for ``solid``, three where the surface has three, else (ground, figure)
+    # names: one for ``solid``, three where the surface has three, else (ground, figure)
+    colours: tuple[str, ...]
     background: str
     centre: tuple[float, float] = (64.0, 64.0)
     radius: float = 42.0           # half of the longer side of the shape's bounding box
@@ -47,7 +50,8 @@ class Spec:
 
 @dataclass(frozen=True)
 class Picture:
-    """``image`` float32 (h, w, 3) 0 to 1, ``mask`` float32 (h, w) coverage 0 to 1, and the ``spec`` that drew them."""
+    """``image`` float32 (h, w, 3) 0 to 1, ``mask`` float32 (h, w) coverage 0 to 1, and the ``spec`` that drew
+    them."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -79,7 +83,8 @@ def _stencilled(spec: Spec, size: int) -> np.ndarray:
     """The coverage mask of an icon, which is a picture and not a polygon."""
     stencil = icons.stencil(spec.shape)
     side = size * ICON_SUPERSAMPLE
-    back = _turn(spec.rotation).T * (icons.SIDE / 2 / spec.radius) * (SIZE / side)     # from the canvas to the stencil
+    # from the canvas to the stencil
+    back = _turn(spec.rotation).T * (icons.SIDE / 2 / spec.radius) * (SIZE / side)
     offset = -np.array(spec.centre) * (side / SIZE) @ back + icons.SIDE / 2
     matrix = (back[0, 0], back[1, 0], offset[0], back[0, 1], back[1, 1], offset[1])
     drawn = Image.fromarray(stencil).transform((side, side), Image.AFFINE, matrix, Image.BILINEAR)
@@ -111,7 +116,8 @@ def ground(spec: Spec, size: int = SIZE) -> np.ndarray:
     grain = Grain(spec.grain + 9)
     period = grain.vary(6, 30, 71)
     u, v = 0.8 * x + 0.6 * y, 0.8 * y - 0.6 * x
-    texture = grain.noise(u, v, period, 12) + 0.6 * grain.noise(x, y, 0.45 * period, 13) + 0.4 * grain.noise(v, u, 3, 14)
+    texture = grain.noise(u, v, period,
+                          12) + 0.6 * grain.noise(x, y, 0.45 * period, 13) + 0.4 * grain.noise(v, u, 3, 14)
     return np.clip(back * (1 + spec.rough * 0.7 * texture)[..., None], 0, 1)
 
 
@@ -123,7 +129,9 @@ def surface(spec: Spec, size: int = SIZE) -> np.ndarray:
     u, v = np.cos(a) * x + np.sin(a) * y, -np.sin(a) * x + np.cos(a) * y
     paints = [colours.paint(name, spec.tint, place) for place, name in enumerate(spec.colours)]
     drawn = np.broadcast_to(paints[0], (size, size, 3))
-    shares = patterns.shares(spec.pattern, u.astype(np.float32), v.astype(np.float32), spec.period, Grain(spec.grain))
+    shares = patterns.shares(
+        spec.pattern, u.astype(np.float32), v.astype(np.float32), spec.period, Grain(spec.grain)
+    )
     for place, share in enumerate(shares, 1):
         drawn = drawn + share[..., None] * (paints[min(place, len(paints) - 1)] - drawn)
     return drawn.astype(np.float32)
@@ -166,7 +174,8 @@ def draw_tint(rng: np.random.Generator) -> int:
 
 
 def draw_spec(rng: np.random.Generator, shape: str | None = None, pattern: str | None = None) -> Spec:
-    """Draw a random specification over the known shapes and patterns; ``shape`` or ``pattern`` may be fixed to any."""
+    """Draw a random specification over the known shapes and patterns; ``shape`` or ``pattern`` may be fixed
+    to any."""
     shape = shape or str(rng.choice(list(shapes.KNOWN)))
     pattern = pattern or str(rng.choice(list(patterns.KNOWN)))
     names = draw_names(rng, pattern)
@@ -174,7 +183,9 @@ def draw_spec(rng: np.random.Generator, shape: str | None = None, pattern: str |
         names = draw_names(rng, pattern)
     background = str(rng.choice(free))
     tint = draw_tint(rng)
-    while tint and not colours.apart([colours.paint(n, tint, k) for k, n in [*enumerate(names), (9, background)]]):
+    while tint and not colours.apart(
+        [colours.paint(n, tint, k) for k, n in [*enumerate(names), (9, background)]]
+    ):
         tint = int(rng.integers(1, 2**31))
     radius = float(rng.uniform(38, 54))
     slack = max(0.0, 60 - radius)
@@ -193,10 +204,11 @@ def draw_spec(rng: np.random.Generator, shape: str | None = None, pattern: str |
 
 
 def training_spec(seed: int, index: int, icons: tuple[str, ...] = ()) -> Spec:
-    """The ``index``-th specification of the training stream ``seed``: known shapes and patterns, nothing reserved.
+    """The ``index``-th specification of the training stream ``seed``: known shapes and patterns, nothing
+    reserved.
 
-    ``icons`` are further silhouettes for ``ICON_SHARE`` of the pictures. A few objects have a surface without a name,
-    throw a shadow, or stand on a textured ground.
+    ``icons`` are further silhouettes for ``ICON_SHARE`` of the pictures. A few objects have a surface without
+    a name, throw a shadow, or stand on a textured ground.
     """
     rng = np.random.default_rng((seed, index))
     shape = str(rng.choice(icons)) if icons and rng.random() < ICON_SHARE else None
@@ -204,7 +216,8 @@ def training_spec(seed: int, index: int, icons: tuple[str, ...] = ()) -> Spec:
     while is_reserved(spec := draw_spec(rng, shape, pattern)):
         pass
     chances = rng.random(2) < (SHADOW_SHARE, ROUGH_SHARE)
-    return replace(spec, shadow=float(rng.uniform(0.25, 0.6) * chances[0]), rough=float(rng.uniform(0.08, 0.3) * chances[1]))
+    return replace(spec, shadow=float(rng.uniform(0.25, 0.6) * chances[0]),
+                   rough=float(rng.uniform(0.08, 0.3) * chances[1]))
 
 
 def reserved_spec(seed: int, index: int) -> Spec:
