@@ -39,7 +39,7 @@ CHECKS = 32            # batches of fresh draws
 def loss_afterwards(tuner: Tuner) -> float:
     """The mean loss of what was learned over ``CHECKS`` batches of draws that no step took."""
     tuner.recipe, tuner.pool, losses = replace(tuner.recipe, cached=False), None, []
-    with torch.no_grad(), tuner.averaged():
+    with torch.no_grad(), tuner.optimizer.averaged():
         for number in range(CHECKS):
             tuner.done = 1_000_000 + number           # a step's draws come from its number
             losses.append(float(tuner.loss()))

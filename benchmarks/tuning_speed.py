@@ -122,9 +122,9 @@ def timed(device: torch.device, act) -> float:
 def state_bytes(tuner: Tuner, gradients: bool = True) -> int:
     """Bytes of what training keeps for what it trains: weights, their average, as many gradients, and the
     optimiser's moments."""
-    trained = [p for group in tuner.optimizer.param_groups for p in group["params"]]
-    moments = [v for p in trained for v in tuner.optimizer.state[p].values()]
-    tensors = [*trained, *tuner.average, *moments, *(trained if gradients else ())]
+    trained = tuner.optimizer.parameters()
+    moments = [v for p in trained for v in tuner.optimizer.adamw.state[p].values()]
+    tensors = [*trained, *tuner.optimizer.average, *moments, *(trained if gradients else ())]
     return sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -12,7 +12,7 @@ from attribute_zoo import ATTENTION, CONV, PIXEL, make, noise
 from safetensors.torch import save_file
 
 from escdiff_core.attribute import Attribute
-from escdiff_core.attribute.file import FORMAT_VERSION, METADATA_KEY
+from escdiff_core.attribute.stored import FORMAT_VERSION, METADATA_KEY
 from escdiff_core.errors import ESCDiffError
 
 

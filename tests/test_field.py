@@ -117,7 +117,7 @@ def test_no_form_changes_anything_before_its_first_step(form, model):
 
 def test_offsets_are_predicted_from_one_code_and_the_delta_is_what_trained(model):
     tuner = tuned(model, "ostaf", "appearance")
-    with tuner.averaged():
+    with tuner.optimizer.averaged():
         delta = tuner.trained.delta(tuner.kept)
         for name in tensors_of(model.unet, tuner.blocks, "attention"):
             if name.endswith(".weight"):
@@ -299,29 +299,3 @@ def test_a_recipe_that_does_not_fit_says_what_would(arguments, words):
 def test_a_file_with_an_unknown_reach_or_layout_is_refused(field, value, model):
     with pytest.raises(ESCDiffError, match=f"unknown .*'{value}'; known"):
         made_attribute(model, "shape", **{field: value}).quantised()
-
-
-# -- the average over the last steps -------------------------------------------------------------------------
-
-
-def test_an_attribute_is_the_average_over_the_last_steps(model):
-    tuner = prepare(
-        model,
-        [disc()],
-        find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=1.0, steps=3),
-    )
-    seen = []
-    for _ in range(3):
-        tuner.step()
-        seen.append(tuner.offset.detach().clone())
-    with tuner.averaged():
-        torch.testing.assert_close(tuner.offset.detach(), torch.stack(seen).mean(0))
-    assert torch.equal(tuner.offset, seen[-1]), "training goes on from the last step"
-    last = prepare(
-        model,
-        [disc()],
-        find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=0.0, steps=3),
-    )
-    last.run()
-    with last.averaged():
-        torch.testing.assert_close(last.offset.detach(), seen[-1])

@@ -142,7 +142,7 @@ def test_what_was_tuned_is_what_is_drawn(name, model):
     generator = torch.Generator().manual_seed(2)
     x, t = torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([400])
     prompt = f"a photo of a {tuner.names.token} on a red background"
-    with tuner.averaged():
+    with tuner.optimizer.averaged():
         packed = tuner.texts(np.random.default_rng(0), [prompt], {tuner.names.token: tuner.vectors()}, t)
         tuned = tuner.unet(x, t, packed.context).sample
     plain = tuner.texts.plain_states([prompt], [tuner.names.token]).context
@@ -297,40 +297,3 @@ def test_the_schedule_is_cut_where_attributes_begin_and_end(shape, appearance):
     assert parts(Use(shape, start=0.3, end=0.3)) == [(0.0, 1.0, [])], "no time to act in"
     assert not Use(shape, end=0.0).acts_at(0.0) and Use(
         shape, end=0.5).acts_at(0.5) and not Use(shape, start=0.5).acts_at(0.5)
-
-
-@torch.no_grad()
-def test_a_style_is_a_last_row_that_every_self_attention_sees_and_nothing_of_it_is_drawn(model, shape):
-    before = hash_of(model)
-    red, pale = (disc((32, 32), colour=c) for c in (0.9, 0.2))
-    plain, first, again, other = (
-        draw(Mix(model, Use(shape), style=style)) for style in (None, red, red, pale)
-    )
-    assert first.shape == plain.shape and np.array_equal(first, again)
-    assert not np.array_equal(first, plain) and not np.array_equal(first, other)
-    assert hash_of(model) == before
-    with pytest.raises(ESCDiffError, match="style picture is 64 x 64 pixels and the drawing 32 x 32"):
-        draw(Mix(model, style=disc()))
-
-
-@torch.no_grad()
-def test_shared_attention_brings_queries_and_keys_to_the_reference_s_statistics(model):
-    from escdiff_core.mixing.shared_attention import aligned_to_last, share_attention
-    from escdiff_core.unet.copy import private_copy
-
-    x = torch.randn(3, 50, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor(
-        [1.0, 3.0, 0.2])[:, None, None] + 4
-    aligned = aligned_to_last(x)
-    torch.testing.assert_close(aligned.mean(1), x[-1:].mean(1).expand(3, -1), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(aligned.std(1), x[-1:].std(1).expand(3, -1), atol=1e-3, rtol=1e-3)
-    unet = private_copy(model.unet)
-    share_attention(unet)
-    context = encode_prompts(model, [""]).context.expand(2, -1, -1)
-    rows, t = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor(10)
-    same = rows[-1:].expand(2, -1, -1, -1)
-    torch.testing.assert_close(
-        unet(same, t, context).sample, model.unet(same, t, context).sample, atol=1e-4, rtol=1e-4
-    )
-    assert not torch.allclose(
-        unet(rows, t, context).sample[0], model.unet(rows, t, context).sample[0], atol=1e-3
-    )

@@ -49,7 +49,7 @@ def test_only_the_preset_s_blocks_train(name, preset, model):
     parameters = {n.replace(".default", ""): p for n, p in tuner.unet.named_parameters()}
     assert all((p.grad is not None) == (n in tuner.weights) == p.requires_grad for n, p in parameters.items())
     assert tuner.offset.grad.abs().sum() > 0
-    tuner.optimizer.zero_grad()
+    tuner.optimizer.forget()
     started = {n: p.detach().clone() for n, p in tuner.weights.items()}
     tuner.step()
     moved = [n for n, p in tuner.weights.items() if not torch.equal(p, started[n])]
@@ -267,3 +267,26 @@ def test_bf16_computes_the_same_step_roughly_and_keeps_fp32_weights(model):
     assert all(p.dtype == torch.float32 for p in quick_one.weights.values())
     with pytest.raises(ESCDiffError, match="unknown precision 'int8'; known: auto, bf16, fp32"):
         prepare(model, [disc()], quick("escdiff-shape"), precision="int8").step()
+
+
+def test_an_attribute_is_the_average_over_the_last_steps(model):
+    tuner = prepare(
+        model,
+        [disc()],
+        find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=1.0, steps=3),
+    )
+    seen = []
+    for _ in range(3):
+        tuner.step()
+        seen.append(tuner.offset.detach().clone())
+    with tuner.optimizer.averaged():
+        torch.testing.assert_close(tuner.offset.detach(), torch.stack(seen).mean(0))
+    assert torch.equal(tuner.offset, seen[-1]), "training goes on from the last step"
+    last = prepare(
+        model,
+        [disc()],
+        find_recipe("textual-inversion", "shape", batch_size=1, warmup_steps=0, average=0.0, steps=3),
+    )
+    last.run()
+    with last.optimizer.averaged():
+        torch.testing.assert_close(last.offset.detach(), seen[-1])

@@ -76,7 +76,7 @@ def test_a_failed_step_leaves_nothing_for_the_next(name, model, monkeypatch):
     unbroken, broken = (prepare(model, [disc()], quick(name)) for _ in range(2))
     unbroken.step()
     with monkeypatch.context() as patch:
-        patch.setattr(broken.optimizer, "step", lambda: (_ for _ in ()).throw(RuntimeError("late")))
+        patch.setattr(broken.optimizer.adamw, "step", lambda: (_ for _ in ()).throw(RuntimeError("late")))
         with pytest.raises(RuntimeError, match="late"):
             broken.step()
     assert broken.done == 0 and all(p.grad is None for p in broken.weights.values())

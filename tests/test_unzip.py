@@ -107,7 +107,7 @@ def test_of_two_loras_the_first_is_kept(model, monkeypatch):
         made = tuner.run()
     assert made.form == "lora"
     x, t, context = torch.ones(1, 4, 8, 8), torch.tensor([5]), states(model, ["a star"])
-    with tuner.averaged():
+    with tuner.optimizer.averaged():
         others = [m.up[unzip.OTHER] for m in tuner.unet.modules() if isinstance(m, unzip.TwoLoRA)]
         assert sum(bool(up.any()) for up in others) > len(others) / 2, "the other one learned as well"
         for up in others:

@@ -1,5 +1,5 @@
-// What the front end cannot know of the pack by itself: colours for its wires, so that a shape, a look and either of them are told
-// apart at a glance, how much room a text needs, and which inputs fold away.
+// What the front end cannot know of the pack by itself: colours for its wires, so that a shape, a look and either of
+// them are told apart at a glance, how much room a text needs, and which inputs fold away.
 import { app } from "../../scripts/app.js";
 
 const SHAPE = "#22b8cf", LOOK = "#b8e04a", EITHER = "#e8dcc0";
@@ -25,22 +25,40 @@ function keep(table) {
     }
 }
 
-// Inputs marked advanced. A node drawn as HTML folds them by the widgets' options; one on the canvas by the widgets themselves, to
-// which the front end does not copy the mark. An older front end leaves their room empty, so nothing is folded there.
+// Inputs marked advanced. A node drawn as HTML folds them by the widgets' options; one on the canvas by the widgets
+// themselves, to which the front end does not copy the mark. A wire must be seen to end somewhere, so that a widget with
+// one is never folded.
 function fold(node) {
     const marked = node.widgets?.filter((widget) => widget.options?.advanced) ?? [];
-    if (!marked.length || !node.getLayoutWidgets || app.extensionManager?.setting?.get("Comfy.Node.AlwaysShowAdvancedWidgets")) return;
-    for (const widget of marked) {
-        const isLinked = () => node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
-        Object.defineProperty(widget, "advanced", {         // a wire must be seen to end somewhere
-            get: () => !isLinked(), set: () => {}, enumerable: true, configurable: true,
+    const isLinked = (widget) => node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
+    if (!marked.length || app.extensionManager?.setting?.get("Comfy.Node.AlwaysShowAdvancedWidgets")) return;
+    if (marked[0].visibility) byMark(node, marked, isLinked);
+    else if (node.getLayoutWidgets) byLayout(node, marked, isLinked);       // an older one leaves their room empty
+    else return;
+    node.setSize(node.computeSize());
+}
+
+// The front end lays out by the mark.
+function byMark(node, marked, isLinked) {
+    const mark = () => marked.forEach((widget) => { widget.advanced = !isLinked(widget); });
+    const changed = node.onConnectionsChange;
+    node.onConnectionsChange = function (...change) {
+        mark();
+        return changed?.apply(this, change);
+    };
+    mark();
+}
+
+// The front end reads the mark and lays out all widgets.
+function byLayout(node, marked, isLinked) {
+    for (const widget of marked)
+        Object.defineProperty(widget, "advanced", {
+            get: () => !isLinked(widget), set: () => {}, enumerable: true, configurable: true,
         });
-    }
     const laidOut = node.getLayoutWidgets;
     node.getLayoutWidgets = function () {
         return laidOut.call(this).filter((widget) => this.showAdvanced || !widget.advanced);
     };
-    node.setSize(node.computeSize());
 }
 
 app.registerExtension({

@@ -1,7 +1,6 @@
 """The attribute: what was learned from one reference, in memory and as one safetensors file."""
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -15,9 +14,19 @@ from safetensors.torch import load_file
 from ..choices import LAYOUTS, REACHES
 from ..errors import ESCDiffError
 from ..files import write_safetensors
-from .header import Header, read_header
+from .header import read_header
+from .stored import (
+    DELTA_PREFIX,
+    EMBEDDING_PREFIX,
+    FORMAT_VERSION,
+    METADATA_KEY,
+    as_json,
+    check_entries,
+    read_metadata,
+    stored,
+    with_prefix,
+)
 from .tensors import (
-    ALPHA,
     DOWN,
     MOST_TOKENS,
     MOST_VECTORS,
@@ -27,12 +36,7 @@ from .tensors import (
     form_of,
 )
 
-METADATA_KEY = "escdiff.attribute"
-FORMAT_VERSION = 1
 KINDS = ("shape", "appearance", "concept")
-EMBEDDING_PREFIX, DELTA_PREFIX = "embedding.", "delta."
-STORED = {EMBEDDING_PREFIX: torch.float32, DELTA_PREFIX: torch.float16}
-DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16"}
 LARGEST_THUMBNAIL = 512 << 10  # bytes
 PNG = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 200             # letters of token, word, recipe and the like
@@ -94,11 +98,11 @@ class Attribute:
         return replace(
             self,
             embeddings={
-                name: _stored(EMBEDDING_PREFIX + name, t) for name, t in sorted(self.embeddings.items())
+                name: stored(EMBEDDING_PREFIX + name, t) for name, t in sorted(self.embeddings.items())
             },
-            delta={name: _stored(DELTA_PREFIX + name, t) for name, t in sorted(self.delta.items())},
+            delta={name: stored(DELTA_PREFIX + name, t) for name, t in sorted(self.delta.items())},
             losses={name: float(loss) for name, loss in self.losses.items()},
-            extra=json.loads(_as_json(dict(self.extra))),
+            extra=json.loads(as_json(dict(self.extra))),
         )
 
     def save(self, path: str | Path) -> int:
@@ -111,7 +115,7 @@ class Attribute:
         stored = self.quantised()
         tensors = {EMBEDDING_PREFIX + name: t for name, t in stored.embeddings.items()}
         tensors |= {DELTA_PREFIX + name: t for name, t in stored.delta.items()}
-        return write_safetensors(tensors, path, METADATA_KEY, _as_json(_metadata(stored)))
+        return write_safetensors(tensors, path, METADATA_KEY, as_json(_metadata(stored)))
 
     @classmethod
     def load(cls, path: str | Path) -> "Attribute":
@@ -119,14 +123,14 @@ class Attribute:
         attribute."""
         path = Path(path)
         header = read_header(path)
-        data = _read_metadata(header, path)
-        _check_entries(header, path)
+        data = read_metadata(header, path)
+        check_entries(header, path)
         known = {f.name for f in fields(cls)} - {"embeddings", "delta", "extra"}
         try:
             tensors = load_file(path)
             attribute = cls(
-                embeddings=_with_prefix(tensors, EMBEDDING_PREFIX),
-                delta=_with_prefix(tensors, DELTA_PREFIX),
+                embeddings=with_prefix(tensors, EMBEDDING_PREFIX),
+                delta=with_prefix(tensors, DELTA_PREFIX),
                 extra={key: value for key, value in data.items() if key not in known},
                 **{key: data[key] for key in known if key in data},
             )
@@ -187,60 +191,6 @@ def _metadata(attribute: Attribute) -> dict[str, Any]:
     return {**attribute.extra, **own}
 
 
-def _read_metadata(header: Header, path: Path) -> dict[str, Any]:
-    """Return the metadata with blocks as a tuple and the thumbnail as bytes."""
-    if METADATA_KEY not in header.metadata:
-        from ..families.recognise import FOREIGN  # brings diffusers, which reading an attribute does without
-
-        marks = next(
-            (f.title for f in FOREIGN if any(m in name for name in header.entries for m in f.marks)), None
-        )
-        what = f"looks like {marks}" if marks else "is a safetensors file of another kind"
-        raise ESCDiffError(f"{path} {what}, not an attribute; ‹an attribute›")
-    try:
-        data = json.loads(header.metadata[METADATA_KEY])
-        version = data.pop("format_version")
-        if type(version) is not int or version < 1:
-            raise ValueError("the format version is not a number")
-        if version > FORMAT_VERSION:
-            raise ESCDiffError(
-                f"{path} was written by a newer ESCDiff (format {version}, this one reads up to "
-                f"{FORMAT_VERSION}); update ESCDiff"
-            )
-        if not isinstance(data["blocks"], list):
-            raise ValueError("blocks is not a list")
-        data["blocks"] = tuple(data["blocks"])
-        data["thumbnail"] = base64.b64decode(data["thumbnail"], validate=True)
-        return data
-    except ESCDiffError:
-        raise
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError, binascii.Error) as error:
-        why = str(error)[:80]
-        raise ESCDiffError(
-            f"{path}: the attribute's metadata is unusable ({why}); the file is damaged"
-        ) from error
-
-
-def _check_entries(header: Header, path: Path) -> None:
-    """Check names, shapes and dtypes from the header alone, before any tensor is read."""
-    stray = next((name for name in header.entries if not name.startswith(tuple(STORED))), None)
-    if stray is not None:
-        raise ESCDiffError(
-            f"{path}: tensor {stray[:80]!r} has no place in an attribute; the file is damaged or hostile"
-        )
-    try:
-        check_embeddings(
-            {name: e.shape for name, e in _with_prefix(header.entries, EMBEDDING_PREFIX).items()}
-        )
-        check_delta({name: e.shape for name, e in _with_prefix(header.entries, DELTA_PREFIX).items()})
-    except ESCDiffError as error:
-        raise ESCDiffError(f"{path}: {error.args[0]}") from error
-    for name, entry in header.entries.items():
-        needed = DTYPE_NAMES[_stored_dtype(name)]
-        if entry.dtype != needed:
-            raise ESCDiffError(f"{path}: tensor {name[:80]!r} has dtype {entry.dtype}; needed: {needed}")
-
-
 def _check_fields(attribute: Attribute) -> None:
     """Raise ESCDiffError unless every field is of its kind, so that a file cannot smuggle anything else
     in."""
@@ -290,37 +240,3 @@ def is_text(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e300  # false for NaN too
-
-
-def _stored_dtype(name: str) -> torch.dtype:
-    prefix = next(prefix for prefix in STORED if name.startswith(prefix))
-    return torch.float32 if name.endswith(ALPHA) else STORED[prefix]
-
-
-def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return a CPU copy in the dtype of the file. A copy, because tensors that share memory cannot be
-    saved."""
-    stored = tensor.detach().to("cpu", _stored_dtype(name), copy=True).contiguous()
-    if not bool(stored.isfinite().all()):
-        if bool(tensor.isfinite().all()):
-            raise ESCDiffError(f"tensor {name} holds values up to {float(tensor.abs().max()):.3g}, fp16 ends "
-                               "at 65504: the learning ran away; take fewer steps or another recipe")
-        raise ESCDiffError(
-            f"tensor {name} holds NaN or infinite values: the file is damaged, or the learning ran "
-            "away; copy it again, or learn it with fewer steps or another recipe"
-        )
-    return stored
-
-
-def _as_json(data: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ESCDiffError(
-            f"the attribute's metadata is not plain JSON data ({error}); keep only texts, finite "
-            "numbers, lists and tables in extra"
-        ) from error
-
-
-def _with_prefix(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in table.items() if name.startswith(prefix)}

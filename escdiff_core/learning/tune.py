@@ -8,8 +8,7 @@ resumed run equals an unbroken one.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from .batches import Draws, pool_rows
 from .forms import FORMS
 from .lean import for_training
 from .names import Names
+from .optimise import Optimizer
 from .precision import autocast
 from .recipes import Recipe
 from .report import STATE_BYTES, Progress, Report, trained_blocks
@@ -63,12 +63,10 @@ class Tuner:
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
         self.names, self.views, self.start = names, views, start
         self.done, self.report, self.checkpointing, self.precision = 0, Report(), checkpointing, precision
-        self.fresh = True           # nothing of this run is on disk yet
+        self.fresh = True  # nothing of this run is on disk yet
         tensors = list(model.unet.state_dict())
-        self.blocks, self.kept = (
-            trained_blocks(recipe, tensors),
-            find_preset(recipe.preset).blocks(recipe.kind, tensors),
-        )
+        self.blocks = trained_blocks(recipe, tensors)
+        self.kept = find_preset(recipe.preset).blocks(recipe.kind, tensors)
         self.draws = Draws(
             views, recipe, model.schedule, names.token, names.plain, names.subject(recipe.kind)
         )
@@ -105,43 +103,11 @@ class Tuner:
             )
 
     def _build_optimizer(self) -> None:
-        recipe = self.recipe
+        filter = list(self.start.network.parameters()) if self.start.trains else []
         weights = list(self.weights.values())
-        if self.masters is not None:
-            weights = [self.masters.flat, *(w for w in weights if w not in self.masters)]
-        groups = [{"params": weights, "lr": recipe.lr_weights}] if weights else []
-        groups.append({"params": [self.offset], "lr": recipe.lr_token})
-        if self.start.trains:
-            groups.append({"params": list(self.start.network.parameters()), "lr": recipe.lr_filter})
-        for group in groups:
-            group["peak"] = group["lr"]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
-        trained = self.trained_tensors()
-        self.average = [p.detach().clone() for p in trained]
-        self.report.trained_parameters = sum(p.numel() for p in trained)
-        self.report.trained_state_bytes = STATE_BYTES * self.report.trained_parameters
-
-    def trained_tensors(self) -> list[torch.Tensor]:
-        """What the optimiser moves, in its order, without gradients."""
-        return [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """While open, the trained tensors are the average over the last steps, which is what an attribute
-        keeps.
-
-        The rate stays constant and the average takes the place of its decay (Polyak and Juditsky 1992), so
-        that what has been learned is as good as it gets at every step: a run may be longer, stopped early, or
-        an earlier snapshot picked.
-        """
-        live, trained = [p.clone() for p in self.trained_tensors()], self.trained_tensors()
-        torch._foreach_copy_(trained, self.average)
-        if self.masters is not None:
-            self.masters.refresh()         # back with the next step
-        try:
-            yield
-        finally:
-            torch._foreach_copy_(trained, live)
+        self.optimizer = Optimizer(self.recipe, weights, self.offset, filter, self.masters)
+        count = self.report.trained_parameters = sum(p.numel() for p in self.optimizer.parameters())
+        self.report.trained_state_bytes = STATE_BYTES * count
 
     # -- one step --------------------------------------------------------------------------------------------
 
@@ -198,16 +164,10 @@ class Tuner:
 
     def step(self) -> float:
         """Take one step; returns its loss. Raises ESCDiffError when memory runs out, with what to lower."""
-        recipe = self.recipe
-        warm = min(1.0, (self.done + 1) / max(recipe.warmup_steps, 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * warm
+        self.optimizer.begin(self.done)
         try:
             loss = self.loss()
             loss.backward()
-            if self.masters is not None:
-                self.masters.collect()
-            self._clip()
             self.optimizer.step()
             self.trained.after(self.done)
         except (RuntimeError, MemoryError) as error:
@@ -215,12 +175,9 @@ class Tuner:
                 raise self._out_of_memory() from error
             raise
         finally:
-            if self.masters is not None:
-                self.masters.forget()
-            # a step that failed leaves nothing for the next one to add to
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.forget()
         self.done += 1
-        torch._foreach_lerp_(self.average, self.trained_tensors(), 1 / (1 + recipe.average * (self.done - 1)))
+        self.optimizer.take_in(self.done)
         self.report.losses.append(float(loss.detach()))
         if not math.isfinite(self.report.losses[-1]):
             raise ESCDiffError(
@@ -228,14 +185,6 @@ class Tuner:
                 "take fewer steps or another recipe"
             )
         return self.report.losses[-1]
-
-    def _clip(self, most: float = 1.0) -> None:
-        """Bring the gradients to a norm of at most ``most``."""
-        grads = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-        norm = torch.stack(torch._foreach_norm(grads)).norm()
-        # a GPU is not asked: it would have to be waited for
-        if norm.device.type != "cpu" or norm > most:
-            torch._foreach_mul_(grads, (most / (norm + 1e-6)).clamp(max=1.0))
 
     def _out_of_memory(self) -> ESCDiffError:
         need = self.report.trained_state_bytes / 2**30
@@ -250,15 +199,15 @@ class Tuner:
     def attribute(self) -> Attribute:
         """What has been learned so far, as it would be saved."""
         recent = self.report.losses[-20:]
-        with self.averaged():
+        with self.optimizer.averaged():
             vectors, delta = self.kept_vectors(), self.trained.delta(self.kept)
         return Attribute(
             kind=self.recipe.kind, token=self.names.token, word=self.names.plain, embeddings=vectors,
             delta=delta, blocks=self.kept, recipe=self.recipe.name, recipe_hash=self.recipe.hash(),
             preset=self.recipe.preset, base_fingerprint=self.model.fingerprint, steps=self.done,
-            seed=self.seed, losses={"final": float(np.mean(recent)) if recent else 0.0
-                                    }, reference_hash=self.references[0].hash,
-            thumbnail=self.references[0].thumbnail(), reach=self.recipe.reach, layout=self.recipe.layout,
+            seed=self.seed, losses={"final": float(np.mean(recent)) if recent else 0.0},
+            reference_hash=self.references[0].hash, thumbnail=self.references[0].thumbnail(),
+            reach=self.recipe.reach, layout=self.recipe.layout,
             extra={"init_word": self.names.init_word, "family": self.model.family, **self._unusual()},
         ).quantised()
 
@@ -270,38 +219,24 @@ class Tuner:
 
     def state(self) -> RunState:
         """All that a later run needs to go on from here."""
-        tensors = {}
-        for i, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
-            tensors[f"{i}.value"], tensors[f"{i}.average"] = parameter.detach(), self.average[i]
-            tensors |= {f"{i}.{key}": value for key, value in self.optimizer.state[parameter].items()}
+        tensors = self.optimizer.state()
         tensors |= {f"state.{key}": value for key, value in self.trained.state.items()}
         return RunState(self.done, self.report.losses, tensors, self.identity())
 
     def restore(self, state: RunState) -> None:
         """Go on from a ``state`` of the same run."""
-        tensors = dict(state.tensors)
-        for i, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
-            parameter.data.copy_(tensors.pop(f"{i}.value"))
-            self.average[i].copy_(tensors.pop(f"{i}.average"))
-            self.optimizer.state[parameter] = {
-                # a copy: what safetensors hands out is a window into the file; and fused AdamW keeps its step
-                # on the device
-                k.split(".", 1)[1]: v.to(parameter.device, copy=True)
-                for k, v in tensors.items()
-                if k.startswith(f"{i}.")
-            }
+        self.optimizer.restore(state.tensors)
         for key, value in self.trained.state.items():
-            value.copy_(tensors[f"state.{key}"])
+            value.copy_(state.tensors[f"state.{key}"])
         self.done, self.report.losses, self.fresh = state.done, list(state.losses), False
 
     def identity(self) -> list:
         """What must agree between this run and its continuation, as JSON data."""
         n = self.names
         return [
-            __version__, self.model.fingerprint,
-            self.recipe.hash(), self.seed, [n.token, n.plain, n.init_word, n.class_word, n.describe],
-            [r.hash for r in self.references],
-            self.start.identity()
+            __version__, self.model.fingerprint, self.recipe.hash(), self.seed,
+            [n.token, n.plain, n.init_word, n.class_word, n.describe],
+            [r.hash for r in self.references], self.start.identity()
         ]
 
     def run(self, on_step: Callable[[Progress], None] | None = None, snapshots: Path | None = None,
