@@ -89,14 +89,27 @@ def blueprint(ui: dict, keys: dict[int, str]) -> dict:
         })
     values = {"prompt": "a photo of a *m with *a appearance on a white background", "negative": ""}
     made = {
-        "id": identity("subgraph"), "version": 1, "revision": 0, "config": {}, "name": NAME, "state": {
-            "lastGroupId": 0, "lastNodeId": max(inner), "lastLinkId": max(link["id"] for link in links),
-            "lastRerouteId": 0
-        }, "inputNode": {"id": INPUT, "bounding": [left - 280, 20, 120, 20 * len(INPUTS) + 40]},
-        "outputNode": {"id": OUTPUT, "bounding": [right + 460, 20, 120,
-                                                  20 * len(OUTPUTS) + 40]}, **ends, "widgets": [],
-        "nodes": list(nodes.values()), "groups": [], "links": links, "extra": {}, "category": "ESCDiff",
-        "description": "Learns the shape of one picture and the look of another, and mixes both."
+        "id": identity("subgraph"),
+        "version": 1,
+        "revision": 0,
+        "config": {},
+        "name": NAME,
+        "state": {
+            "lastGroupId": 0,
+            "lastNodeId": max(inner),
+            "lastLinkId": max(link["id"] for link in links),
+            "lastRerouteId": 0,
+        },
+        "inputNode": {"id": INPUT, "bounding": [left - 280, 20, 120, 20 * len(INPUTS) + 40]},
+        "outputNode": {"id": OUTPUT, "bounding": [right + 460, 20, 120, 20 * len(OUTPUTS) + 40]},
+        **ends,
+        "widgets": [],
+        "nodes": list(nodes.values()),
+        "groups": [],
+        "links": links,
+        "extra": {},
+        "category": "ESCDiff",
+        "description": "Learns the shape of one picture and the look of another, and mixes both.",
     }
     box = {
         "id": 1, "type": made["id"], "pos": [0, 0], "size": [420, 360], "flags": {}, "order": 0, "mode": 0,

@@ -187,16 +187,27 @@ def to_ui(graph: dict, definitions: dict, note: str = "", app: dict | None = Non
             links.append([socket["link"], number[source], output, number[key], slot,
                           definitions[graph[source]["class_type"]]["output"][output]])
         nodes[key] = {
-            "id": number[key], "type": node["class_type"], "pos": places[key],
-            "size": size_of(node, definition, folded=True), "flags": {}, "order": order.index(key), "mode": 0,
-            "inputs": sockets, "outputs": [
+            "id": number[key],
+            "type": node["class_type"],
+            "pos": places[key],
+            "size": size_of(node, definition, folded=True),
+            "flags": {},
+            "order": order.index(key),
+            "mode": 0,
+            "inputs": sockets,
+            "outputs": [
                 {"name": n, "type": t, "slot_index": i, "links": []}
                 for i, (n, t) in enumerate(zip(definition["output_name"], definition["output"], strict=True))
-            ], "title": node.get("_meta", {}).get("title", definition["display_name"]), "properties": {
+            ],
+            "title": node.get("_meta", {}).get("title", definition["display_name"]),
+            "properties": {
                 "Node name for S&R": node["class_type"],
-                "cnr_id": "comfy-core" if definition["stock"] else "escdiff", **downloads(node)
-            }, "widgets_values": widget_values(
-                {**node, "inputs": node["inputs"] | UNCHOSEN.get(node["class_type"], {})}, definition)
+                "cnr_id": "comfy-core" if definition["stock"] else "escdiff",
+                **downloads(node),
+            },
+            "widgets_values": widget_values(
+                {**node, "inputs": node["inputs"] | UNCHOSEN.get(node["class_type"], {})}, definition
+            ),
         }
     by_number = {n["id"]: n for n in nodes.values()}
     for link in links:
@@ -209,13 +220,22 @@ def to_ui(graph: dict, definitions: dict, note: str = "", app: dict | None = Non
             "properties": {}, "widgets_values": [note], "color": "#432", "bgcolor": "#000"
         })
     return {
-        "last_node_id": len(made), "last_link_id": len(links), "nodes": made, "links": links, "groups": [],
-        "config": {}, "extra": {} if app is None else {
-            "linearMode": True, "linearData": {
+        "last_node_id": len(made),
+        "last_link_id": len(links),
+        "nodes": made,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {}
+        if app is None
+        else {
+            "linearMode": True,
+            "linearData": {
                 "inputs": [[str(number[key]), name] for key, name in app["inputs"]],
-                "outputs": [str(number[key]) for key in app["outputs"]]
-            }
-        }, "version": 0.4
+                "outputs": [str(number[key]) for key in app["outputs"]],
+            },
+        },
+        "version": 0.4,
     }
 
 

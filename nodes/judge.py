@@ -83,8 +83,11 @@ class ESCDiffScore(io.ComfyNode):
                 **{
                     n: {"mean": means[n], "pictures": [float(v) for v in s.values]}
                     for n, s in figures.items()
-                }, "H": h
-            }, indent=1)
+                },
+                "H": h,
+            },
+            indent=1,
+        )
         told = "\n".join(f"{name} {figure:.2f} ({WORDS[name]})" for name, figure in {**means, "H": h}.items())
         return io.NodeOutput(means.get("S", 0.0), means.get("A", 0.0), h, report, ui=ui.PreviewText(told))
 

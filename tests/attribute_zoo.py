@@ -15,11 +15,17 @@ def noise(*shape, seed=0):
 
 
 DELTAS = {
-    "none": {}, "full": {
-        f"{ATTENTION}.weight": noise(8, 6), f"{CONV}.weight": noise(4, 3, 3, 3), f"{CONV}.bias": noise(4)
-    }, "lora": {
-        f"{ATTENTION}.lora_up.weight": noise(8, 2), f"{ATTENTION}.lora_down.weight": noise(2, 6),
-        f"{ATTENTION}.alpha": torch.tensor(1.1), f"{CONV}.lora_up.weight": noise(4, 2, 1, 1),
+    "none": {},
+    "full": {
+        f"{ATTENTION}.weight": noise(8, 6),
+        f"{CONV}.weight": noise(4, 3, 3, 3),
+        f"{CONV}.bias": noise(4),
+    },
+    "lora": {
+        f"{ATTENTION}.lora_up.weight": noise(8, 2),
+        f"{ATTENTION}.lora_down.weight": noise(2, 6),
+        f"{ATTENTION}.alpha": torch.tensor(1.1),
+        f"{CONV}.lora_up.weight": noise(4, 2, 1, 1),
         f"{CONV}.lora_down.weight": noise(2, 3, 3, 3),
     },
 }

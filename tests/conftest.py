@@ -14,6 +14,7 @@ import json
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,28 @@ def room(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(png(shade))
     (tmp_path / "text.png").write_text("no picture")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def cli_room(tmp_path_factory):
+    """A folder with what the command line needs, and with what could be mistaken for it."""
+    from cli_room import fill  # brings torch
+
+    return fill(tmp_path_factory.mktemp("room"))
+
+
+@pytest.fixture
+def in_cli_room(cli_room, monkeypatch):
+    monkeypatch.chdir(cli_room)
+
+
+@pytest.fixture
+def quick_recipes(monkeypatch):
+    """Every recipe learns in no time."""
+    from escdiff_core.learning.recipes import RECIPES
+
+    for name, recipe in RECIPES.items():
+        monkeypatch.setitem(RECIPES, name, replace(recipe, batch_size=2, views=2, steps=2, rank=2))
 
 
 @pytest.fixture(scope="session", params=HOSTS or [None], ids=lambda h: version(h) if h else "no-host")

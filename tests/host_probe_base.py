@@ -63,3 +63,28 @@ def draw(model, positive, negative, cfg=5.0, batch=1, seed=1, steps=3):
 
 def largest(a, b) -> float:
     return float((a - b).abs().max())
+
+
+def control_net(model):
+    """A ControlNet with random weights that fits ``model``."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    foreign = ("out_channels", "disable_unet_model_creation", "transformer_depth_output", "device", "dtype",
+               "operations")
+    config = {k: v for k, v in model.model.model_config.unet_config.items() if k not in foreign}
+    with torch.inference_mode(False):
+        net = comfy.cldm.cldm.ControlNet(
+            hint_channels=3, operations=comfy.ops.manual_cast, device="cpu", dtype=torch.float32, **config
+        )
+        for name, tensor in net.state_dict().items():
+            torch.nn.init.normal_(tensor, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.05)
+    return comfy.controlnet.ControlNet(net, manual_cast_dtype=None, load_device=torch.device("cpu"))
+
+
+def controlled(given, positive, negative):
+    """The two conditionings with the ControlNet ``given`` applied to a picture, through the stock node."""
+    picture = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(3))
+    return stock("ControlNetApplyAdvanced", "apply_controlnet", positive=positive, negative=negative,
+                 control_net=given, image=picture, strength=0.5, start_percent=0.0, end_percent=1.0)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from host_probe import load_pack
-from host_probe_base import core, draw, few_views, found, largest, node, stock, torch
+from host_probe_base import control_net, controlled, core, draw, few_views, found, largest, node, stock, torch
 from hosts import TEXT_LAYERS
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
@@ -173,6 +173,12 @@ def mixing(name: str, model, clip, vae, made) -> None:
     off = node("ESCDiffMix", model=model, clip=clip, prompt="a red star", negative="", **made,
                shape_strength=0.0, appearance_strength=0.0)
     found[name]["strength 0 is stock"] = torch.equal(short(*off[:3]), base)
+    given = control_net(model)
+    on_mix = short(mixed, *controlled(given, positive, negative))
+    found[name]["control"] = [
+        torch.equal(short(off[0], *controlled(given, *off[1:3])), short(model, *controlled(given, *plain))),
+        bool(torch.isfinite(on_mix).all()), largest(on_mix, short(mixed, positive, negative))
+    ]
     half = torch.zeros(1, SIZE, SIZE)
     half[:, :, :SIZE // 2] = 1
     for case, rows in {

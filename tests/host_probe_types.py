@@ -38,10 +38,13 @@ SINKS = {
     **{
         f"{name}.{kind}": (f"ESCDiff{name}", kind, inputs)
         for kind in ("shape", "appearance")
-        for name, inputs in (("Mix", {**MODEL, **PROMPTS}), ("Apply", {
-                                 "model": ["model", 0]
-                             }), ("MixedSampler", {**MODEL, **PROMPTS, **SAMPLE}))
-    }, "Save": ("ESCDiffSaveAttribute", "attribute", {"name": "a"}),
+        for name, inputs in (
+            ("Mix", {**MODEL, **PROMPTS}),
+            ("Apply", {"model": ["model", 0]}),
+            ("MixedSampler", {**MODEL, **PROMPTS, **SAMPLE}),
+        )
+    },
+    "Save": ("ESCDiffSaveAttribute", "attribute", {"name": "a"}),
     "Info": ("ESCDiffAttributeInfo", "attribute", {}),
     "Export": ("ESCDiffExport", "attribute", {"form": "lora", "name": "a"}),
 }
@@ -60,15 +63,19 @@ def wired(source: tuple, sink: tuple) -> dict:
     """A graph with one wire from ``source`` to ``sink``."""
     (made_by, number, given), (used_by, name, inputs) = source, sink
     return {
-        "model": {"class_type": "ESCDiffLoadPocketModel", "inputs": {}}, "picture": {
+        "model": {"class_type": "ESCDiffLoadPocketModel", "inputs": {}},
+        "picture": {
             "class_type": "ESCDiffExampleReference",
-            "inputs": {"example": core("nodes.reference").example_names()[0]}
-        }, "latent": {
-            "class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}
-        }, "shape": {"class_type": "ESCDiffLearnShape",
-                     "inputs": LEARN}, "from": {"class_type": made_by, "inputs": given},
+            "inputs": {"example": core("nodes.reference").example_names()[0]},
+        },
+        "latent": {
+            "class_type": "EmptyLatentImage",
+            "inputs": {"width": 128, "height": 128, "batch_size": 1},
+        },
+        "shape": {"class_type": "ESCDiffLearnShape", "inputs": LEARN},
+        "from": {"class_type": made_by, "inputs": given},
         "to": {"class_type": used_by, "inputs": {**inputs, name: ["from", number]}},
-        "end": {"class_type": "PreviewAny", "inputs": {"source": ["to", 0]}}
+        "end": {"class_type": "PreviewAny", "inputs": {"source": ["to", 0]}},
     }
 
 

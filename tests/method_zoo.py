@@ -25,15 +25,24 @@ from escdiff_core.worlds.pocket.tokenizer import build_vocabulary
 QUICK = {"steps": 2, "batch_size": 2, "views": 2, "warmup_steps": 0, "rank": 2, "pool": 4}
 WIDTH = 32
 TINY = {
-    **POCKET, "unet": {
-        **POCKET["unet"], "block_out_channels": [WIDTH] * 4, "norm_num_groups": 8,
-        "cross_attention_dim": WIDTH, "attention_head_dim": 1
-    }, "vae": {**POCKET["vae"], "block_out_channels": [WIDTH] * 4}, "text_encoder": {
-                   **POCKET["text_encoder"], "hidden_size": WIDTH, "intermediate_size": WIDTH,
-                   "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": VOCABULARY_SIZE,
-                   **{f"{kind}_token_id": TEXT_ENCODER[f"{kind}_token_id"]
-                      for kind in ("bos", "eos", "pad")}
-               },
+    **POCKET,
+    "unet": {
+        **POCKET["unet"],
+        "block_out_channels": [WIDTH] * 4,
+        "norm_num_groups": 8,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 1,
+    },
+    "vae": {**POCKET["vae"], "block_out_channels": [WIDTH] * 4},
+    "text_encoder": {
+        **POCKET["text_encoder"],
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "vocab_size": VOCABULARY_SIZE,
+        **{f"{kind}_token_id": TEXT_ENCODER[f"{kind}_token_id"] for kind in ("bos", "eos", "pad")},
+    },
 }
 
 

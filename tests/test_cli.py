@@ -2,201 +2,19 @@
 
 import json
 import signal
-import subprocess
-import sys
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from method_zoo import disc, made_attribute, write_tiny
+from cli_room import learn, mix, run
+from method_zoo import disc
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from escdiff_core.attribute import Attribute
-from escdiff_core.cli import COMMANDS, main
-from escdiff_core.families.load import load_model
-from escdiff_core.learning.recipes import RECIPES
+from escdiff_core.cli import COMMANDS
 from escdiff_core.reference import load_reference
-from escdiff_core.unet.blocks import PRESETS
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory):
-    """A folder with a model, two attributes, pictures, and everything that a person could mistake for one of
-    them."""
-    room = tmp_path_factory.mktemp("room")
-    checkpoint = write_tiny(room / "model.safetensors")
-    model = load_model(checkpoint, "cpu")
-    for kind in ("shape", "appearance"):
-        made_attribute(model, kind).save(room / f"{kind}.safetensors")
-    shape = Attribute.load(room / "shape.safetensors")
-    replace(shape, base_fingerprint="f" * 64).save(room / "foreign.safetensors")
-    replace(shape, kind="appearance").save(room / "same_token.safetensors")
-    (room / "truncated.safetensors").write_bytes(checkpoint.read_bytes()[:checkpoint.stat().st_size // 2])
-    (room / "half_attribute.safetensors").write_bytes((room / "shape.safetensors").read_bytes()[:9000])
-    save_file({"a.weight": torch.zeros(3)}, room / "other.safetensors")
-    torch.save({"a": torch.zeros(1)}, room / "pickle.pt")
-    torch.save({"a": torch.zeros(1)}, room / "pickle.safetensors")
-    (room / "text.png").write_text("this is no picture")
-    flat = {
-        "dot": (1, 1, 0), "strip": (64, 640, 0), "white": (64, 64, 1), "black": (64, 64, 0),
-        "small": (32, 32, 1)
-    }
-    for name, picture in {
-        "disc": disc().image,
-        **{n: np.full((h, w, 3), v) for n, (h, w, v) in flat.items()},
-    }.items():
-        Image.fromarray((picture * 255).astype(np.uint8)).save(room / f"{name}.png")
-    (room / "a_file").write_text("in the way")
-    return room
-
-
-@pytest.fixture(autouse=True)
-def here(room, monkeypatch):
-    monkeypatch.chdir(room)
-
-
-@pytest.fixture
-def quick_recipes(monkeypatch):
-    for name, recipe in RECIPES.items():
-        monkeypatch.setitem(RECIPES, name, replace(recipe, batch_size=2, views=2, steps=2, rank=2))
-
-
-def run(capsys, *arguments):
-    """Run in-process; returns (status, stdout, stderr)."""
-    try:
-        status = main([str(a) for a in arguments])
-    except SystemExit as error:        # argparse leaves so
-        status = error.code
-    return status, *capsys.readouterr()
-
-
-def learn(**changes):
-    options = {
-        "--kind": "shape", "--reference": "disc.png", "--out": "out.safetensors",
-        "--model": "model.safetensors", "--device": "cpu", **changes
-    }
-    return ["learn", *(str(x) for pair in options.items() for x in pair)]
-
-
-def mix(*more, **changes):
-    options = {"--prompt": "a *m", "--out": "pictures", "--model": "model.safetensors", "--device": "cpu",
-               "--sampling-steps": 1, "--count": 1, **changes}
-    return ["mix", *(str(x) for pair in options.items() for x in pair), *more]
-
-
-MISTAKES = {
-    "no command": ([], "COMMAND"), "unknown command": (["draw"], "invalid choice"),
-    "no prompt": (["mix", "--out", "x"], "--prompt"), "number": (mix(**{"--count": "many"}), "--count"),
-    "missing model": (mix(**{"--model": "absent.safetensors"}), "absent.safetensors does not exist"),
-    "wrong layout": (mix(**{"--model": "other.safetensors"}),
-                     "needed: a single-file checkpoint of Stable Diffusion 1.x"),
-    "truncated model": (mix(**{"--model": "truncated.safetensors"}), "truncated"),
-    "attribute as model": (mix(**{"--model": "shape.safetensors"}), "needed: a single-file"),
-    "pickle as model": (mix(**{"--model": "pickle.pt"}),
-                        "pickle"), "folder as model": (mix(**{"--model": "."}), "is no diffusers model"),
-    "unknown device": (mix(**{"--device": "tpu"}), "known: auto, cpu, cuda"),
-    "absent device": (mix(**{"--device": "cuda:99"}), "not here"), "missing attribute": (mix(
-        "--shape", "absent.safetensors"), "absent.safetensors"), "pickle as attribute": (mix(
-            "--shape",
-            "pickle.pt"), "pickle"), "pickle in disguise": (mix("--shape",
-                                                                "pickle.safetensors"), "pickle.safetensors"),
-    "model as attribute": (mix("--shape", "model.safetensors"), "not an attribute"),
-    "picture as attribute": (mix("--shape", "disc.png"), "disc.png"), "truncated attribute": (mix(
-        "--shape",
-        "half_attribute.safetensors"), "half_attribute.safetensors"), "attribute of another base": (mix(
-            "--shape", "foreign.safetensors"), "another base model"), "wrong kind": (mix(
-                "--appearance", "shape.safetensors"), "give it as --shape"), "same token": (mix(
-                    "--shape", "shape.safetensors", "--appearance",
-                    "same_token.safetensors"), "both attributes"), "style that is no picture": (mix(
-                        "--style", "text.png"), "text.png"), "strength": (mix(
-                            "--shape", "shape.safetensors", "--shape-strength",
-                            "7"), "strength"), "strength nan": (mix("--shape", "shape.safetensors",
-                                                                    "--shape-strength", "nan"), "strength"),
-    "schedule": (mix("--shape", "shape.safetensors", "--shape-start", "0.9", "--shape-end",
-                     "0.1"), "schedule"), "middle": (mix("--middle", "both"), "--middle"), "overlap": (mix(
-                         "--overlap", "both"), "--overlap"), "count": (mix(**{"--count": 0}), "--count"),
-    "sampling steps": (mix(**{"--sampling-steps": 0}),
-                       "steps"), "out is a file": (mix(**{"--out": "a_file"}), "is a file; give a folder"),
-    "out below a file": (mix(**{"--out": "a_file/pictures"}), "a_file"), "demo out is a file": ([
-        "demo", "--out", "a_file"
-    ], "a_file"), "no kind": (["learn", "--reference", "disc.png", "--out",
-                               "x.safetensors"], "--kind"), "kind": (learn(**{"--kind": "style"}), "--kind"),
-    "unknown recipe": (learn(**{"--recipe": "escdif"}), ", ".join(
-        sorted(RECIPES))), "unknown preset": (learn(**{"--preset": "papr"}), ", ".join(
-            sorted(PRESETS))), "preset without shape": (learn(**{"--preset": "fine-decoder"}),
-                                                        "trains nothing for shape; presets that do: paper"),
-    "recipe of another kind": (learn(**{"--recipe": "escdiff-appearance"}),
-                               "learns appearance, not shape"), "steps": (learn(**{"--steps": -1}), "steps"),
-    "seed": (learn(**{"--seed": -1}), "--seed is -1"), "seed of the demo": ([
-        "demo", "--out", "out", "--seed", 2**64
-    ], "--seed is 18446744073709551616; allowed: 0 to"), "token": (learn(**{"--token": "two words"}),
-                                                                   "one word"),
-    "class word": (learn(**{"--class-word": "\u200b"}),
-                   "all of them visible"), "learn to no safetensors": (learn(**{"--out": "out.ckpt"}),
-                                                                       "must end in .safetensors"),
-    "learn to a folder": (learn(**{"--out": "folder.safetensors"}), "folder.safetensors"),
-    "learn below a file": (learn(**{"--out": "a_file/out.safetensors"}),
-                           "a_file"), "no picture": (learn(**{"--reference": "absent.png"}),
-                                                     "absent.png does not exist"), "not a picture": (learn(
-                                                         **{"--reference": "text.png"}), "not a picture"),
-    "safetensors as picture": (learn(**{"--reference": "shape.safetensors"}),
-                               "not a picture"), "1x1 picture": (learn(**{"--reference": "dot.png"}), "1×1"),
-    "strip": (learn(**{"--reference": "strip.png"}),
-              "longer than"), "full mask": (learn(**{"--mask": "white.png"}), "full"),
-    "empty mask": (learn(**{"--mask": "black.png"}),
-                   "empty"), "mask of another size": (learn(**{"--mask": "small.png"}),
-                                                      "32×32"), "no mask": (learn(**{"--mask": "absent.png"}),
-                                                                            "absent.png"),
-    "no filter": (learn(**{"--filter": "absent.safetensors"}), "no filter file"), "no encoder": (learn(
-        **{"--encoder": "absent.safetensors"}), "no vision tower"), "info of nothing": ([
-            "info", "absent.safetensors"
-        ], "absent.safetensors"), "info of a picture": ([
-            "info", "disc.png"
-        ], "disc.png"), "one mask for two pictures": ([
-            *learn(**{"--mask": "small.png"}), "--reference", "disc.png", "disc.png"
-        ], "1 masks were given"), "seed beyond": (mix(**{"--seed": 2**64}),
-                                                  "--seed is"), "guidance nan": (mix(**{"--guidance": "nan"}),
-                                                                                 "--guidance is nan"),
-    "guidance inf": (mix(**{"--guidance": "inf"}), "--guidance is inf"), "filters from no pictures": ([
-        "train-filters", "--images", "world", "--out", "f.safetensors", "--count", "0"
-    ], "--count is 0"), "filters in no steps": ([
-        "train-filters", "--images", "world", "--out", "f.safetensors", "--steps", "-5"
-    ], "--steps is -5"), "filters with a bad seed": ([
-        "train-filters", "--images", "world", "--out", "f.safetensors", "--seed", "-3"
-    ], "--seed is -3"), "export over itself": ([
-        "export", "shape.safetensors", "--format", "lora", "--out", "./shape.safetensors"
-    ], "attribute itself"), "export format": ([
-        "export", "shape.safetensors", "--format", "ckpt", "--out", "x"
-    ], "--format"), "export to no safetensors": ([
-        "export", "shape.safetensors", "--format", "lora", "--out", "x.bin"
-    ], ".safetensors"), "filters from nothing": ([
-        "train-filters", "--images", "absent", "--out", "f.safetensors", "--model", "model.safetensors"
-    ], "absent"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_line_and_status_2(case, capsys, quick_recipes, room):
-    Path("folder.safetensors").mkdir(exist_ok=True)
-    arguments, words = MISTAKES[case]
-    status, out, err = run(capsys, *arguments)
-    lines = err.strip().splitlines()
-    assert status == 2 and len(lines) == 1, err
-    assert lines[0].startswith("escdiff: ") and words in lines[0] and "Traceback" not in err + out
-    unwanted = [*room.glob("out*"), *room.rglob("*.tmp"), *room.glob("pictures/*"), *room.glob("x*")]
-    assert not unwanted, "nothing is left behind"
-
-
-def test_from_a_shell_too(room):
-    command = [sys.executable, "-m", "escdiff_core", "info", str(room / "half_attribute.safetensors")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 2 and done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1 and "half_attribute" in done.stderr
+pytestmark = pytest.mark.usefixtures("in_cli_room")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -205,7 +23,7 @@ def test_every_command_explains_itself(command, capsys):
     assert status == 0 and COMMANDS[command] in " ".join(out.split())
 
 
-def test_learn_info_mix_and_export_in_turn(capsys, quick_recipes, tmp_path, room):
+def test_learn_info_mix_and_export_in_turn(capsys, quick_recipes, tmp_path, cli_room):
     for kind, more in (
         ("shape", ["--describe", "a table"]),
         ("appearance", ["--recipe", "escdiff-appearance-lora"]),
@@ -294,26 +112,6 @@ def test_a_stopped_run_goes_on_with_resume(number, capsys, quick_recipes, ctrl_c
     assert [p.name for p in kept.iterdir()] == ["step-000001.safetensors"], (
         "what a finished run needs no more is large"
     )
-
-
-@pytest.mark.parametrize("command", [
-    learn(**{"--out": "/proc/x.safetensors"}),
-    learn(**{"--out": "a_file/x.safetensors"}),
-    [
-        "train-filters", "--images", "world", "--count", "2", "--model", "model.safetensors", "--out",
-        "/proc/x.safetensors"
-    ],
-], ids=["no room", "below a file", "filters"])
-def test_a_place_that_cannot_be_written_is_told_before_the_work(command, capsys, monkeypatch):
-    monkeypatch.setattr("escdiff_core.families.load.load_model", lambda *_: pytest.fail("work was done"))
-    status, _, err = run(capsys, *command)
-    assert status == 2 and "cannot be written" in err and len(err.strip().splitlines()) == 1
-
-
-def test_filters_in_a_file_of_another_kind_are_refused_before_they_are_trained(capsys, monkeypatch):
-    monkeypatch.setattr("escdiff_core.families.load.load_model", lambda *_: pytest.fail("work was done"))
-    status, _, err = run(capsys, "train-filters", "--images", "world", "--out", "filters.pt")
-    assert status == 2 and "must end in .safetensors" in err
 
 
 def test_a_smaller_mix_leaves_no_picture_of_a_larger_one(capsys, tmp_path):

@@ -122,7 +122,8 @@ def test_what_only_looks_like_sdxl_is_refused_by_name(change, words):
         unet = UNet2DConditionModel.from_config({**config.unet, **change})
     tensors = full_size("sdxl")[0]
     shapes = {n: tuple(t.shape) for n, t in tensors.items() if not n.startswith(UNET_PREFIX)}
-    shapes |= {UNET_PREFIX + c: tuple(unet.state_dict()[n].shape) for n, c in unet_map(unet.config).items()}
+    state = unet.state_dict()
+    shapes |= {UNET_PREFIX + c: tuple(state[n].shape) for n, c in unet_map(unet.config).items()}
     with pytest.raises(ESCDiffError, match=words):
         recognise(shapes, {}, "a file")
 

@@ -49,6 +49,11 @@ def test_mixing_on_the_host_is_the_headless_mix(seen, case):
     assert seen["mix acts"] > 1e-2 and seen["strength 0 is stock"]
 
 
+def test_a_control_net_acts_on_a_mix_and_as_always_without_attributes(seen):
+    without_is_stock, finite, acts = seen["control"]
+    assert without_is_stock and finite and acts > 1e-3
+
+
 @pytest.mark.parametrize("part", ["area", "mask"])
 def test_a_mix_may_act_in_a_part_of_the_picture(seen, part):
     inside, outside = seen[part]

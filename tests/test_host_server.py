@@ -133,12 +133,17 @@ def test_cancel_stops_learning_and_the_server_lives_on(server):
 
 @pytest.mark.parametrize(
     "changes, sentence",
-    [({"mix__shape": ["learn_appearance", 0]}, "an attribute of kind 'appearance' was given as shape"),
-     ({"learn_shape__recipe": "escdiff-appearance"
-       }, "learns appearance, not shape; recipes for shape: escdiff-shape"),
-     ({"learn_shape__mask": ["more", 0]}, "mask"),
-     ({"learn_shape__image": ["video", 0]}, "40 pictures were given"),],
-    ids=["wrong kind", "wrong recipe", "wrong mask", "video"])
+    [
+        ({"mix__shape": ["learn_appearance", 0]}, "an attribute of kind 'appearance' was given as shape"),
+        (
+            {"learn_shape__recipe": "escdiff-appearance"},
+            "learns appearance, not shape; recipes for shape: escdiff-shape",
+        ),
+        ({"learn_shape__mask": ["more", 0]}, "mask"),
+        ({"learn_shape__image": ["video", 0]}, "40 pictures were given"),
+    ],
+    ids=["wrong kind", "wrong recipe", "wrong mask", "video"],
+)
 def test_a_bad_graph_is_one_sentence_and_the_server_lives_on(server, changes, sentence):
     graph = untyped(workflow(**QUICK, **changes))
     graph["more"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 96, "height": 64}}

@@ -114,9 +114,13 @@ def test_nothing_in_the_archive_imports_what_was_left_out(published):
 BARE = """
 import json, sys
 sys.modules.update(ot=None, matplotlib=None)
+sys.path.append(sys.argv[1])
 from escdiff_core.bench.references import shape_references
 from escdiff_core.cli import main
+from escdiff_core.learning.recipes import RECIPES
+from host_small_work import few_views
 shape_references(1)
+few_views(RECIPES)
 for words in json.load(sys.stdin):
     print("STATUS", main(words))
 """
@@ -135,7 +139,8 @@ def test_it_runs_from_the_archive_without_the_judge_s_packages(published, tmp_pa
     ])
     commands += [[name, "--out", "nothing"] for name in ("demo", "bench")]
     done = run(
-        sys.executable, "-c", BARE, home=tmp_path, cwd=tmp_path, input=json.dumps(commands), path=published
+        sys.executable, "-c", BARE, ROOT / "tests", home=tmp_path, cwd=tmp_path,
+        input=json.dumps(commands), path=published
     )
     assert re.findall(r"STATUS (\d)", done.stdout) == list("00022"), done.stderr
     assert (tmp_path / "mixed" / "000.png").is_file() and not (tmp_path / "nothing").exists()

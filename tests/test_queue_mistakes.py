@@ -14,11 +14,22 @@ from escdiff_core.queue.client import failure_of, files_of
 
 @pytest.mark.parametrize(
     "event, data, words",
-    [("execution_error", {"node_id": "3", "exception_message": "out\n of memory "}, "Sampler: out of memory"),
-     ("execution_error", {"node_id": "3.0.1", "node_type": "Inner", "exception_type": "KeyError"
-                          }, "Inner: KeyError"),
-     ("execution_interrupted", {"node_id": "3"}, "Sampler: stopped on the server"),
-     ("execution_start", {}, "see its log"),], ids=["error", "inside a subgraph", "interrupted", "no reason"])
+    [
+        (
+            "execution_error",
+            {"node_id": "3", "exception_message": "out\n of memory "},
+            "Sampler: out of memory",
+        ),
+        (
+            "execution_error",
+            {"node_id": "3.0.1", "node_type": "Inner", "exception_type": "KeyError"},
+            "Inner: KeyError",
+        ),
+        ("execution_interrupted", {"node_id": "3"}, "Sampler: stopped on the server"),
+        ("execution_start", {}, "see its log"),
+    ],
+    ids=["error", "inside a subgraph", "interrupted", "no reason"],
+)
 def test_a_failure_names_the_node(event, data, words):
     assert words in failure_of(GRAPH, {"status": {"status_str": "error", "messages": [[event, data]]}})
     assert failure_of(GRAPH, {"status": None}) == ""

@@ -107,16 +107,33 @@ TIMESTEP_LAWS: Mapping[str, float] = {"uniform": 1.0, "layout": 0.7, "material":
 # What goes with a kind, whichever way it is learned
 WORDS: Mapping[str, Mapping[str, object]] = {
     "shape": {
-        "token": "*m", "init_word": "shape", "word": "object", "stages": (4, STAGES),
-        "templates": ("a photo of a {rest} {token} {behind}", "a {rest} {token} {behind}",
-                      "a {token} with {rest} appearance {behind}")
-    }, "appearance": {
-        "token": "*a", "init_word": "appearance", "word": "plain", "rest": "object", "stages": (0, 4),
-        "templates": ("a photo of a {token} {rest} {behind}", "a {token} {rest} {behind}",
-                      "a {rest} with {token} appearance {behind}")
-    }, "concept": {
-        "token": "*c", "init_word": "object", "word": "object",
-        "templates": ("a photo of a {token} {behind}", "a {token} {behind}")
+        "token": "*m",
+        "init_word": "shape",
+        "word": "object",
+        "stages": (4, STAGES),
+        "templates": (
+            "a photo of a {rest} {token} {behind}",
+            "a {rest} {token} {behind}",
+            "a {token} with {rest} appearance {behind}",
+        ),
+    },
+    "appearance": {
+        "token": "*a",
+        "init_word": "appearance",
+        "word": "plain",
+        "rest": "object",
+        "stages": (0, 4),
+        "templates": (
+            "a photo of a {token} {rest} {behind}",
+            "a {token} {rest} {behind}",
+            "a {rest} with {token} appearance {behind}",
+        ),
+    },
+    "concept": {
+        "token": "*c",
+        "init_word": "object",
+        "word": "object",
+        "templates": ("a photo of a {token} {behind}", "a {token} {behind}"),
     },
 }
 
