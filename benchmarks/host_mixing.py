@@ -20,7 +20,7 @@ AIM, PAIRS, STEPS = 1.03, 9, 20
 
 def inside() -> None:
     """Runs in a host's environment, started by :func:`main` with ``HOST BASE PACK``."""
-    import host_probe_more as more
+    import host_probe_cost as cost
     from host_probe import load_pack
     from host_probe_base import core, found, node, torch
 
@@ -33,7 +33,7 @@ def inside() -> None:
             made[kind] = node("ESCDiffLearnAttribute", model=model, clip=clip, vae=vae, encoder=encoder,
                               image=image, mask=mask, kind=kind, steps=2, seed=0, describe="",
                               batch_size=2)[0]
-        more.timing(model, clip, made, PAIRS, STEPS, time.perf_counter)
+        cost.timing(model, clip, made, PAIRS, STEPS, time.perf_counter)
     print("FOUND " + json.dumps(found))
 
 

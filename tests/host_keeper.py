@@ -26,6 +26,10 @@ import utils.extra_config  # noqa: E402,F401  (before nodes: comfy/utils.py shad
 
 import nodes  # noqa: E402,F401
 
+# what the pack asks for at its first use takes seconds to import: once here, and not in each fork
+for slow in ("diffusers.models.unets.unet_2d_condition", "peft", "transformers.models.clip.modeling_clip"):
+    importlib.import_module(slow)
+
 
 def probe(file: str, base: str, pack: str) -> None:
     """Run a probe as its own command line would, on a base directory that the host did not know when it was

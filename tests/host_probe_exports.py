@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import host_probe_more as more
 from host_probe_base import (
     BASE,
     core,
@@ -15,6 +14,7 @@ from host_probe_base import (
     stock,
     torch,
 )
+from host_probe_mistakes import said
 
 
 def exports(model, clip, made):
@@ -67,12 +67,12 @@ def exports(model, clip, made):
     found["names"] = {
         f"{node_id}: {name[:9]}": [
             host_nodes.NODE_CLASS_MAPPINGS[node_id].validate_inputs(name=name),
-            more.said(node_id, name=name, **inputs),
+            said(node_id, name=name, **inputs),
         ]
         for node_id, inputs in given.items()
         for name in ("n" * 240, "nul\0", "sub/", "..", ".hidden", "con", "dot.", "a:b", "")
     }
-    found["leads_out"] = more.said("ESCDiffSaveAttribute", attribute=shape, name="../shape")
+    found["leads_out"] = said("ESCDiffSaveAttribute", attribute=shape, name="../shape")
     over = node("ESCDiffSaveAttribute", attribute=made["appearance"], name="probe/shape_02", overwrite=True)[
         1
     ]

@@ -9,7 +9,7 @@ learns, stops, goes on and says so depends on neither.
 import sys
 from dataclasses import replace
 
-VIEWS, PIXELS = 4, 128
+VIEWS, PIXELS = 2, 128
 NODE_CLASS_MAPPINGS: dict = {}      # what makes it a node pack
 
 

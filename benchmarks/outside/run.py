@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from escdiff_core.bench.contenders import CONTENDERS
-from escdiff_core.bench.plan import CELLS, Plan, Store
+from escdiff_core.bench.plan import CELLS, Experiment, Store
 from escdiff_core.bench.run import Bench, run
 from escdiff_core.bench.table import summary
 from escdiff_core.cli.bench import own_subjects
@@ -83,12 +83,12 @@ def means(rows: list[dict]) -> dict:
     return found | ({"least_A": min(r["A"] for r in rows if "A" in r)} if "A" in found else {})
 
 
-def mixes(model: DiffusionModel, load, options: argparse.Namespace) -> tuple[dict, Plan, Store]:
+def mixes(model: DiffusionModel, load, options: argparse.Namespace) -> tuple[dict, Experiment, Store]:
     """Learn every reference and mix the pairs of the plan; what --out holds already is not measured again."""
     subjects = {
         kind: group[: options.references] for kind, group in own_subjects(PICTURES, model.native_size).items()
     }
-    plan = Plan([CONTENDERS[OURS]], subjects, [options.seconds])
+    plan = Experiment([CONTENDERS[OURS]], subjects, [options.seconds])
     store = Store(options.out)
     bar = progress_bar("cells")
     cells = run(Bench(model, plan, store), options.workers, load,
