@@ -1,6 +1,7 @@
 """The rooms of the core, and that every arrow between them points down: who may import whom."""
 
 import ast
+import statistics
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,15 @@ def test_the_core_knows_no_host():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else \
                 [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             assert not {n.partition(".")[0] for n in names} & HOST, path
+
+
+def test_files_are_short():
+    """Five minutes are enough to read one; lines of more than 110 columns are ruff's to find."""
+    root = CORE.parent
+    lengths = {
+        str(path.relative_to(root)): path.read_text(encoding="utf-8").count("\n")
+        for folder in ("escdiff_core", "nodes", "tests", "benchmarks", "example_workflows", "docs", "locales")
+        for path in (root / folder).rglob("*.py")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > 320} == {}
+    assert statistics.median(lengths.values()) <= 110
