@@ -17,7 +17,8 @@ from host_probe_base import control_net, controlled, core, draw, few_views, foun
 from hosts import TEXT_LAYERS
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
-SIZE = 128                                   # the families' own sizes would take minutes here
+# pixels of what is drawn and of what is learned from: the families' own sizes would take minutes here
+SIZE, SMALL = 128, 64
 # Of SDXL the two layers of B-LoRA, which ComfyUI puts on and takes off in no time; SD 2.x has too few levels
 # here to have them
 PRESETS = {"sd2": "recipe's own", "sdxl": "b-lora"}
@@ -26,13 +27,13 @@ TOLD = (768, 768, 0, 0, 768, 768)
 
 
 def shrink() -> None:
-    """The families learn and draw at SIZE, and the host's text encoders have as few layers as the
+    """The families learn at SMALL, and the host's text encoders have as few layers as the
     checkpoints'."""
     import comfy.sd1_clip
 
     families = core("escdiff_core.families").FAMILIES
     for name, family in families.items():
-        families[name] = replace(family, native_size=SIZE, noise=lambda shapes, read: {})
+        families[name] = replace(family, native_size=SMALL, noise=lambda shapes, read: {})
     comfy.sd1_clip.json = SimpleNamespace(
         load=lambda file: {**json.load(file), "num_hidden_layers": TEXT_LAYERS}
     )
@@ -113,8 +114,8 @@ def beside_headless(model, mixed, positive, negative, mix) -> float:
 def learned(name: str, model, clip, vae) -> dict:
     """Both kinds with the family's own recipes, through the node, saved and loaded."""
     generator, made = torch.Generator().manual_seed(4), {}
-    picture, mask = torch.rand(1, SIZE, SIZE, 3, generator=generator), torch.zeros(1, SIZE, SIZE)
-    mask[:, 30:100, 30:100] = 1
+    picture, mask = torch.rand(1, SMALL, SMALL, 3, generator=generator), torch.zeros(1, SMALL, SMALL)
+    mask[:, 15:50, 15:50] = 1
     for kind, learn in (("shape", "ESCDiffLearnShape"), ("appearance", "ESCDiffLearnLook")):
         one = node(learn, model=model, clip=clip, vae=vae, image=picture, mask=mask, class_word="",
                    recipe="recipe's own", steps=1, seed=2**33, describe="", batch_size=1, preview_every=0,

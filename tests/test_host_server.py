@@ -55,7 +55,7 @@ STEPS = 6
 # Steps, and by how much of 255 the two pictures may differ: 1 is cut off where 8 bits do not hold it. The
 # command's schedule is trailing (see model/sample.py), which is the workflow's "simple" where the steps
 # divide 1000; elsewhere some are one apart.
-SAME_PICTURE = {20: 2, 25: 2, workflow()["sampler"]["inputs"]["steps"]: 6}
+SAME_PICTURE = {20: 2, workflow()["sampler"]["inputs"]["steps"]: 6}
 KINDS = {"shape": "learn_shape", "appearance": "learn_appearance"}
 
 

@@ -61,14 +61,16 @@ def load_model(
 
 def model_from_tensors(unet: Tensors, vae: Tensors, texts: Mapping[str, Tensors], config: ModelConfig,
                        device: torch.device, dtype: torch.dtype = torch.float32,
-                       source: str = "the model") -> DiffusionModel:
+                       source: str = "the model", base: str = "") -> DiffusionModel:
     """Build a model from tensors as a host exports them: ``unet`` and ``vae`` under the names of the original
     SD layout, the ``texts`` of each tower under transformers'.
 
-    Tensors of ``dtype`` become the model's own, so they must be nobody else's. Raises ESCDiffError when one
-    is missing or has another shape than ``config`` says.
+    Tensors of ``dtype`` become the model's own, so they must be nobody else's. ``base``: the fingerprint of
+    what attributes of the model belong to, if it is known; read off the UNet otherwise. Raises ESCDiffError
+    when a tensor is missing or has another shape than ``config`` says.
     """
-    return _finish(*_assemble(unet, vae, texts, config, dtype, source, copy=False), config, device, source)
+    parts = _assemble(unet, vae, texts, config, dtype, source, copy=False)
+    return _finish(*parts, config, device, source, base)
 
 
 def _under(file: CheckpointFile, prefix: str) -> dict[str, torch.Tensor]:
@@ -80,10 +82,9 @@ def _text_state(file: CheckpointFile, row: TowerRow) -> dict[str, torch.Tensor]:
     return from_open_clip(state) if row.layout == "open_clip" else nested(state)
 
 
-def _finish(
-    unet, vae, towers: tuple[TextTower, ...], config: ModelConfig, place: torch.device, source: str
-) -> DiffusionModel:
-    base = fingerprint(unet.state_dict(), unet.config)
+def _finish(unet, vae, towers: tuple[TextTower, ...], config: ModelConfig, place: torch.device, source: str,
+            base: str = "") -> DiffusionModel:
+    base = base or fingerprint(unet.state_dict(), unet.config)
     for module in (unet, vae, *(tower.encoder for tower in towers)):
         module.to(place).eval().requires_grad_(False)
     return DiffusionModel(

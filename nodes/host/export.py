@@ -28,24 +28,22 @@ SOURCE = "the loaded model"
 
 
 def private_model(model, clip, vae) -> DiffusionModel:
-    """Copy the host's MODEL, CLIP and VAE into a DiffusionModel, with every LoRA that is on them baked in,
-    fp32.
+    """Copy the host's MODEL, CLIP and VAE into a DiffusionModel on its device, with every LoRA that is on
+    them baked in, fp32.
 
     Its ``fingerprint`` is that of the base without LoRAs: an attribute belongs to a checkpoint. Raises
     ESCDiffError in one sentence for a model of no family, and for a missing CLIP or VAE.
     """
-    config = config_of(model, clip, vae)
-    unet = {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()}
-    texts = {tower: text_tensors(clip, tower, baked) for tower in FAMILIES[config.family].tower_names}
-    decoder = {
-        n: t.detach().to("cpu", torch.float32, copy=True)
-        for n, t in vae.first_stage_model.state_dict().items()
-    }
-    make_room(4 * sum(t.numel() for part in (unet, decoder, *texts.values()) for t in part.values()))
-    made = model_from_tensors(
-        unet, decoder, texts, config, comfy.model_management.get_torch_device(), source=SOURCE
+    config, device = config_of(model, clip, vae), comfy.model_management.get_torch_device()
+    towers, decoder = FAMILIES[config.family].tower_names, vae.first_stage_model.state_dict()
+    parts = [unpatched(model), decoder, *(text_tensors(clip, tower, named) for tower in towers)]
+    make_room(4 * sum(t.numel() for part in parts for t in part.values()))
+    return model_from_tensors(
+        {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()},
+        {n: t.detach().to(device, torch.float32, copy=True) for n, t in decoder.items()},
+        {tower: text_tensors(clip, tower, baked) for tower in towers},
+        config, device, source=SOURCE, base=base_fingerprint(model),
     )
-    return replace(made, fingerprint=base_fingerprint(model)) if model.patches else made
 
 
 def text_tensors(clip, tower: str, read: Callable) -> dict[str, torch.Tensor]:
@@ -156,7 +154,8 @@ def is_merge(patch: tuple) -> bool:
 def baked(
     patcher, prefix: str, counts: Callable[[tuple], bool] = lambda patch: True
 ) -> dict[str, torch.Tensor]:
-    """The weights under ``prefix`` with the patches on ``patcher`` that count, fp32 copies on the CPU.
+    """The weights under ``prefix`` with the patches on ``patcher`` that count, fp32 copies on the host's
+    device.
 
     Read through the patch list, because the module itself may hold another clone's patches at the moment.
     """
@@ -174,7 +173,7 @@ def baked(
         ).float()
         if patches:
             weight = comfy.lora.calculate_weight(patches, weight, name)
-        weights[name] = weight.float().cpu()
+        weights[name] = weight.float()
     return weights
 
 
