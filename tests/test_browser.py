@@ -135,7 +135,9 @@ const plain = LiteGraph.createNode('KSampler');
 window.app.graph.clear();
 window.app.graph.add(node);
 window.app.graph.add(plain);
-const shown = () => node.widgets.filter(w => node.isWidgetVisible(w)).map(w => w.name);
+// a newer front end does not draw a widget with a wire, but keeps its row
+const has = node.isWidgetRowVisible ?? node.isWidgetVisible;
+const shown = () => node.widgets.filter(w => has.call(node, w)).map(w => w.name);
 const settled = () => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve)));
 const look = async () => {
     window.app.graph.setDirtyCanvas(true, true);

@@ -26,20 +26,23 @@ function keep(table) {
 }
 
 // Inputs marked advanced. A node drawn as HTML folds them by the widgets' options; one on the canvas by the widgets
-// themselves, to which the front end does not copy the mark. A wire must be seen to end somewhere, so that a widget with
-// one is never folded.
+// themselves, to which the front end does not copy the mark. It leaves their room empty, so they leave the layout too;
+// one too old for that folds nothing. A wire must be seen to end somewhere: a widget that has one is never folded.
 function fold(node) {
     const marked = node.widgets?.filter((widget) => widget.options?.advanced) ?? [];
     const isLinked = (widget) => node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
-    if (!marked.length || app.extensionManager?.setting?.get("Comfy.Node.AlwaysShowAdvancedWidgets")) return;
-    if (marked[0].visibility) byMark(node, marked, isLinked);
-    else if (node.getLayoutWidgets) byLayout(node, marked, isLinked);       // an older one leaves their room empty
-    else return;
+    if (!marked.length || !node.getLayoutWidgets) return;
+    if (app.extensionManager?.setting?.get("Comfy.Node.AlwaysShowAdvancedWidgets")) return;
+    (marked[0].visibility ? write : define)(node, marked, isLinked);
+    const laidOut = node.getLayoutWidgets;
+    node.getLayoutWidgets = function () {
+        return laidOut.call(this).filter((widget) => this.showAdvanced || !widget.advanced);
+    };
     node.setSize(node.computeSize());
 }
 
-// The front end lays out by the mark.
-function byMark(node, marked, isLinked) {
+// The mark is part of a widget's visibility, and written there.
+function write(node, marked, isLinked) {
     const mark = () => marked.forEach((widget) => { widget.advanced = !isLinked(widget); });
     const changed = node.onConnectionsChange;
     node.onConnectionsChange = function (...change) {
@@ -49,16 +52,12 @@ function byMark(node, marked, isLinked) {
     mark();
 }
 
-// The front end reads the mark and lays out all widgets.
-function byLayout(node, marked, isLinked) {
+// The mark is any property.
+function define(node, marked, isLinked) {
     for (const widget of marked)
         Object.defineProperty(widget, "advanced", {
             get: () => !isLinked(widget), set: () => {}, enumerable: true, configurable: true,
         });
-    const laidOut = node.getLayoutWidgets;
-    node.getLayoutWidgets = function () {
-        return laidOut.call(this).filter((widget) => this.showAdvanced || !widget.advanced);
-    };
 }
 
 app.registerExtension({
