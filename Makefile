@@ -10,10 +10,10 @@ demo: $(STAMP)
 	$(PY) -m escdiff_core demo --out out/demo
 
 # Real ComfyUIs, where there are any (see tests/hosts.py), get an environment each, and their tests run beside one another:
-# four at a time, since those of a server often wait.
+# three at a time, since those of a server often wait.
 test: $(STAMP)
 	$(PY) tests/hosts.py
-	$(PY) -m pytest -n 4 --no-loadscope-reorder
+	$(PY) -m pytest -n 3 --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

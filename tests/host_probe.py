@@ -228,7 +228,7 @@ def sd15():
         text = "a photo of a red star"
         mine = core("escdiff_core.model.text").encode_prompts(copy, [text]).context
         found[f"sd15_text_difference_{skip}"] = largest(used.encode_from_tokens(used.tokenize(text)), mine)
-    x, t = torch.randn(1, 4, 32, 32), torch.tensor([500.0])
+    x, t = torch.randn(1, 4, 16, 16), torch.tensor([500.0])
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([model])

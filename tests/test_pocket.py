@@ -41,10 +41,11 @@ def test_the_files_are_small_and_of_one_make(pocket):
     assert [sum(n.startswith(p) for n in crossing) for p in ("down", "mid", "up")] == [6, 1, 9]
 
 
-def test_its_weights_pack_well():
-    weights = load_file(config.CHECKPOINT).values()
+@pytest.mark.parametrize("file", [config.CHECKPOINT, config.VISION_CHECKPOINT, config.FILTERS])
+def test_its_weights_pack_well(file):
+    weights = load_file(file).values()
     assert all(not (w.view(torch.int16) & 7).any() for w in weights if w.dtype is torch.float16), (
-        "pack them with pack.pack"
+        "pack them with pack.round_off"
     )
 
 

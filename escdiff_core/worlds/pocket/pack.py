@@ -16,7 +16,7 @@ from .tokenizer import build_vocabulary
 KEPT_BITS = 7
 
 
-def _round_off(path: Path) -> None:
+def round_off(path: Path) -> None:
     """Round every weight of a file to ``KEPT_BITS``, so that the pack's archive is a sixth smaller."""
     import torch
 
@@ -68,9 +68,9 @@ def pack(directory: Path) -> None:
     config.WEIGHTS_DIR.mkdir(exist_ok=True)
     write_checkpoint(config.CHECKPOINT, unet, train_vae.load(directory, cpu),
                      train_unet.load_text(directory, cpu, torch.float32), configuration)
-    _round_off(config.CHECKPOINT)
+    round_off(config.CHECKPOINT)
     shutil.copyfile(directory / "vision.safetensors", config.VISION_CHECKPOINT)
-    config.VISION_CHECKPOINT.chmod(config.CHECKPOINT.stat().st_mode)
+    round_off(config.VISION_CHECKPOINT)
     shutil.copyfile(directory / "surface_net.safetensors", config.SURFACE_NET)
     config.SURFACE_NET.chmod(config.CHECKPOINT.stat().st_mode)
     made = (config.CHECKPOINT, config.VISION_CHECKPOINT, config.SURFACE_NET)

@@ -3,6 +3,7 @@
 The stages write to ``--work`` and can be stopped and called again: a stage resumes where it was, and one that
 is done is skipped unless it is given more minutes. ``--stage pack`` puts the parts into the checkpoint that
 ships, ``--stage unpack`` takes that checkpoint apart to go on from it where the training state is gone.
+``--stage filters`` rounds off the filters that ``train-filters`` has made, as ``pack`` does with the rest.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ...metrics import train_surface_net
-from . import pack, train_clip, train_unet, train_vae
+from . import config, pack, train_clip, train_unet, train_vae
 
 # of ``--minutes`` with ``--stage all``
 SHARES = {"vae": 0.25, "clip": 0.08, "unet": 0.55, "decoder": 0.08, "reader": 0.04}
@@ -23,7 +24,7 @@ STAGES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the pocket model.")
-    parser.add_argument("--stage", choices=[*STAGES, "pack", "unpack", "all"], default="all")
+    parser.add_argument("--stage", choices=[*STAGES, "pack", "filters", "unpack", "all"], default="all")
     parser.add_argument(
         "--minutes", type=float, default=110.0, help="wall clock for the stage, or for all of them"
     )
@@ -44,6 +45,8 @@ def main() -> None:
             STAGES[stage](options.work, minutes, device, options.pictures, options.seed)
     if options.stage in ("pack", "all"):
         pack.pack(options.work)
+    if options.stage == "filters":
+        pack.round_off(config.FILTERS)
 
 
 if __name__ == "__main__":
