@@ -26,6 +26,10 @@ from queue_room import GRAPH
 HOSTS = [h for h in find_hosts() if python_of(h).exists()]
 NONE = "NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or put one at ~/comfy/ComfyUI"
 
+# Servers of this process. They end before the probes begin, which come later (see below): two of each ComfyUI
+# at once need more than 24 GB.
+RUNNING: list = []
+
 
 def pytest_collection_modifyitems(items):
     """The longest begin first: what the servers are asked, then the probes, so that the workers come to their
@@ -135,6 +139,8 @@ def sd15_models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def keeper(host, tmp_path_factory):
     """Each host, loaded once: call it with a probe and a base directory for what the probe says."""
+    while RUNNING:
+        RUNNING.pop().stop()
     command = [
         python_of(host),
         Path(__file__).with_name("host_keeper.py"),
@@ -190,6 +196,7 @@ def server(host, sd15_models, tmp_path_factory):
     from host_server import Server
 
     running = Server(host, tmp_path_factory.mktemp(f"server-{version(host)}"), sd15_models)
+    RUNNING.append(running)
     yield running
     running.stop()
 
