@@ -113,6 +113,14 @@ def in_cli_room(cli_room, monkeypatch):
     monkeypatch.chdir(cli_room)
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint as small as they get, with random weights."""
+    from method_zoo import write_tiny  # brings torch
+
+    return write_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
 @pytest.fixture
 def quick_recipes(monkeypatch):
     """Every recipe learns in no time."""

@@ -72,27 +72,6 @@ def parity(model, clip, vae):
     return direct
 
 
-def with_lora(model, clip, vae):
-    """A stock-style LoRA baked into the private copy computes what the host computes with it."""
-    name = "diffusion_model.input_blocks.1.1.proj_in.weight"
-    shape = dict(model.model.named_parameters())[name].shape
-    patched = model.clone()
-    patched.add_patches({name: ("diff", (0.1 * torch.randn(shape),))}, 0.7)
-    copy = core("nodes.host.export").private_model(patched, clip, vae)
-    x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500.0]), torch.randn(1, 77, 192)
-    mine = copy.unet(x, t, encoder_hidden_states=context).sample
-    import comfy.model_management
-
-    comfy.model_management.load_models_gpu([patched], force_patch_weights=True)
-    theirs = patched.model.diffusion_model(x, t, context=context)
-    found["lora_difference"] = largest(mine, theirs)
-    found["lora_changes"] = largest(mine, core("nodes.host.export").private_model(model, clip, vae).unet(
-        x, t, encoder_hidden_states=context).sample)
-    found["lora_fingerprint_is_the_base_s"] = copy.fingerprint == core("nodes.host.export").base_fingerprint(
-        model
-    )
-
-
 def learning(model, clip, vae, encoder, before):
     modules = (model.model, clip.cond_stage_model, vae.first_stage_model)
     plain = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
@@ -274,7 +253,7 @@ def main() -> None:
         model, clip, vae, encoder = node("ESCDiffLoadPocketModel")
         before = hash_of(model.model, clip.cond_stage_model, vae.first_stage_model)
         direct = parity(model, clip, vae)
-        with_lora(model, clip, vae)
+        more.with_lora(model, clip, vae)
         made = learning(model, clip, vae, encoder, before)
         found["failed"] = {}
         user_s = (model, clip, vae)

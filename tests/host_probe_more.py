@@ -1,4 +1,4 @@
-"""More of what host_probe.py looks for: schedules, ControlNet, LoRAs, cancel and wrong inputs."""
+"""More of what host_probe.py looks for: layouts, overlaps, schedules, ControlNet, LoRAs and cancel."""
 
 from dataclasses import replace
 
@@ -129,6 +129,27 @@ def control(model, clip, made):
     mixed = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made)
     drawn = draw(mixed[0], *controlled(given, *mixed[1:3]))
     found["control_on_a_mix"] = [bool(torch.isfinite(drawn).all()), largest(drawn, draw(*mixed[:3]))]
+
+
+def with_lora(model, clip, vae):
+    """A stock-style LoRA baked into the private copy computes what the host computes with it."""
+    name = "diffusion_model.input_blocks.1.1.proj_in.weight"
+    shape = dict(model.model.named_parameters())[name].shape
+    patched = model.clone()
+    patched.add_patches({name: ("diff", (0.1 * torch.randn(shape),))}, 0.7)
+    copy = core("nodes.host.export").private_model(patched, clip, vae)
+    x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500.0]), torch.randn(1, 77, 192)
+    mine = copy.unet(x, t, encoder_hidden_states=context).sample
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([patched], force_patch_weights=True)
+    theirs = patched.model.diffusion_model(x, t, context=context)
+    found["lora_difference"] = largest(mine, theirs)
+    found["lora_changes"] = largest(mine, core("nodes.host.export").private_model(model, clip, vae).unet(
+        x, t, encoder_hidden_states=context).sample)
+    found["lora_fingerprint_is_the_base_s"] = copy.fingerprint == core("nodes.host.export").base_fingerprint(
+        model
+    )
 
 
 def loras(model, clip, made):

@@ -9,18 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from method_zoo import disc, write_tiny
+from method_zoo import disc
 from PIL import Image
 
 from escdiff_core.attribute.tensors import channel_norms
 from escdiff_core.bench import run as bench_run
-from escdiff_core.bench.contenders import (
-    ABLATIONS,
-    BEST,
-    CONTENDERS,
-    FACTORS,
-    RATES,
-)
+from escdiff_core.bench.contenders import ABLATIONS, BEST, CONTENDERS
 from escdiff_core.bench.plan import Experiment, Store
 from escdiff_core.bench.protocol import Subject, appearance_references, shape_references
 from escdiff_core.cli import bench as command
@@ -28,11 +22,6 @@ from escdiff_core.cli import main
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.families.load import load_model
 from escdiff_core.learning.recipes import RECIPES
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.fixture
@@ -96,18 +85,6 @@ def test_a_contender_whose_kinds_change_the_same_weights_is_mixed_in_both_ways(c
     assert sum(meet for meet, *_ in ways) == 5 and CONTENDERS["escdiff"].overlap == "divide", (
         "the default's way is the mixes' own"
     )
-
-
-def test_a_contender_of_the_field_learns_at_its_published_rates_times_one_factor():
-    assert set(BEST) <= set(CONTENDERS) and {f for best in BEST.values() for f in best.values()} <= set(
-        FACTORS
-    )
-    for name in ("dreambooth", "p-plus x30"):
-        contender, published = (RATES | CONTENDERS)[name], RECIPES[name.split(" x")[0]]
-        for kind in ("shape", "appearance"):
-            factor = 30 if name == "p-plus x30" else BEST.get(name, {}).get(kind, 1)
-            rates = [getattr(contender.recipe(kind), k) for k in ("lr_weights", "lr_token")]
-            assert rates == pytest.approx([factor * published.lr_weights, factor * published.lr_token])
 
 
 def test_a_run_measures_every_cell_and_a_second_one_nothing(checkpoint, quick, tmp_path, capsys, monkeypatch):
@@ -267,18 +244,3 @@ def test_workers_measure_what_one_process_does(checkpoint, quick, tmp_path, monk
     assert [r.get("steps") for r in rows[0]] == [r.get("steps") for r in rows[1]] == [1, 2, 1, 2, None, None]
     for one, two in zip(*rows, strict=True):
         assert one["own"] == pytest.approx(two["own"], abs=0.05)
-
-
-def test_the_overlap_counts_for_mixes_of_two_that_were_learned_alone(checkpoint, tmp_path):
-    chosen = [CONTENDERS[name] for name in ("escdiff", "escdiff-added", "style-aligned")]
-    chosen.append(replace(chosen[-1], name="style-aligned-added", overlap="add"))
-    subjects = {kind: [Subject.of_spec(kind, references(1)[0])] for kind, references in
-                (("shape", shape_references), ("appearance", appearance_references))}
-    plan = Experiment(chosen, subjects, (1.0,))
-    bench = bench_run.Bench(load_model(checkpoint, "cpu"), plan, Store(tmp_path))
-    for key in plan.stages()[0]:
-        bench.store.put(key, bench.identity(key), {"setup": 0.0, "step": 0.1})
-    mixes, learned = (
-        [bench.identity((c.name, *key)) for c in chosen] for key in (("mix", 0, 0, 0, 1.0), ("shape", 0, 0))
-    )
-    assert mixes[0] != mixes[1] and mixes[2] == mixes[3] and len(set(learned)) == 1

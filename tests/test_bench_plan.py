@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +15,15 @@ from escdiff_core.bench.contenders import (
     BEST_DENOISE,
     CONTENDERS,
     DENOISES,
+    FACTORS,
     RATES,
     Contender,
 )
-from escdiff_core.bench.plan import Experiment
+from escdiff_core.bench.plan import Experiment, Store
 from escdiff_core.bench.protocol import Subject, appearance_references, shape_references
 from escdiff_core.cli import bench as command
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.families.load import load_model
 from escdiff_core.learning.recipes import RECIPES
 from escdiff_core.metrics.scores import harmonic_mean
 
@@ -52,6 +55,18 @@ def test_the_field_s_rates_are_the_best_that_were_measured():
         assert scores[denoise] == max(scores.values()), kind
 
 
+def test_a_contender_of_the_field_learns_at_its_published_rates_times_one_factor():
+    assert set(BEST) <= set(CONTENDERS) and {f for best in BEST.values() for f in best.values()} <= set(
+        FACTORS
+    )
+    for name in ("dreambooth", "p-plus x30"):
+        contender, published = (RATES | CONTENDERS)[name], RECIPES[name.split(" x")[0]]
+        for kind in ("shape", "appearance"):
+            factor = 30 if name == "p-plus x30" else BEST.get(name, {}).get(kind, 1)
+            rates = [getattr(contender.recipe(kind), k) for k in ("lr_weights", "lr_token")]
+            assert rates == pytest.approx([factor * published.lr_weights, factor * published.lr_token])
+
+
 def test_what_is_learned_in_the_same_way_is_learned_once():
     subjects = {"shape": "ab", "appearance": "ab"}
     chosen = [
@@ -71,6 +86,21 @@ def test_what_is_learned_in_the_same_way_is_learned_once():
     plan = Experiment([fast, slow], subjects, (1.0,))
     assert plan.sources[slow.name, "shape"] == slow.name and plan.paces[slow.name, "shape"] == fast.name
     assert plan.stages()[0] == [(fast.name, "rate", kind) for kind in subjects]
+
+
+def test_the_overlap_counts_for_mixes_of_two_that_were_learned_alone(checkpoint, tmp_path):
+    chosen = [CONTENDERS[name] for name in ("escdiff", "escdiff-added", "style-aligned")]
+    chosen.append(replace(chosen[-1], name="style-aligned-added", overlap="add"))
+    subjects = {kind: [Subject.of_spec(kind, references(1)[0])] for kind, references in
+                (("shape", shape_references), ("appearance", appearance_references))}
+    plan = Experiment(chosen, subjects, (1.0,))
+    bench = bench_run.Bench(load_model(checkpoint, "cpu"), plan, Store(tmp_path))
+    for key in plan.stages()[0]:
+        bench.store.put(key, bench.identity(key), {"setup": 0.0, "step": 0.1})
+    mixes, learned = (
+        [bench.identity((c.name, *key)) for c in chosen] for key in (("mix", 0, 0, 0, 1.0), ("shape", 0, 0))
+    )
+    assert mixes[0] != mixes[1] and mixes[2] == mixes[3] and len(set(learned)) == 1
 
 
 @pytest.mark.parametrize("count", [4, 5, 7])

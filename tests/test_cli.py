@@ -1,4 +1,4 @@
-"""The command line: every mistake is one line on stderr and exit status 2; what was asked for is written."""
+"""The command line: what was asked for is written, and a run that was stopped goes on."""
 
 import json
 import signal

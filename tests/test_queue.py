@@ -1,5 +1,4 @@
-"""A batch on fake ComfyUI servers: what is sent, what is kept, what happens when a server restarts, refuses
-or stays away."""
+"""A batch on fake ComfyUI servers: how a table is read, what is sent, what is kept, what is reported."""
 
 import hashlib
 import json
