@@ -45,7 +45,7 @@ def test_the_field_s_rates_are_the_best_that_were_measured():
         for c in CONTENDERS.values()
         if RECIPES[c.recipes["shape"]].kind == "concept" and c.overlap == "add"
     }
-    assert set(BEST) == concepts
+    assert set(BEST) <= concepts, "what was never searched keeps its paper's rates"
     for kind, denoise in BEST_DENOISE.items():
         tried = {d: next(r for r in rows if r["contender"] == f"image-to-image at {d}") for d in DENOISES}
         scores = {

@@ -56,7 +56,7 @@ class Contender:
 
 # The papers' rates are for a model a hundred times as large and for hundreds of steps; for each kind they are
 # multiplied by the best of FACTORS, found on a pair that the table of methods does not use
-# (benchmarks/rates.md)
+# (benchmarks/rates.md). A method that is not in the table keeps its paper's.
 FACTORS = (1, 3, 10, 30, 100, 300)
 BEST: Mapping[str, Mapping[str, float]] = {
     name: dict(zip(DEFAULTS, factors, strict=True))
@@ -87,7 +87,11 @@ _OVERLAPPING = ("dreambooth", "custom-diffusion", "e4t", "unziplora")
 _SHOWN = (Contender("style-aligned", shown={"appearance": "style"}),
           Contender("image-to-image", shown={"shape": "start", "appearance": "start"}, denoise=BEST_DENOISE),
           Contender("nothing learned", shown={"shape": "start", "appearance": "style"}, denoise=BEST_DENOISE))
-_PUBLISHED = {name: _of_field(name, recipe, BEST[name]) for name, recipe in _FIELD.items() if name != _PRIOR}
+_PUBLISHED = {
+    name: _of_field(name, recipe, BEST.get(name, dict.fromkeys(DEFAULTS, 1)))
+    for name, recipe in _FIELD.items()
+    if name != _PRIOR
+}
 PLAIN = Contender(
     "plain", shown=dict.fromkeys(DEFAULTS, "words"), question="What is there without any attribute?"
 )
