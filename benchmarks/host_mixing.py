@@ -7,9 +7,7 @@ in interleaved pairs, in one process. Writes ``host_mixing.md``.
 import datetime
 import json
 import platform
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -38,8 +36,8 @@ def inside() -> None:
 
 
 def main() -> None:
-    from host_server import prepare_base
-    from hosts import find_hosts, python_of, version
+    from hosts import find_hosts, version
+    from in_host import found_inside
 
     lines = [
         "# What mixing costs inside ComfyUI", "",
@@ -49,17 +47,7 @@ def main() -> None:
         "| ComfyUI | plain, s | mixed, s | mixed / plain |", "|---|---|---|---|"
     ]
     for host in find_hosts():
-        with tempfile.TemporaryDirectory() as folder:
-            base = Path(folder) / "base"
-            base.mkdir()
-            (Path(folder) / "models").mkdir()
-            prepare_base(base, Path(folder) / "models")
-            command = [python_of(host), Path(__file__), host, base, base / "custom_nodes" / "escdiff"]
-            done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-        answer = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-        if not answer:
-            raise SystemExit(done.stderr[-3000:])
-        found = json.loads(answer[0].removeprefix("FOUND "))
+        found = found_inside(Path(__file__), host)
         seconds = found["sampling_seconds"]
         lines.append(
             f"| {version(host)} | {seconds['plain']:.2f} | {seconds['mixed']:.2f} | "
