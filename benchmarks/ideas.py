@@ -6,7 +6,7 @@ On held-out references beside the four of the standard table, in as many steps a
   shapes (an appearance); the best half by the judge, which knows the one reference picture alone, become
   further views, named like the others. The time that this takes is not counted.
 - divided: where both deltas of a mix change the same weights, each output channel is one's alone, instead of
-  adding both changes (method.delta.own_channels; the default since).
+  adding both changes (mixing.delta.own_channels; the default since).
 """
 
 import argparse

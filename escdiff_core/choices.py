@@ -2,8 +2,8 @@
 them."""
 
 REACHES = ("own", "all")                        # which blocks see a token
-LAYOUTS = ("one", "layers", "stages", "layers+stages")   # of a token's vectors: see method.tokens
-FORMS = ("full", "lora", "offsets", "two-loras")   # of what trains: see method.forms
+LAYOUTS = ("one", "layers", "stages", "layers+stages")   # of a token's vectors: see unet.tokens
+FORMS = ("full", "lora", "offsets", "two-loras")   # of what trains: see learning.forms
 MIDDLES = ("shape", "appearance", "none")       # whose the middle block is in a mix
 # of what both changed: each output channel is one's alone, or both changes add
 OVERLAPS = ("divide", "add")

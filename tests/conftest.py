@@ -24,7 +24,11 @@ from hosts import find_hosts, python_of, version
 from queue_room import GRAPH
 
 HOSTS = [h for h in find_hosts() if python_of(h).exists()]
-NONE = "NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or put one at ~/comfy/ComfyUI"
+NONE = (
+    "COMFYUI IS NOT PREPARED: nothing about the host is tested; run tests/hosts.py, as make test does"
+    if find_hosts()
+    else "NO COMFYUI FOUND: nothing about the host is tested; set COMFYUI_PATH or put one at ~/comfy/ComfyUI"
+)
 
 # Servers of this process. They end before the probes begin, which come later (see below): two of each ComfyUI
 # at once need more than 24 GB.

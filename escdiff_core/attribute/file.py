@@ -55,7 +55,7 @@ class Attribute:
     clip_h) → (n_tokens, dim). ``delta``: the UNet's change under canonical names, in one of the two forms of
     :mod:`.tensors`. ``blocks``: ids of the UNet blocks that trained. ``reach``: which blocks see the token,
     its ``own`` or ``all``. ``layout``: one vector for all layers and timesteps, or one for each of the
-    ``layers`` or ``stages`` (see method.tokens). ``thumbnail``: a PNG, or empty. ``extra``: whatever else
+    ``layers`` or ``stages`` (see unet.tokens). ``thumbnail``: a PNG, or empty. ``extra``: whatever else
     belongs to it, JSON data; entries that this version does not know survive.
     """
 
