@@ -37,12 +37,14 @@ def private_model(model, clip, vae) -> DiffusionModel:
     config, device = config_of(model, clip, vae), comfy.model_management.get_torch_device()
     towers, decoder = FAMILIES[config.family].tower_names, vae.first_stage_model.state_dict()
     parts = [unpatched(model), decoder, *(text_tensors(clip, tower, named) for tower in towers)]
+    # of a merge it bakes tensors of its own, which are gone again before ours are made
+    base = base_fingerprint(model)
     make_room(4 * sum(t.numel() for part in parts for t in part.values()))
     return model_from_tensors(
         {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()},
         {n: t.detach().to(device, torch.float32, copy=True) for n, t in decoder.items()},
         {tower: text_tensors(clip, tower, baked) for tower in towers},
-        config, device, source=SOURCE, base=base_fingerprint(model),
+        config, device, source=SOURCE, base=base,
     )
 
 
