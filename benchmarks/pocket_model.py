@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from escdiff_core.families.load import load_model
 from escdiff_core.metrics.prompt_check import PARTS, check
-from escdiff_core.model.sample import image_to_latents, latents_to_images, sample
+from escdiff_core.model.sample import Drawing, image_to_latents, latents_to_images, sample
 from escdiff_core.worlds.pocket.captions import full_caption
 from escdiff_core.worlds.pocket.config import GUIDANCE
 from escdiff_core.worlds.pocket.world import render, reserved_spec
@@ -41,7 +41,7 @@ def main() -> None:
 
     specs = [reserved_spec(7, i) for i in range(options.count)]
     images = sample(
-        model, [full_caption(s) for s in specs], steps=options.steps, guidance_scale=options.guidance
+        model, [full_caption(s) for s in specs], how=Drawing(options.steps, options.guidance)
     )
     checks = [check(image, spec) for image, spec in zip(images, specs, strict=True)]
     right = {part: float(np.mean([getattr(c, part) for c in checks])) for part in PARTS}
@@ -60,7 +60,7 @@ def main() -> None:
                               for i in range(0, min(128, options.count), 16)])
     errors = ((decoded - drawn[:len(decoded)]) ** 2).mean((1, 2, 3))
     start = time.monotonic()
-    sample(model, [full_caption(s) for s in specs[:8]], steps=30, guidance_scale=options.guidance)
+    sample(model, [full_caption(s) for s in specs[:8]], how=Drawing(30, options.guidance))
     report = {
         "command": " ".join(["python benchmarks/pocket_model.py",
                              *sys.argv[1:]]), "date": datetime.date.today().isoformat(),

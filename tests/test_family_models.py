@@ -19,7 +19,7 @@ from escdiff_core.learning.recipes import find_recipe
 from escdiff_core.mixing.mix import Mix
 from escdiff_core.mixing.plan import Use
 from escdiff_core.model.conditioning import Conditioning, joined, predict
-from escdiff_core.model.sample import make_scheduler, sample, start_noise
+from escdiff_core.model.sample import Drawing, make_scheduler, sample, start_noise
 from escdiff_core.model.text import encode_prompts, word_embedding
 from escdiff_core.model.weighted import encode_weighted
 from escdiff_core.unet.halves import decode, encode
@@ -54,9 +54,8 @@ def test_every_family_s_default_learns_leaves_the_model_alone_and_keeps_its_towe
     plain = Mix(model).draw("a photo of a object with plain appearance", steps=2)
     assert np.isfinite(both).all() and not np.allclose(both, plain, atol=1e-3)
     off = Mix(model, Use(learned["shape"], 0.0), Use(learned["appearance"], 0.0)).draw(PROMPT, steps=2)
-    assert np.array_equal(off, sample(model, ["a photo of a object with plain appearance"], steps=2)), (
-        "strength 0 is the base"
-    )
+    base = sample(model, ["a photo of a object with plain appearance"], how=Drawing(2))
+    assert np.array_equal(off, base), "strength 0 is the base"
     assert hash_of(model) == before
 
 
@@ -122,7 +121,7 @@ def compare(model, pipeline):
                       guidance_scale=4.0, latents=start_noise(model, [3, 4], 32, 64), height=32, width=64,
                       output_type="np").images
     ours = sample(
-        model, ["a red star", "a heart"], "a photo", 3, 4.0, seed=3, size=(32, 64), scheduler="ddim"
+        model, ["a red star", "a heart"], "a photo", Drawing(3, 4.0, 3, (32, 64), "ddim")
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 

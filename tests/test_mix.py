@@ -15,7 +15,7 @@ from escdiff_core.mixing.delta import changed_tensors
 from escdiff_core.mixing.mix import Mix, token_vectors
 from escdiff_core.mixing.plan import MIDDLES, Use, schedule_parts
 from escdiff_core.model.names import unet_map
-from escdiff_core.model.sample import sample
+from escdiff_core.model.sample import Drawing, sample
 from escdiff_core.model.text import Words, encode_prompts
 from escdiff_core.unet.words import starting_word
 
@@ -50,7 +50,7 @@ def states(model, prompt, **tokens):
 
 @torch.no_grad()
 def test_strength_0_and_no_attribute_are_the_base_model_bit_for_bit(model, shape, appearance):
-    plain = sample(model, ["a photo of a plain object on a red background"], "a star", **DRAW)
+    plain = sample(model, ["a photo of a plain object on a red background"], "a star", Drawing(**DRAW))
     off = Mix(model, Use(shape, 0.0), Use(appearance, 0.0))
     assert np.array_equal(draw(off, negative="a star"), plain)
     assert off.variant(0.5).unet is model.unet, "nothing is copied for nothing"

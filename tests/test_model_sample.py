@@ -13,6 +13,8 @@ from escdiff_core.families.save import write_checkpoint
 from escdiff_core.model.conditioning import Conditioning, predict
 from escdiff_core.model.sample import (
     SCHEDULERS,
+    Drawing,
+    draw,
     image_to_latents,
     latents_to_images,
     make_scheduler,
@@ -34,7 +36,7 @@ def model(tmp_path_factory):
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_starts_at_the_last_timestep(model, scheduler):
-    pictures = sample(model, ["a red star"], steps=3, scheduler=scheduler, size=32)
+    pictures = sample(model, ["a red star"], how=Drawing(3, scheduler=scheduler, size=32))
     assert pictures.shape == (1, 32, 32, 3) and pictures.dtype == np.float32
     assert np.isfinite(pictures).all() and pictures.min() >= 0 and pictures.max() <= 1
     solver = make_scheduler(model.schedule, scheduler)
@@ -44,19 +46,21 @@ def test_every_scheduler_starts_at_the_last_timestep(model, scheduler):
 
 def test_a_picture_depends_on_its_own_seed_not_on_its_batch(model):
     prompts = ["a red star", "a heart", "a photo"]
-    together = sample(model, prompts, steps=3, seed=7, size=32)
-    assert np.array_equal(together, sample(model, prompts, steps=3, seed=7, size=32))
-    chunked = sample(model, prompts, steps=3, seed=7, size=32, batch_size=2)
+    together = sample(model, prompts, how=Drawing(3, seed=7, size=32))
+    assert np.array_equal(together, sample(model, prompts, how=Drawing(3, seed=7, size=32)))
+    chunked = sample(model, prompts, how=Drawing(3, seed=7, size=32, batch_size=2))
     np.testing.assert_allclose(chunked, together, atol=1e-4)
     np.testing.assert_allclose(
-        sample(model, ["a photo"], steps=3, seed=9, size=32)[0], together[2], atol=1e-4
+        sample(model, ["a photo"], how=Drawing(3, seed=9, size=32))[0], together[2], atol=1e-4
     )
-    assert not np.allclose(sample(model, ["a photo"], steps=3, seed=8, size=32)[0], together[2], atol=1e-3)
+    another = sample(model, ["a photo"], how=Drawing(3, seed=8, size=32))[0]
+    assert not np.allclose(another, together[2], atol=1e-3)
 
 
 def test_behind_the_largest_seed_comes_the_first(model):
-    drawn = sample(model, ["a photo", "a photo"], steps=1, seed=2**64 - 1, size=32)
-    np.testing.assert_allclose(drawn[1], sample(model, ["a photo"], steps=1, seed=0, size=32)[0], atol=1e-4)
+    drawn = sample(model, ["a photo", "a photo"], how=Drawing(1, seed=2**64 - 1, size=32))
+    first = sample(model, ["a photo"], how=Drawing(1, seed=0, size=32))[0]
+    np.testing.assert_allclose(drawn[1], first, atol=1e-4)
 
 
 def test_it_is_what_diffusers_pipeline_draws(model):
@@ -68,7 +72,7 @@ def test_it_is_what_diffusers_pipeline_draws(model):
     theirs = pipeline(
         ["a red star", "a heart"], negative_prompt=["a photo"] * 2, num_inference_steps=4, guidance_scale=4.0,
         latents=start_noise(model, [3, 4], 32, 32), output_type="np").images  # fmt: skip
-    ours = sample(model, ["a red star", "a heart"], "a photo", 4, 4.0, seed=3, size=32, scheduler="ddim")
+    ours = sample(model, ["a red star", "a heart"], "a photo", Drawing(4, 4.0, 3, 32, "ddim"))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -80,52 +84,64 @@ def test_guidance_runs_as_one_batch_with_the_negatives_first(model):
         calls.append((len(latents), context))
         return predict(model.unet, latents, timestep, context)
 
-    sample(model, ["a star", "a heart"], negative="photo", steps=2, size=32, unet_call=unet_call)
+    both, photo = (encode_prompts(model, texts) for texts in (["a star", "a heart"], ["photo"]))
+    draw(model, both, photo, Drawing(2, size=32), unet_call)
     assert [n for n, _ in calls] == [4, 4]
     negative = encode_prompts(model, ["photo"]).context[0]
     assert all(torch.equal(row, negative) for row in calls[0][1][:2].context)
     assert torch.equal(calls[0][1][2:].context, states)
     calls.clear()
-    sample(model, ["a star", "a heart"], guidance_scale=1.0, steps=2, size=32, unet_call=unet_call)
+    draw(model, both, None, Drawing(2, 1.0, size=32), unet_call)
     assert [n for n, _ in calls] == [2, 2]
 
 
 def test_given_states_replace_prompts(model):
-    states = encode_prompts(model, ["a star"])
-    expected = sample(model, ["a star"], steps=2, size=32)
-    given = sample(model, positive=states, steps=2, size=32)
+    states, nothing = encode_prompts(model, ["a star"]), encode_prompts(model, [""])
+    expected = sample(model, ["a star"], how=Drawing(2, size=32))
+    given = draw(model, states, nothing, Drawing(2, size=32))
     assert np.array_equal(given, expected)
     learned = sample(
-        model, ["a *m"], steps=2, size=32, tokens={"*m": word_embedding(model.towers[0], "star")}
+        model, ["a *m"], how=Drawing(2, size=32), tokens={"*m": word_embedding(model.towers[0], "star")}
     )
     assert np.array_equal(learned, expected)
 
 
 def test_progress_counts_all_batches_and_may_cancel(model):
     seen = []
-    sample(model, ["a"] * 3, steps=2, size=32, batch_size=2, progress=lambda done, total: seen.append(
-        (done, total)))
+    how = Drawing(2, size=32, batch_size=2)
+    sample(model, ["a"] * 3, how=how, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
     def cancel(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sample(model, ["a"], steps=2, size=32, progress=cancel)
+        sample(model, ["a"], how=Drawing(2, size=32), progress=cancel)
 
 
 def test_size_may_be_oblong(model):
-    assert sample(model, ["a"], steps=1, size=(32, 48)).shape == (1, 32, 48, 3)
-    assert sample(model, ["a"], steps=1).shape == (1, 64, 64, 3)
+    assert sample(model, ["a"], how=Drawing(1, size=(32, 48))).shape == (1, 32, 48, 3)
+    assert sample(model, ["a"], how=Drawing(1)).shape == (1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("wrong",
-                         [{"size": 33}, {"size": 0}, {"steps": 0}, {"steps": 1001}, {"scheduler": "nonsense"},
-                          {"batch_size": 0}, {"prompts": []}, {"prompts": None}, {"prompts": "a string"},
-                          {"negatives": Conditioning(torch.zeros(1, 3, 48))},])  # fmt: skip
+@pytest.mark.parametrize("wrong", [{"size": 33}, {"size": 0}, {"steps": 0}, {"steps": 1001},
+                                   {"scheduler": "nonsense"}, {"batch_size": 0}, {"denoise": 0.0},
+                                   {"start": torch.zeros(1, 4, 5, 5)}])  # fmt: skip
 def test_impossible_wishes_are_refused(model, wrong):
     with pytest.raises(ESCDiffError):
-        sample(model, **{"prompts": ["a"], "size": 32, "steps": 1, **wrong})
+        sample(model, ["a"], how=Drawing(**{"size": 32, "steps": 1, **wrong}))
+
+
+@pytest.mark.parametrize("prompts", [[], None, "a string"])
+def test_what_is_no_list_of_prompts_is_refused(model, prompts):
+    with pytest.raises(ESCDiffError):
+        sample(model, prompts)
+
+
+@pytest.mark.parametrize("negatives", [None, Conditioning(torch.zeros(1, 3, 48))])
+def test_negatives_that_do_not_fit_are_refused(model, negatives):
+    with pytest.raises(ESCDiffError, match="must be alike"):
+        draw(model, encode_prompts(model, ["a"]), negatives, Drawing(1, size=32))
 
 
 def test_latents_are_scaled_and_come_back(model):

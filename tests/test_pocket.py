@@ -20,7 +20,7 @@ from escdiff_core.learning.encoders import choose_encoder, choose_filter
 from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import DEFAULTS, RECIPES, find_recipe
 from escdiff_core.metrics.prompt_check import check
-from escdiff_core.model.sample import image_to_latents, latents_to_images, sample
+from escdiff_core.model.sample import Drawing, image_to_latents, latents_to_images, sample
 from escdiff_core.worlds.pocket import config
 from escdiff_core.worlds.pocket.captions import full_caption
 from escdiff_core.worlds.pocket.loop import Loop, MasterWeights
@@ -52,7 +52,7 @@ def test_its_weights_pack_well(file):
 def test_it_draws_what_is_asked_for(pocket):
     """Floors about three standard deviations below what 256 prompts gave (benchmarks/pocket_model.md)."""
     specs = [reserved_spec(11, i) for i in range(24)]
-    images = sample(pocket, [full_caption(s) for s in specs], steps=12, guidance_scale=config.GUIDANCE)
+    images = sample(pocket, [full_caption(s) for s in specs], how=Drawing(12, config.GUIDANCE))
     checks = [check(image, spec) for image, spec in zip(images, specs, strict=True)]
     right = {
         part: sum(getattr(c, part) for c in checks) for part in ("background", "shape", "colours", "pattern")
@@ -66,8 +66,7 @@ def test_the_prompt_decides_and_not_the_noise(pocket):
     images = sample(
         pocket,
         ["a photo of a red star on a white background", "a photo of a red star on a black background"],
-        steps=12,
-        seed=5,
+        how=Drawing(12, seed=5),
     )
     corners = images[:, :8, :8].mean((1, 2, 3))
     assert corners[0] > 0.8 and corners[1] < 0.3, (corners, spec)

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     from ..learning.learn import learn
     from ..learning.recipes import DEFAULTS, find_recipe
     from ..mixing.plan import Use
-    from ..model.sample import sample
+    from ..model.sample import Drawing, sample
     from ..worlds.pocket.config import GUIDANCE
 
     folder = output_folder(options.out)
@@ -75,7 +75,10 @@ def run(options: argparse.Namespace) -> None:
 
     start = time.monotonic()
     pictures = sample(
-        model, PROMPTS, guidance_scale=GUIDANCE, seed=options.seed, progress=whole.stage("prompts")
+        model,
+        PROMPTS,
+        how=Drawing(guidance_scale=GUIDANCE, seed=options.seed),
+        progress=whole.stage("prompts"),
     )
     times["eight_pictures_30_steps"] = time.monotonic() - start
     draw_sheet(

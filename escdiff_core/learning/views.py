@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ..errors import ESCDiffError, lookup
 from ..model.diffusion import DiffusionModel
-from ..model.sample import encoded_at_once, image_to_latents, sample
+from ..model.sample import Drawing, encoded_at_once, image_to_latents, sample
 from ..reference import Reference
 from ..registry import worlds
 from .compose import ViewSource, unchanged
@@ -93,8 +93,8 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     if recipe.prior:
         kept = image_to_latents(
             model,
-            sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior, steps=PRIOR_STEPS, seed=seed,
-                   size=images.shape[1:3],
+            sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior,
+                   how=Drawing(PRIOR_STEPS, seed=seed, size=images.shape[1:3]),
                    progress=lambda done, steps: tell(2 * count + PRIOR_STEPS * done // steps, total)))
         latents, weights = torch.cat([latents, kept]), torch.cat([weights, torch.ones_like(kept[:, :1])])
         words += [("", "")] * recipe.prior

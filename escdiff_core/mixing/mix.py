@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from ..errors import ESCDiffError
 from ..model.conditioning import Conditioning, joined, pack, predict
 from ..model.diffusion import DiffusionModel
-from ..model.sample import image_to_latents, sample
+from ..model.sample import Drawing, draw, image_to_latents
 from ..model.text import Words
 from ..model.weighted import encode_weighted
 from ..reference import Reference
@@ -161,8 +161,6 @@ class Mix:
             own = joined([own, empty.slot(part).to(x.device, x.dtype)])
             return predict(variant.unet, self.style.beside(x, timestep), timestep, own)[:-1]
 
-        return sample(self.model, None, steps=steps, guidance_scale=guidance_scale, seed=seed, size=size,
-                      progress=progress, positive=positive, negatives=negatives,
-                      unet_call=unet_call, denoise=denoise,
+        how = Drawing(steps, guidance_scale, seed, size, denoise=denoise,
                       start=None if start is None else image_to_latents(self.model, start[None]))
-
+        return draw(self.model, positive, negatives, how, unet_call, progress)

@@ -1,6 +1,7 @@
 """Text to image with diffusers' schedulers and classifier-free guidance; pictures to latents and back."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -38,91 +39,137 @@ def make_scheduler(schedule: NoiseSchedule, name: str = "dpmpp_2m"):
     return cls(**schedule.config(), timestep_spacing="trailing", **extra)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn, whatever they are of.
+
+    ``size`` is the side or (height, width) in pixels, None the model's native size; ``guidance_scale`` None
+    is the model's usual one. ``start`` (1, 4, h, w), scaled latents, is where every picture begins
+    (image-to-image, Meng et al. 2021): noised as far as the last ``denoise`` of the steps go, which alone are
+    taken.
+    """
+
+    steps: int = 30
+    guidance_scale: float | None = None
+    seed: int = 0
+    size: int | tuple[int, int] | None = None
+    scheduler: str = "dpmpp_2m"
+    batch_size: int = 8
+    start: torch.Tensor | None = None
+    denoise: float = 1.0
+
+    @property
+    def skipped(self) -> int:
+        """How many of the steps are not taken."""
+        return 0 if self.start is None else min(round(self.steps * (1 - self.denoise)), self.steps - 1)
+
+    def of(self, model: DiffusionModel) -> "Drawing":
+        """The same with the model's own guidance and the size as (height, width).
+
+        Raises ESCDiffError for an unknown scheduler, and for sizes or counts that are impossible.
+        """
+        size = model.native_size if self.size is None else self.size
+        height, width = (size, size) if isinstance(size, int) else size
+        factor, most = latent_factor(model), model.schedule.num_train_timesteps
+        lookup(SCHEDULERS, self.scheduler, "scheduler")
+        if min(height, width) < factor or height % factor or width % factor:
+            raise ESCDiffError(
+                f"a picture of {height} x {width} pixels is impossible; sides must be multiples of {factor}"
+            )
+        if not 1 <= self.steps <= most or self.batch_size < 1:
+            raise ESCDiffError(
+                f"{self.steps} steps in batches of {self.batch_size} are impossible; allowed: 1 to {most} "
+                "steps, batches of at least 1"
+            )
+        latent = (1, model.unet.config.in_channels, height // factor, width // factor)
+        if self.start is not None and tuple(self.start.shape) != latent:
+            raise ESCDiffError(
+                f"the picture to start from has latents of {tuple(self.start.shape)}, the drawing of "
+                f"{latent}; give a picture of the drawing's size"
+            )
+        if not 0 < self.denoise <= 1:
+            raise ESCDiffError(
+                f"a denoise of {self.denoise} makes no sense; give more than 0, up to 1 for the whole "
+                "schedule"
+            )
+        usual = model.usual_guidance if self.guidance_scale is None else self.guidance_scale
+        return replace(self, guidance_scale=usual, size=(height, width))
+
+
+USUAL = Drawing()
+
+
 @torch.no_grad()
 def sample(
     model: DiffusionModel,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[str],
     negative: str = "",
-    steps: int = 30,
-    guidance_scale: float | None = None,
-    seed: int = 0,
-    size: int | tuple[int, int] | None = None,
-    scheduler: str = "dpmpp_2m",
-    progress: Callable[[int, int], None] | None = None,
-    *,
+    how: Drawing = USUAL,
     tokens: Mapping[str, Vectors | torch.Tensor] | None = None,
-    positive: Conditioning | None = None,
-    negatives: Conditioning | None = None,
-    unet_call: UNetCall | None = None,
-    start: torch.Tensor | None = None,
-    denoise: float = 1.0,
-    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Draw one picture per prompt: float32 (b, h, w, 3), 0 to 1.
 
-    Picture i starts from noise of seed ``seed + i``, drawn on the CPU, so that it depends neither on its
-    batch nor on the device. ``size`` is the side or (height, width) in pixels, default the model's native
-    size. ``tokens`` is handed to encode_weighted. ``positive`` (b rows) replaces the prompts and
-    ``negatives`` (1 or b rows) the negative. ``unet_call`` replaces the plain UNet: it sees the batch
-    [negatives, positives] in that order, or the positives alone when ``guidance_scale`` is 1; None is the
-    model's usual one. ``start`` (1, 4, h, w), scaled latents, is where every picture begins (image-to-image,
-    Meng et al. 2021): noised as far as the last ``denoise`` of the steps go, which alone are taken.
-    ``progress(done, total)`` is called after every step and may raise to cancel. Raises ESCDiffError for an
-    unknown scheduler and impossible sizes or counts.
+    ``tokens`` is handed to encode_weighted, the rest to :func:`draw`, which says what raises.
     """
-    height, width = _check(model, steps, size, batch_size)
-    guidance_scale = model.usual_guidance if guidance_scale is None else guidance_scale
-    guided = guidance_scale != 1.0
-    if positive is None:
-        check_prompts(prompts)
-    if positive is None and negatives is None:
-        both = encode_weighted(model, [*prompts, negative], tokens)
-        positive, negatives = both[:-1], both[-1:]
-    elif positive is None:
-        positive = encode_weighted(model, prompts, tokens)
-    elif negatives is None and guided:
-        negatives = encode_weighted(model, [negative], tokens)
-    if guided and negatives.context.shape[1:] != positive.context.shape[1:]:
+    check_prompts(prompts)
+    how = how.of(model)
+    both = encode_weighted(model, [*prompts, negative], tokens)
+    return draw(model, both[:-1], both[-1:], how, progress=progress)
+
+
+@torch.no_grad()
+def draw(
+    model: DiffusionModel,
+    positive: Conditioning,
+    negatives: Conditioning | None = None,
+    how: Drawing = USUAL,
+    unet_call: UNetCall | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Draw one picture per row of ``positive``: float32 (b, h, w, 3), 0 to 1.
+
+    Picture i starts from noise of seed ``how.seed + i``, drawn on the CPU, so that it depends neither on its
+    batch nor on the device. ``negatives`` has 1 or b rows, and may be None for a guidance of 1. ``unet_call``
+    replaces the plain UNet: it sees the batch [negatives, positives] in that order, or the positives alone
+    when the guidance is 1. ``progress(done, total)`` is called after every step and may raise to cancel.
+    Raises ESCDiffError where Drawing.of does, and for negatives that do not fit the positives.
+    """
+    how = how.of(model)
+    guided = how.guidance_scale != 1.0
+    if guided and (negatives is None or negatives.context.shape[1:] != positive.context.shape[1:]):
+        there = "missing" if negatives is None else tuple(negatives.context.shape[1:])
         raise ESCDiffError(
-            f"the negative's text states are {tuple(negatives.context.shape[1:])}, the prompt's "
-            f"{tuple(positive.context.shape[1:])}; "
+            f"the negative's text states are {there}, the prompt's {tuple(positive.context.shape[1:])}; "
             "they run in one batch and must be alike"
         )
     call = unet_call or partial(predict, model.unet)
-    latent = (1, model.unet.config.in_channels, height // latent_factor(model), width // latent_factor(model))
-    if start is not None and tuple(start.shape) != latent:
-        raise ESCDiffError(
-            f"the picture to start from has latents of {tuple(start.shape)}, the drawing of {latent}; "
-            "give a picture of the drawing's size"
-        )
-    if not 0 < denoise <= 1:
-        raise ESCDiffError(
-            f"a denoise of {denoise} makes no sense; give more than 0, up to 1 for the whole schedule"
-        )
-    skipped = 0 if start is None else min(round(steps * (1 - denoise)), steps - 1)
-    firsts = range(0, len(positive), batch_size)
+    firsts, taken = range(0, len(positive), how.batch_size), how.steps - how.skipped
     images = []
     for number, first in enumerate(firsts):
-        part = positive[first : first + batch_size]
-        noise = start_noise(model, range(seed + first, seed + first + len(part)), height, width)
-        context = part
+        context = part = positive[first : first + how.batch_size]
+        noise = start_noise(model, range(how.seed + first, how.seed + first + len(part)), *how.size)
         if guided:
-            many = negatives.expand(len(positive))[first : first + batch_size]
-            context = joined([many, part])  # 2b rows
-        taken = steps - skipped
+            context = joined([negatives.expand(len(positive))[first : first + how.batch_size], part])
         told = None if progress is None else _shifted(progress, number * taken, len(firsts) * taken)
-        solver = make_scheduler(model.schedule, scheduler)  # a fresh one: it remembers the last steps
-        solver.set_timesteps(steps, device=model.device)
-        timesteps, latents = solver.timesteps[skipped:], noise * solver.init_noise_sigma
-        if start is not None:
-            if hasattr(solver, "set_begin_index"):
-                solver.set_begin_index(skipped)
-            latents = solver.add_noise(
-                start.expand_as(noise).to(noise), noise, timesteps[:1].expand(len(noise))
-            )
-        latents = _denoise(model, latents, context, guidance_scale, solver, timesteps, call, told)
+        solver, timesteps, latents = _begin(model, noise, how)
+        latents = _denoise(model, latents, context, how.guidance_scale, solver, timesteps, call, told)
         images.append(latents_to_images(model, latents))
     return np.concatenate(images)
+
+
+def _begin(model: DiffusionModel, noise: torch.Tensor, how: Drawing):
+    """A scheduler, which remembers its last steps and so is a fresh one, the timesteps it takes, and the
+    latents that it takes them from."""
+    solver = make_scheduler(model.schedule, how.scheduler)
+    solver.set_timesteps(how.steps, device=model.device)
+    timesteps = solver.timesteps[how.skipped:]
+    if how.start is None:
+        return solver, timesteps, noise * solver.init_noise_sigma
+    if hasattr(solver, "set_begin_index"):
+        solver.set_begin_index(how.skipped)
+    start = how.start.expand_as(noise).to(noise)
+    return solver, timesteps, solver.add_noise(start, noise, timesteps[:1].expand(len(noise)))
 
 
 def start_noise(model: DiffusionModel, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
@@ -197,22 +244,3 @@ def _denoise(model, latents, context, guidance_scale, scheduler, timesteps, call
 
 def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
     return lambda done, _steps: progress(before + done, total)
-
-
-def _check(
-    model: DiffusionModel, steps: int, size: int | tuple[int, int] | None, batch_size: int
-) -> tuple[int, int]:
-    size = model.native_size if size is None else size
-    height, width = (size, size) if isinstance(size, int) else size
-    factor = latent_factor(model)
-    if min(height, width) < factor or height % factor or width % factor:
-        raise ESCDiffError(
-            f"a picture of {height} x {width} pixels is impossible; sides must be multiples of {factor}"
-        )
-    most = model.schedule.num_train_timesteps
-    if not 1 <= steps <= most or batch_size < 1:
-        raise ESCDiffError(
-            f"{steps} steps in batches of {batch_size} are impossible; allowed: 1 to {most} steps, "
-            "batches of at least 1"
-        )
-    return height, width
