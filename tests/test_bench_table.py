@@ -8,8 +8,9 @@ from matplotlib import pyplot
 from PIL import Image
 
 from escdiff_core.bench.contenders import Contender
+from escdiff_core.bench.figures import plot
 from escdiff_core.bench.plan import Experiment
-from escdiff_core.bench.table import SCALE, as_markdown, curves, interval, plot, summary
+from escdiff_core.bench.table import SCALE, as_markdown, curves, interval, summary
 from escdiff_core.metrics.scores import harmonic_mean
 
 

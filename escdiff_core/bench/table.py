@@ -1,21 +1,21 @@
-"""The benchmark's cells as tables, plots and a sheet. H carries a 95 % interval from resampling references
-(bootstrap)."""
+"""The benchmark's cells as tables. H carries a 95 % interval from resampling references (bootstrap)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..metrics.scores import harmonic_mean
-from ..pictures import draw_sheet, save_report, save_text
-from .contenders import PLAIN
+from ..pictures import save_report, save_text
+from ..unet.blocks import KINDS
+from .contenders import Contender
+from .figures import plot, sheet
 from .plan import Experiment, Store
-from .protocol import PICTURES
 
 RESAMPLES = 2000
 LEARNED, LEAKS = 0.3, 0.1      # an S or A that is more than chance, a leak that an eye notices
 SCALE = ("iou_floor", "iou_ceiling", "colour_floor", "colour_ceiling", "texture_floor", "texture_ceiling")
+LEARNED_FIGURES = ("own", "leak", "prompt", "steps", "megabytes")
+PACE_FIGURES = ("step", "trained_parameters", "trained_state_bytes", "peak_bytes")
 Rows = list[dict]
 
 
@@ -25,50 +25,60 @@ def summary(cells: Sequence[dict], plan: Experiment) -> Rows:
 
     Rows of contenders that learn nothing have budget 0; the plain model's is the last. ``leads`` has an
     interval for each budget that a row is compared at; ``twin_of`` names the contender that learned all that
-    a row mixes, if it is not its own.
+    a row mixes, if it is not its own; ``shape_over`` and ``appearance_over`` are how much of a leak is not
+    the plain model's, whose prompt alone brings some of a reference.
     """
-    rows = []
-    first = {
-        b: [c for c in cells if c["key"][:2] == [plan.contenders[0].name, "mix"] and c["key"][5] == b]
-        for b in plan.budgets
-    }
-    for contender in plan.everyone():
-        sources = {"mix": contender.name} | {
-            kind: plan.sources[contender.name, kind] for kind in ("shape", "appearance")
-        }
-        mine = [c for c in cells if c["key"][0] == sources.get(c["key"][1])]
-        for budget in plan.budgets_of(contender):
-            row = {"contender": contender.name, "question": contender.question, "budget": budget}
-            for kind in ("shape", "appearance"):
-                at = [r for c in mine if c["key"][1] == kind for r in c["rows"] if r["budget"] == budget]
-                row |= {f"{kind}_{k}": float(np.mean([r[k] for r in at if k in r]))
-                        for k in ("own", "leak", "prompt", "steps", "megabytes") if any(k in r for r in at)}
-                rate = next(
-                    (c for c in cells if c["key"] == [plan.paces[contender.name, kind], "rate", kind]), {}
-                )
-                row |= {
-                    f"{kind}_{k}": rate[k]
-                    for k in ("step", "trained_parameters", "trained_state_bytes", "peak_bytes")
-                    if k in rate
-                }
-            mixes = [c for c in mine if c["key"][1] == "mix" and c["key"][5] == budget]
-            row |= _mixes(mixes)
-            if mixes and contender is not plan.contenders[0]:
-                row["leads"] = {
-                    b: interval(first[b], mixes) for b in ([budget] if budget else plan.budgets) if first[b]
-                }
-            learners = {plan.sources[contender.name, kind] for kind in ("shape", "appearance")}
-            row["twin_of"] = learners.pop() if len(learners) == 1 and contender.name not in learners else ""
-            row["failed"] = sum("failed" in x for c in mine for x in (c, *c.get("rows", ())))
-            rows.append(row)
-    # what the prompt alone brings of a reference is no leak: the last row is the plain model
+    rows = [_row(cells, plan, c, budget) for c in plan.everyone() for budget in plan.budgets_of(c)]
     for row in rows:
-        row |= {
-            f"{kind}_over": row[f"{kind}_leak"] - rows[-1][f"{kind}_leak"]
-            for kind in ("shape", "appearance")
-            if f"{kind}_leak" in row and f"{kind}_leak" in rows[-1]
-        }
+        for kind in KINDS:
+            leaks = [r.get(f"{kind}_leak") for r in (row, rows[-1])]
+            if None not in leaks:
+                row[f"{kind}_over"] = leaks[0] - leaks[1]
     return rows
+
+
+def _row(cells: Sequence[dict], plan: Experiment, contender: Contender, budget: float) -> dict:
+    """All that is said of one contender at one budget, but for the leak over the plain model's."""
+    sources = {kind: plan.sources[contender.name, kind] for kind in KINDS}
+    mine = {kind: _of(cells, source, kind) for kind, source in sources.items()}
+    mixes = _mixes_of(cells, contender, budget)
+    row = {"contender": contender.name, "question": contender.question, "budget": budget}
+    for kind in KINDS:
+        row |= {f"{kind}_{what}": figure for what, figure in {
+            **_means(mine[kind], budget), **_pace(cells, plan.paces[contender.name, kind], kind)
+        }.items()}
+    row |= _mixes(mixes)
+    if mixes and contender is not plan.contenders[0]:
+        compared = [budget] if budget else plan.budgets
+        firsts = {at: _mixes_of(cells, plan.contenders[0], at) for at in compared}
+        row["leads"] = {at: interval(first, mixes) for at, first in firsts.items() if first}
+    learners = set(sources.values()) - {contender.name}
+    row["twin_of"] = learners.pop() if len(set(sources.values())) == 1 and learners else ""
+    every = [*mine["shape"], *mine["appearance"], *_of(cells, contender.name, "mix")]
+    row["failed"] = sum("failed" in x for c in every for x in (c, *c.get("rows", ())))
+    return row
+
+
+def _of(cells: Sequence[dict], name: str, what: str) -> list[dict]:
+    """The cells of ``what`` (shape, appearance, mix) that the contender ``name`` filled."""
+    return [c for c in cells if c["key"][:2] == [name, what]]
+
+
+def _mixes_of(cells: Sequence[dict], contender: Contender, budget: float) -> list[dict]:
+    return [c for c in _of(cells, contender.name, "mix") if c["key"][5] == budget]
+
+
+def _means(cells: Sequence[dict], budget: float) -> dict[str, float]:
+    """Means over what was learned of one kind, of those figures that are there."""
+    at = [r for c in cells for r in c["rows"] if r["budget"] == budget]
+    figures = {what: [r[what] for r in at if what in r] for what in LEARNED_FIGURES}
+    return {what: float(np.mean(found)) for what, found in figures.items() if found}
+
+
+def _pace(cells: Sequence[dict], name: str, kind: str) -> dict[str, float]:
+    """What a step of the contender ``name`` takes, where it was measured."""
+    measured = next((c for c in cells if c["key"] == [name, "rate", kind]), {})
+    return {what: measured[what] for what in PACE_FIGURES if what in measured}
 
 
 def _mixes(cells: Sequence[dict]) -> dict:
@@ -214,95 +224,6 @@ def _range(ends: tuple[float, float] | None) -> str:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def plot(rows: Rows, path: Path) -> None:
-    """H, fidelity and leak over seconds of learning and over steps, a line per contender."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels = {
-        "mix: H": "H", "shape: S": "shape_own", "shape: leak": "shape_leak",
-        "appearance: A": "appearance_own", "appearance: leak": "appearance_leak"
-    }
-    figure, both = pyplot.subplots(2, len(panels), figsize=(4.2 * len(panels), 8), sharex="row")
-    names = list(dict.fromkeys(r["contender"] for r in rows if r["contender"] != PLAIN.name))
-    for over, axes in zip(("seconds", "steps"), both, strict=True):
-        for (title, key), axis in zip(panels.items(), axes, strict=True):
-            # of a mix: the shape's
-            steps = f"{'appearance' if key.startswith('appearance') else 'shape'}_steps"
-            for number, name in enumerate(names):
-                twin = next(r["twin_of"] for r in rows if r["contender"] == name)
-                own = [r for r in rows if r["contender"] == name and key in r and (key == "H" or not twin)]
-                style = {
-                    "label": name,
-                    "color": pyplot.get_cmap("tab20")((names.index(twin) if twin else number) % 20),
-                    "linestyle": "--" if twin else "-",
-                    "linewidth": 1.2 if number else 2.5,
-                    "zorder": 2 if number else 3,
-                }
-                x = "budget" if over == "seconds" else steps
-                # learns nothing: a level line
-                if own and not any(r.get(x) for r in own):
-                    axis.axhline(own[0][key], **{**style, "linestyle": ":"})
-                else:
-                    axis.plot(*zip(*((r[x], r[key]) for r in own if x in r), strict=True),
-                              marker="os"[number // 20 % 2], **style)
-            axis.set(title=title, xlabel=f"{over} of learning", ylim=(0, 1))
-            axis.grid(alpha=0.3)
-    handles, labels = both[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=7, fontsize=8)
-    figure.tight_layout(rect=(0, 0.02 + 0.02 * -(-len(labels) // 7), 1, 1))
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
-def sheet(plan: Experiment, store: Store, path: Path) -> None:
-    """At the largest budget: all contenders side by side on the first references, or all that a single one
-    learned and mixed.
-
-    Where there is none, because it failed or an earlier run measured it and left no picture in the folder, it
-    is grey.
-    """
-    alone = len(plan.contenders) == 1
-    pairs = plan.pairs() if alone else plan.pairs()[:1]
-    chosen = {"shape": sorted({i for i, _ in pairs}), "appearance": sorted({j for _, j in pairs})}
-    rows = [("References", [(plan.subjects[kind][n].reference.image, f"{kind}: {plan.subjects[kind][n].name}")
-                            for kind, numbers in chosen.items() for n in numbers])]
-    gone = np.full_like(rows[0][1][0][0], 0.8)
-    for contender in plan.contenders:
-        cells = [
-            ((kind, n), f"{kind}: {plan.subjects[kind][n].name}")
-            for kind, numbers in chosen.items()
-            for n in numbers
-        ]
-        cells += [
-            (("mix", i, j), f"{plan.subjects['shape'][i].name} + {plan.subjects['appearance'][j].name}")
-            for i, j in pairs
-            if contender.mixes()
-        ]
-        at = plan.budgets_of(contender)[-1]
-        names = [
-            contender.name if key[0] == "mix" else plan.sources[contender.name, key[0]] for key, _ in cells
-        ]
-        files = [
-            (store.file(name, *key, 0, at, suffix=".png"), label)
-            for name, (key, label) in zip(names, cells, strict=True)
-        ]
-        rows.append((contender.name, [
-            item for file, label in files
-            for item in ([(part, label) for part in _strip(file)] or [(gone, f"{label}: no picture")])
-        ]))
-    draw_sheet(rows, path, columns=6)
-
-
-def _strip(path: Path, count: int = 2) -> list[np.ndarray]:
-    """The first of the pictures that a cell kept side by side."""
-    if not path.exists():
-        return []
-    return np.array_split(np.asarray(Image.open(path), np.float32) / 255, PICTURES, axis=1)[:count]
 
 
 def write(plan: Experiment, store: Store, cells: Sequence[dict], about: Mapping[str, object]) -> str:
