@@ -1,6 +1,8 @@
 """The families at full size, on the meta device: every tensor has its two names and its one block, and shapes
 say it all."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -9,12 +11,13 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
-from family_zoo import UNETS, full_config, full_size
+from family_zoo import UNETS, full_config, full_size, random_checkpoint
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.families import FAMILIES
-from escdiff_core.families.load import build_modules
+from escdiff_core.families.load import build_modules, load_model
 from escdiff_core.families.recognise import recognise
 from escdiff_core.model.clip_names import from_open_clip, nested, to_open_clip
 from escdiff_core.model.infer import UNET_PREFIX
@@ -114,7 +117,7 @@ def test_open_clip_s_names_are_those_that_diffusers_reads():
     ("change", "words"),
     [({"in_channels": 9}, "inpainting"),
      ({"projection_class_embeddings_input_dim": 2560}, "2560 numbers beside the timestep"),
-     ({"cross_attention_dim": 1280, "projection_class_embeddings_input_dim": 2560}, "context width 1280"),
+     ({"cross_attention_dim": 1280, "projection_class_embeddings_input_dim": 2560}, "an SDXL refiner"),
      ({"use_linear_projection": False}, "mixture of two families"),])
 def test_what_only_looks_like_sdxl_is_refused_by_name(change, words):
     config = full_config("sdxl")
@@ -142,6 +145,24 @@ def test_sd2_s_prediction_is_read_off_one_bias(spread, size, kind):
     config = recognise(shapes, {}, "a file", lambda prefix: {name: bias})
     assert (config.native_size, config.scheduler["prediction_type"]) == (size, kind)
     assert config.text_encoders["clip_h"]["num_hidden_layers"] == 23, "the last layer is not read"
+
+
+def test_sd2_loads_from_sgm_s_layout_too(tmp_path):
+    """Its trainers name the text tower as SDXL's do; the stock loader takes such files."""
+    narrow = {"block_out_channels": [32, 32], "layers_per_block": 1, "attention_head_dim": [1, 1],
+              "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+              "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
+    whole = full_config("sd2")
+    vae = {**whole.vae, "block_out_channels": [32] * 4, "layers_per_block": 1}
+    config = replace(whole, unet={**whole.unet, **narrow}, vae=vae)
+    path = random_checkpoint(tmp_path / "usual.safetensors", config, layers=1)
+    tensors = {n.replace("cond_stage_model.model.", "conditioner.embedders.0.model."): t
+               for n, t in load_file(path).items()}
+    save_file(tensors, tmp_path / "sgm.safetensors")
+    usual, sgm = (load_model(tmp_path / f"{name}.safetensors", "cpu") for name in ("usual", "sgm"))
+    assert sgm.family == "sd2" and sgm.fingerprint == usual.fingerprint
+    pairs = zip(*(m.towers[0].encoder.state_dict().values() for m in (usual, sgm)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_sdxl_that_predicts_v_says_so_by_a_mark():

@@ -79,7 +79,6 @@ def test_reduced_shapes_give_the_reduced_configuration():
 
 
 @pytest.mark.parametrize("mark, title", [
-    ("conditioner.embedders.0.model.ln_final.bias", "SDXL refiner"),
     ("model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", "Flux"),
     ("model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias", "Stable Diffusion 3"),
     ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "LoRA"),

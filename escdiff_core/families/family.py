@@ -1,7 +1,7 @@
 """What a family is: the facts that tell one architecture from another. A new one is a module with a
 ``FAMILY`` beside this."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 @dataclass(frozen=True)
 class TowerRow:
     """A text tower of a family. ``name``: as attribute files call it. ``prefix`` and ``layout``: where and
-    how a single file keeps it (see model.clip_names). ``config``: of transformers' class. ``folder``,
-    ``words``: of a diffusers folder.
+    how a single file keeps it (see model.clip_names), ``also``: where some files have it instead.
+    ``config``: of transformers' class. ``folder``, ``words``: of a diffusers folder.
 
     ``reads``: the hidden state that the UNet reads, from the end, -1 the last. ``normed``: behind the final
     norm. ``pooled``: its projection is the pooled vector. ``padding``: the word that fills a prompt up; None:
@@ -32,6 +32,13 @@ class TowerRow:
     normed: bool = True
     pooled: bool = False
     padding: str | None = None
+    also: tuple[str, ...] = ()
+
+    def prefix_in(self, names: Iterable[str]) -> str:
+        """Where a single file with tensors of these ``names`` keeps the tower."""
+        names = list(names)
+        there = (p for p in (self.prefix, *self.also) if any(name.startswith(p) for name in names))
+        return next(there, self.prefix)
 
     def layers(self, config: Mapping[str, Any]) -> int:
         """How many layers of an encoder of ``config`` have to be computed: those behind the one that is read

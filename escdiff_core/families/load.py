@@ -78,7 +78,7 @@ def _under(file: CheckpointFile, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def _text_state(file: CheckpointFile, row: TowerRow) -> dict[str, torch.Tensor]:
-    state = _under(file, row.prefix)
+    state = _under(file, row.prefix_in(file.shapes))
     return from_open_clip(state) if row.layout == "open_clip" else nested(state)
 
 

@@ -24,7 +24,6 @@ class Foreign:
 
 FOREIGN: tuple[Foreign, ...] = (
     Foreign("a LoRA file", ("lora_unet_", "lora_te", ".lora_up.", ".lora_A.", ".lora.up.")),
-    Foreign("an SDXL refiner", ("conditioner.embedders.0.model.",)),
     Foreign("a Stable Diffusion 3 checkpoint", ("joint_blocks.0.",)),
     Foreign("a Flux checkpoint", ("double_blocks.0.",)),
     Foreign("a ControlNet", ("control_model.", "controlnet_cond_embedding.")),
@@ -34,6 +33,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("a VAE alone", ("decoder.mid.block_1.", "decoder.mid_block.")),
     Foreign("a textual-inversion embedding", ("emb_params", "clip_l")),
 )
+NOT_OURS = {1280: "an SDXL refiner"}       # by the width of the text states
 UNET_MARK = UNET_PREFIX + "input_blocks.0.0.weight"
 UNDECIDED = ("num_attention_heads",)  # guessed by the inferrers: leaves no trace in the shapes
 NEEDED = f"a single-file checkpoint of {SUPPORTED}, or a diffusers folder"
@@ -58,7 +58,9 @@ def recognise(
     unet, vae = infer_unet(shapes, source), infer_vae(shapes, source)
     own = CONFIG_KEY in metadata
     family = OWN if own else family_of(unet, source)
-    texts = {t.name: infer_text_encoder(shapes, t.prefix, t.layout, source) for t in family.towers}
+    texts = {
+        t.name: infer_text_encoder(shapes, t.prefix_in(shapes), t.layout, source) for t in family.towers
+    }
     if own:
         config = parse_config(metadata[CONFIG_KEY], source)
         _check_agreement(config.unet, unet, "unet", source)
@@ -95,6 +97,8 @@ def family_of(unet: Mapping[str, Any], source: str, any_context: bool = False) -
     family = next((f for f in FAMILIES.values() if f.context == context), None)
     if family is None and any_context:
         family = next((f for f in FAMILIES.values() if _alike(f, unet)), None)
+    if context in NOT_OURS:
+        raise ESCDiffError(f"{source} is {NOT_OURS[context]}; needed: a model of {SUPPORTED}")
     if family is None:
         known = ", ".join(f"{f.title} ({f.context})" for f in FAMILIES.values())
         raise ESCDiffError(f"{source} has text context width {context}; known model families: {known}")

@@ -37,6 +37,7 @@ def noise(shapes: Shapes, read: Read) -> Mapping[str, Any]:
 
 FAMILY = Family(
     name="sd2", title="Stable Diffusion 2.x", context=1024, unet=UNET, vae=sd1.VAE,
-    towers=(TowerRow("clip_h", "cond_stage_model.model.", "open_clip", CLIP_H, reads=-2, padding="!"),),
+    towers=(TowerRow("clip_h", "cond_stage_model.model.", "open_clip", CLIP_H, reads=-2, padding="!",
+                     also=("conditioner.embedders.0.model.",)),),
     scheduler=sd1.FAMILY.scheduler, native_size=512, noise=noise,
     recipes={"shape": "escdiff-shape-sd", "appearance": "escdiff-appearance-sd"})
