@@ -83,10 +83,11 @@ def fetch_definitions(server: str) -> dict:
     missing = [t for t in used if t not in known]
     if missing:
         raise SystemExit(f"the server does not know {', '.join(missing)}; is ESCDiff in its custom_nodes?")
-    return {t: _excerpt(known[t]) for t in used}
+    return {t: excerpt(known[t]) for t in used}
 
 
-def _excerpt(definition: dict) -> dict:
+def excerpt(definition: dict) -> dict:
+    """What the workflows need of a node's definition: none of its tooltips, file lists or older spellings."""
     inputs = {group: {name: _without_machine(name, spec) for name, spec in definition["input"][group].items()}
               for group in ("required", "optional") if definition["input"].get(group)}
     return {

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from host_server import QUICK, error_of, untyped, workflow
-from hosts import ROOT, tool
+from hosts import ROOT, newest, tool, version
 from PIL import Image
+from shipped import DEFINITIONS, builder
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.bench import protocol
@@ -243,3 +244,13 @@ def test_a_client_of_others_runs_the_api_workflow(server, tmp_path):
                           env={**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((server.base / "output").glob("from_comfy_cli*.png"))
+
+
+def test_the_saved_definitions_are_those_of_our_nodes(server, host):
+    if version(host) != version(newest()):
+        pytest.skip("what is saved is what the newest ComfyUI says")
+    served = server.get("/object_info")
+    ours = {name: saved for name, saved in DEFINITIONS.items() if not saved["stock"]}
+    assert {name: builder.excerpt(served[name]) for name in ours} == ours, (
+        "run python example_workflows/build.py --server URL"
+    )

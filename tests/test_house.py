@@ -1,10 +1,13 @@
 """The rooms of the core, and that every arrow between them points down: who may import whom."""
 
 import ast
+import re
 import statistics
 from pathlib import Path
 
 import pytest
+
+from escdiff_core.learning.recipes import RECIPES
 
 CORE = Path(__file__).resolve().parent.parent / "escdiff_core"
 # From the ground up. A room may import those below it, and never one beside it on the same floor.
@@ -12,6 +15,8 @@ FLOORS = (("registry",), ("model", "reference"), ("families",), ("attribute",), 
           ("learning", "mixing"), ("worlds",), ("metrics",), ("bench",), ("queue",), ("cli",))
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes"}
+# a file of ComfyUI-Manager's
+MANAGER_S = ("docs/publishing.md", "scanner.py")
 # what a person starts: they stand on the roof, as cli does
 PROGRAMS = {"__main__", "worlds.pocket.train"}
 
@@ -111,3 +116,21 @@ def test_files_are_short():
     }
     assert {name: lines for name, lines in lengths.items() if lines > 320} == {}
     assert statistics.median(lengths.values()) <= 110
+
+
+def test_pages_name_files_that_are_there():
+    """In backticks, from the top, the core, the tests or the page's own folder."""
+    root = CORE.parent
+    pages = [root / "README.md", root / "CONTRIBUTING.md",
+             *(page for folder in ("docs", "benchmarks") for page in (root / folder).rglob("*.md"))]
+    gone = [
+        (str(page.relative_to(root)), name) for page in pages
+        for name in re.findall(r"`([\w./-]+\.py)`", page.read_text(encoding="utf-8"))
+        if not any((folder / name).exists() for folder in (root, CORE, root / "tests", page.parent))
+    ]
+    assert [g for g in gone if g != MANAGER_S] == []
+
+
+def test_the_method_s_page_names_every_recipe():
+    page = (CORE.parent / "docs" / "method.md").read_text(encoding="utf-8")
+    assert [name for name in RECIPES if f"`{name}`" not in page] == []

@@ -1,28 +1,14 @@
 """The workflows that ship: API graphs that fit the nodes, and UI files and thumbnails that fit the API
 graphs."""
 
-import importlib.util
 import json
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from shipped import DEFINITIONS, GRAPHS, WORKFLOWS, builder
 
-WORKFLOWS = Path(__file__).resolve().parent.parent / "example_workflows"
-
-
-def _load_builder():
-    spec = importlib.util.spec_from_file_location("build_workflows", WORKFLOWS / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-builder = _load_builder()
-DEFINITIONS = json.loads(builder.DEFINITIONS.read_text("utf-8"))
-GRAPHS = builder.graphs()
 NAMES = sorted(GRAPHS)
 SHIPPED = [
     "batch", "pocket_quickstart", "sd15_learn_appearance", "sd15_learn_shape", "sd15_mix",
