@@ -120,7 +120,7 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
         advanced(
             io.Int.Input(
                 "batch_size", default=0, min=0, max=256, optional=True,
-                tooltip="Draws of noise per step; 0 takes the recipe's own. Lower it when memory runs out.")),
+                tooltip="Draws of noise per step; 0 takes the recipe's own.")),
         advanced(
             io.Int.Input("lora_rank", default=0, min=0, max=256, optional=True,
                          tooltip="For -lora recipes; 0 takes the recipe's own.")),

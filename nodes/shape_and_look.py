@@ -46,7 +46,7 @@ class ESCDiffShapeAndLook(io.ComfyNode):
                 advanced(
                     io.Int.Input(
                         "batch_size", default=0, min=0, max=256, optional=True, tooltip=
-                        "Draws of noise per step; 0 takes the recipe's own. Lower it when memory runs out.")),
+                        "Draws of noise per step; 0 takes the recipe's own.")),
                 advanced(
                     io.Boolean.Input("checkpointing", default=False, optional=True,
                                      tooltip="Less memory, more time, the same result.")),

@@ -12,6 +12,7 @@ from ..reference import Reference
 from .encoders import choose_filter
 from .features import ReferenceEncoder, ReferenceFeatures
 from .filters import AttributeFilter
+from .fit import Fit, Room, choose
 from .names import Names
 from .recipes import Recipe
 from .report import Progress, Report
@@ -40,17 +41,19 @@ class Snapshots:
 def learn(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0, *,
           filters: Path | None = None, snapshots: Snapshots | None = None,
           on_begin: Callable[[Tuner], None] | None = None, on_step: Callable[[Progress], None] | None = None,
-          **how) -> tuple[Attribute, Report]:
+          room: Room | None = None, **how) -> tuple[Attribute, Report]:
     """Learn an attribute of the ``references`` on ``model``, which stays as it is; returns it and the run's
     figures.
 
     ``filters``: a file of pre-trained filters; without one, a world's own for its model. ``how``: what
     :func:`prepare` takes. ``on_begin`` is told of the run before its first step, ``on_step`` after each; both
-    may raise to cancel. Raises ESCDiffError in one sentence for what cannot be learned.
+    may raise to cancel. ``room``: see fit.choose. Raises ESCDiffError in one sentence for what cannot be
+    learned.
     """
     if "network" not in how:
         how["network"] = choose_filter(filters, recipe, model, how.get("encoder"), how.get("features"))
     tuner = prepare(model, references, recipe, seed, **how)
+    choose(tuner, room)
     if snapshots is not None and snapshots.resume:
         _go_on(tuner, snapshots)
     if on_begin is not None:
@@ -75,7 +78,8 @@ def prepare(model: DiffusionModel, references: Sequence[Reference], recipe: Reci
         raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**64 - 1")
     views = prepare_views(model, references, recipe, seed, describe, names.plain, preparing)
     start = choose_start(model, references, recipe, names.init_word, seed, network, features, encoder)
-    return Tuner(model, references, recipe, seed, names, views, start, checkpointing, precision)
+    fit = Fit(recipe.batch_size, checkpointing)
+    return Tuner(model, references, recipe, seed, names, views, start, fit, precision)
 
 
 def _go_on(tuner: Tuner, snapshots: Snapshots) -> None:

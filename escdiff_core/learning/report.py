@@ -25,13 +25,16 @@ class Progress:
 
 @dataclass
 class Report:
-    """Figures of one run: seconds, steps per second, trained parameters, bytes of trained state, and the
-    losses."""
+    """Figures of one run: seconds, steps per second, trained parameters, bytes of trained state, how many
+    rows of a batch were computed at once and what that was expected to need, and the losses."""
 
     seconds: float = 0.0
     steps_per_second: float = 0.0
     trained_parameters: int = 0
     trained_state_bytes: int = 0
+    rows: int = 0
+    checkpointing: bool = False
+    needed_bytes: int = 0
     losses: list[float] = field(default_factory=list)
 
 

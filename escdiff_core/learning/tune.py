@@ -8,7 +8,7 @@ resumed run equals an unbroken one.
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,8 @@ from ..unet.copy import tensors_of
 from ..unet.halves import EncoderFeatures, decode, encode
 from ..unet.route import install
 from ..unet.tokens import lost_rows, vector_count
-from .batches import Draws, pool_rows
+from .batches import Draw, Draws, pool_rows
+from .fit import Fit, no_room, shrink
 from .forms import FORMS
 from .lean import for_training
 from .names import Names
@@ -53,16 +54,16 @@ class Tuner:
 
     ``step()`` takes one optimiser step; ``attribute()`` is what has been learned. The caller's ``model``
     stays bit-identical: trainable tensors are clones, frozen ones are shared and never written.
-    ``checkpointing`` keeps fewer activations and computes them again going back (Chen et al. 2016): same
-    gradients, less memory, more time. ``precision``: see precision.autocast.
+    ``fit``: how much of a batch is computed at once, a whole one if nobody says; see fit.choose.
+    ``precision``: see precision.autocast.
     """
 
     def __init__(self, model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
-                 names: Names, views: Views, start: Start, checkpointing: bool = False,
+                 names: Names, views: Views, start: Start, fit: Fit | None = None,
                  precision: str = "auto"):
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
         self.names, self.views, self.start = names, views, start
-        self.done, self.report, self.checkpointing, self.precision = 0, Report(), checkpointing, precision
+        self.done, self.report, self.precision = 0, Report(), precision
         self.fresh = True  # nothing of this run is on disk yet
         tensors = list(model.unet.state_dict())
         self.blocks = trained_blocks(recipe, tensors)
@@ -77,6 +78,7 @@ class Tuner:
         )
         self._build_unet()
         self._build_optimizer()
+        self.settle(Fit(recipe.batch_size) if fit is None else fit)
         self.pool: tuple | None = None
 
     def _build_unet(self) -> None:
@@ -91,8 +93,6 @@ class Tuner:
         hidden = self.texts.hides and recipe.plain_share == 1          # slot 0 never sees the token
         install(self.unet, self.route, constant=(0,) if hidden else (),
                 packed=self.blocks if self.trained.slots else ())
-        if self.checkpointing:
-            self.unet.enable_gradient_checkpointing()
         # Neither its weights nor its prompt change
         self.encoder_frozen = hidden and all(b.startswith(("up_blocks", "conv_out")) for b in self.blocks)
         if recipe.cached and not self.encoder_frozen:
@@ -108,6 +108,13 @@ class Tuner:
         self.optimizer = Optimizer(self.recipe, weights, self.offset, filter, self.masters)
         count = self.report.trained_parameters = sum(p.numel() for p in self.optimizer.parameters())
         self.report.trained_state_bytes = STATE_BYTES * count
+
+    def settle(self, fit: Fit) -> None:
+        """Compute as ``fit`` says from now on."""
+        self.fit = fit
+        self.report.rows, self.report.checkpointing = fit.rows, fit.checkpointing
+        if fit.checkpointing:
+            self.unet.enable_gradient_checkpointing()
 
     # -- one step --------------------------------------------------------------------------------------------
 
@@ -144,6 +151,10 @@ class Tuner:
 
     def loss(self) -> torch.Tensor:
         """The loss of the next step, with its graph."""
+        return torch.stack(list(self.parts())).sum()
+
+    def parts(self) -> Iterator[torch.Tensor]:
+        """The loss of the next step in parts that add up to it, each of ``fit.rows`` and with its graph."""
         if self.masters is not None:
             self.masters.refresh()
         rng = np.random.default_rng((self.seed, 12, self.done))
@@ -155,6 +166,17 @@ class Tuner:
             drawn, features = (part.pick(rows) for part in self.pool)
         else:
             drawn, features = self.draws(rng, self.recipe.batch_size), None
+        count = len(drawn.prompts)
+        for rows in torch.arange(count).split(self.fit.rows):
+            whole = len(rows) == count
+            part = drawn if whole else drawn.pick(rows)
+            seen = features if whole or features is None else features.pick(rows)
+            yield self._part(rng, part, seen) * (len(rows) / count)
+
+    def _part(
+        self, rng: np.random.Generator, drawn: Draw, features: EncoderFeatures | None
+    ) -> torch.Tensor:
+        """The loss of some rows; ``rng`` goes on from part to part as in one batch."""
         with autocast(self.model.device, self.precision):
             texts = self.texts(rng, drawn.prompts, {self.names.token: self.vectors()}, drawn.t, drawn.alone)
             if features is None:
@@ -163,22 +185,24 @@ class Tuner:
         return (error * self.views.weights[drawn.index]).mean()
 
     def step(self) -> float:
-        """Take one step; returns its loss. Raises ESCDiffError when memory runs out, with what to lower."""
+        """Take one step; returns its loss. Where memory runs out, the same step is taken in smaller parts.
+
+        Raises ESCDiffError when there is not enough for the smallest.
+        """
         self.optimizer.begin(self.done)
         try:
-            loss = self.loss()
-            loss.backward()
+            loss = self._gradients()
             self.optimizer.step()
             self.trained.after(self.done)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise self._out_of_memory() from error
+                raise no_room(self) from error
             raise
         finally:
             self.optimizer.forget()
         self.done += 1
         self.optimizer.take_in(self.done)
-        self.report.losses.append(float(loss.detach()))
+        self.report.losses.append(float(loss))
         if not math.isfinite(self.report.losses[-1]):
             raise ESCDiffError(
                 f"the loss of step {self.done} is {self.report.losses[-1]}: the learning ran away; "
@@ -186,13 +210,20 @@ class Tuner:
             )
         return self.report.losses[-1]
 
-    def _out_of_memory(self) -> ESCDiffError:
-        need = self.report.trained_state_bytes / 2**30
-        return ESCDiffError(
-            f"out of memory: the trained weights alone need {need:.1f} GiB and a batch of "
-            f"{self.recipe.batch_size} its activations on top; switch checkpointing on, lower the "
-            "batch size or use a -lora recipe"
-        )
+    def _gradients(self) -> torch.Tensor:
+        """Add up the gradients of the next step; returns its loss, without a graph."""
+        while True:
+            try:
+                losses = []
+                for part in self.parts():
+                    part.backward()
+                    losses.append(part.detach())
+                    del part
+                return torch.stack(losses).sum()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.fit.less() is None:
+                    raise
+            shrink(self)
 
     # -- the whole run ---------------------------------------------------------------------------------------
 

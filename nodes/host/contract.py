@@ -65,7 +65,8 @@ NAMES: dict[str, tuple[str, ...]] = {
                  "comfy.model_management.throw_exception_if_processing_interrupted",
                  "comfy.model_management.InterruptProcessingException",
                  "comfy.model_management.get_torch_device",
-                 "comfy.model_management.free_memory(memory_required, device)"),
+                 "comfy.model_management.free_memory(memory_required, device)",
+                 "comfy.model_management.get_free_memory(dev)"),
     "sampling": ("comfy.sample.fix_empty_latent_channels(model, latent_image)",
                  "comfy.sample.prepare_noise(latent_image, seed, noise_inds)",
                  "comfy.sample.sample(model, noise, steps, cfg, sampler_name, scheduler, positive, negative, "

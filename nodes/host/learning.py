@@ -34,7 +34,7 @@ from .digests import file_digest, picture_digest, source_digests
 from .export import checkpoint_fingerprint, config_of, private_model
 from .folders import POCKET, attribute_path, find_encoder, free_path
 from .notes import tell
-from .progress import make_room, reporter
+from .progress import make_room, reporter, room
 
 log = logging.getLogger(__name__)
 
@@ -139,8 +139,8 @@ def learn(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe
                                        describe=describe, class_word=token.class_word, token=name or None,
                                        checkpointing=checkpointing, features=features,
                                        preparing=lambda _done, _total: _interrupted(), on_begin=begin,
-                                       on_step=step, snapshots=Snapshots(unfinished, every=0, resume=True,
-                                                                         discard=True))
+                                       on_step=step, room=room,
+                                       snapshots=Snapshots(unfinished, every=0, resume=True, discard=True))
         except comfy.model_management.InterruptProcessingException:
             if was_cut_short(unfinished):
                 tell(f"stopped after step {done} of {recipe.steps}; queue the same again to go on from there")
@@ -214,7 +214,7 @@ def train_filters(
         )
     attribute_path(name)            # a name that leads out is refused before anything is trained
     with torch.inference_mode(False), torch.enable_grad():
-        copy = private_model(model, clip, vae)
+        copy = private_model(model, clip, vae, torch.float32)
         examples = examples_from_folder(folder_of(folder), copy.native_size)
         report = reporter(len(examples) + 2 * steps)
         rows = {kind: find_recipe(recipe) for kind, recipe in DEFAULTS.items()}

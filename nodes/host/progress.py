@@ -27,6 +27,12 @@ def reporter(
     return report
 
 
+def room(needed_bytes: float) -> float:
+    """Make room for ``needed_bytes`` on the host's device; returns how many are free there then."""
+    make_room(needed_bytes)
+    return comfy.model_management.get_free_memory(comfy.model_management.get_torch_device())
+
+
 def make_room(needed_bytes: float) -> None:
     """Let the host unload what it must so that ``needed_bytes`` fit beside it on its device."""
     comfy.model_management.free_memory(needed_bytes, comfy.model_management.get_torch_device())

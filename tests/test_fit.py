@@ -1,0 +1,119 @@
+"""A run fits the memory there is: what is computed at once changes nothing but the memory it takes."""
+
+import logging
+
+import pytest
+import torch
+from method_zoo import disc, quick, tiny_model
+
+from escdiff_core.errors import ESCDiffError
+from escdiff_core.learning import precision, tune
+from escdiff_core.learning.fit import Fit, choose, free_bytes
+from escdiff_core.learning.learn import learn, prepare
+from escdiff_core.unet.halves import decode
+
+ROWS = ["escdiff-shape", "escdiff-appearance-lora", "escdiff-shape-paper", "neti", "unziplora", "cached"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def in_fp32(monkeypatch):
+    """What is compared is compared to rounding, in the precision that every machine has."""
+    monkeypatch.setattr(precision, "is_fast_in_bf16", lambda device: False)
+
+
+def run_of(model, name="escdiff-shape", batch=5, **changes):
+    if name == "cached":
+        name, changes = "escdiff-appearance-paper", {**changes, "cached": True, "pool": 10}
+    return prepare(model, [disc()], quick(name, batch_size=batch, **changes))
+
+
+def gradients(tuner) -> list[torch.Tensor]:
+    for part in tuner.parts():
+        part.backward()
+    found = [p.grad.clone() for p in (*tuner.weights.values(), tuner.offset) if p.grad is not None]
+    tuner.optimizer.forget()
+    return found
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_step_in_parts_is_the_whole_step_to_rounding(name, model):
+    whole, parts = run_of(model, name), run_of(model, name)
+    parts.settle(Fit(2))            # 2, 2 and 1
+    assert len(list(parts.parts())) == 3
+    for one, other in zip(gradients(whole), gradients(parts), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5 * float(one.abs().max()) + 1e-9)
+    losses = [[tuner.step() for _ in range(2)] for tuner in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_it_takes_what_the_memory_holds_and_says_so(model, caplog):
+    tuner, asked = run_of(model, batch=8), []
+
+    def room(free):
+        return lambda needed: asked.append(needed) or free
+
+    with caplog.at_level(logging.INFO):
+        choose(tuner, room(1e12))
+    whole = tuner.report.needed_bytes
+    assert (tuner.fit, tuner.report.rows) == (Fit(8), 8) and asked == [whole]
+    assert "8 of a batch of 8 at once" in caplog.text
+    choose(tuner, room(0.6 * whole / 0.85))
+    assert 1 <= tuner.fit.rows < 8 and tuner.report.needed_bytes <= 0.6 * whole
+    choose(tuner, room(None))
+    assert tuner.fit == Fit(8), "where nobody knows, the whole batch is tried"
+    choose(tuner, room(0.0))
+    assert tuner.fit == Fit(1, True) and tuner.report.checkpointing
+    assert all(p.grad is None for p in tuner.weights.values()), "the measuring leaves nothing behind"
+
+
+def test_what_it_needs_grows_with_the_batch_and_less_with_checkpointing(model):
+    needs = {}
+    for batch, checkpointing in ((2, False), (4, False), (8, False), (8, True)):
+        tuner = run_of(model, batch=batch)
+        tuner.settle(Fit(batch, checkpointing))
+        choose(tuner, lambda needed: 1e12)
+        needs[batch, checkpointing] = tuner.report.needed_bytes
+    first, second = needs[4, False] - needs[2, False], needs[8, False] - needs[4, False]
+    assert second == pytest.approx(2 * first, rel=0.1)
+    assert needs[8, True] < 0.7 * needs[8, False]
+
+
+def test_the_memory_of_this_machine_is_known():
+    assert free_bytes(torch.device("cpu")) > 2**20 and free_bytes(torch.device("meta")) is None
+
+
+def too_much(monkeypatch, most: int):
+    """Let the decoder find no memory for more than ``most`` rows."""
+    def decode_or_fail(unet, features, texts):
+        if len(features.sample) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(unet, features, texts)
+
+    monkeypatch.setattr(tune, "decode", decode_or_fail)
+
+
+def test_where_memory_runs_out_the_step_is_taken_again_in_smaller_parts(model, monkeypatch, caplog):
+    usual = run_of(model)
+    expected = [usual.step() for _ in range(2)]
+    too_much(monkeypatch, 2)
+    tuner = run_of(model)
+    assert [tuner.step() for _ in range(2)] == pytest.approx(expected, rel=1e-4)
+    assert tuner.fit == Fit(2) and tuner.done == 2
+    assert caplog.text.count("out of memory: from step 1 on") == 2, "5 rows became 3, and 3 became 2"
+
+
+def test_a_run_whose_memory_holds_one_row_learns_from_the_first_step_on(model, monkeypatch):
+    too_much(monkeypatch, 1)
+    made, report = learn(model, [disc()], quick("escdiff-shape", batch_size=4))
+    assert made.steps == 2 and report.rows == 1 and not report.checkpointing
+
+
+def test_no_memory_for_anything_is_a_sentence(model, monkeypatch):
+    too_much(monkeypatch, 0)
+    with pytest.raises(ESCDiffError, match="out of memory, even for 1 of a batch of 4 at once"):
+        learn(model, [disc()], quick("escdiff-shape", batch_size=4))
