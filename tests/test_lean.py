@@ -3,15 +3,19 @@ caller's model untouched."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from method_zoo import disc, hash_of, quick, saved, tiny_model
 from model_zoo import states as states_of
 
+from escdiff_core.families.load import load_model
 from escdiff_core.learning.half import Masters, halve, shared_copy
 from escdiff_core.learning.lean import LEAN, lean_text_encoder, make_lean
-from escdiff_core.learning.learn import prepare
+from escdiff_core.learning.learn import learn, prepare
+from escdiff_core.mixing.mix import Mix
+from escdiff_core.mixing.plan import Use
 from escdiff_core.unet.copy import private_copy
 
 
@@ -104,3 +108,22 @@ def test_a_run_in_bf16_goes_on_where_it_was_broken_off_and_leaves_the_model_alon
     exact = prepare(model, [disc()], quick(name, kind=kind, **changes), precision="fp32")
     exact.run()
     assert broken.report.losses == pytest.approx(exact.report.losses[:2], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-lora", "ostaf", "unziplora", "neti"])
+def test_a_model_in_half_precision_learns_as_one_in_fp32_to_rounding(name, model):
+    """As it is copied out of a host that has it in half precision."""
+    half = load_model(model.source, "cpu", torch.bfloat16)
+    before = [t.clone() for t in half.unet.state_dict().values()]
+    recipe = quick(name, kind=None if name.startswith("escdiff") else "shape")
+    made, report = learn(half, [disc()], recipe, precision="bf16")
+    exact = prepare(model, [disc()], recipe, precision="fp32")
+    exact.run()
+    assert report.losses == pytest.approx(exact.report.losses, rel=0.05)
+    assert all(torch.equal(a, b) for a, b in zip(before, half.unet.state_dict().values(), strict=True))
+    assert all(t.dtype != torch.bfloat16 and t.isfinite().all() for t in made.delta.values())
+    pictures = [
+        Mix(half, **{made.kind: use}).draw(f"a photo of a {made.token}", steps=2)
+        for use in (Use(made), Use(made, 0.0))
+    ]
+    assert np.isfinite(pictures).all() and not np.array_equal(*pictures)

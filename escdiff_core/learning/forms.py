@@ -130,8 +130,11 @@ class _Offset(nn.Module):
 def train_offsets(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
     """Train a small network that predicts an offset for every matrix among ``names``; the weights themselves
     stay."""
-    unet, canonical, before = private_copy(base), unet_map(base.config), base.state_dict()
-    matrices = _matrices(unet, names)
+    matrices = _matrices(base, names)
+    # what is added to one in half precision would be rounded away
+    own = () if base.dtype == torch.float32 else matrices
+    unet, canonical, before = private_copy(base, own).requires_grad_(False), unet_map(
+        base.config), base.state_dict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         code = nn.Parameter(torch.randn(HYPER_WIDTH) / HYPER_WIDTH ** 0.5)

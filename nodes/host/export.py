@@ -3,6 +3,7 @@ stay its own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import comfy.lora
 import comfy.model_management
@@ -14,6 +15,7 @@ from ...escdiff_core.families import FAMILIES, SUPPORTED, Family, ModelConfig, u
 from ...escdiff_core.families.family import widths_of
 from ...escdiff_core.families.load import model_from_tensors
 from ...escdiff_core.families.recognise import configured
+from ...escdiff_core.learning.precision import in_bf16
 from ...escdiff_core.model.clip_names import PROJECTION
 from ...escdiff_core.model.diffusion import DiffusionModel, fingerprint
 from ...escdiff_core.model.infer import UNET_PREFIX, VAE_PREFIX, infer_text_encoder, infer_unet, infer_vae
@@ -27,9 +29,9 @@ NOT_TEXT = ("position_ids", "logit_scale")
 SOURCE = "the loaded model"
 
 
-def private_model(model, clip, vae) -> DiffusionModel:
+def private_model(model, clip, vae, dtype: torch.dtype | None = None) -> DiffusionModel:
     """Copy the host's MODEL, CLIP and VAE into a DiffusionModel on its device, with every LoRA that is on
-    them baked in, fp32.
+    them baked in: UNet and towers in ``dtype`` (None: see copy_dtype), the VAE in fp32.
 
     Its ``fingerprint`` is that of the base without LoRAs: an attribute belongs to a checkpoint. Raises
     ESCDiffError in one sentence for a model of no family, and for a missing CLIP or VAE.
@@ -39,13 +41,24 @@ def private_model(model, clip, vae) -> DiffusionModel:
     parts = [unpatched(model), decoder, *(text_tensors(clip, tower, named) for tower in towers)]
     # of a merge it bakes tensors of its own, which are gone again before ours are made
     base = base_fingerprint(model)
-    make_room(4 * sum(t.numel() for part in parts for t in part.values()))
+    dtype = copy_dtype(model, device) if dtype is None else dtype
+    make_room(dtype.itemsize * sum(t.numel() for part in parts for t in part.values()))
+    read = partial(baked, dtype=dtype)
     return model_from_tensors(
-        {n.removeprefix(HOST_UNET): t for n, t in baked(model, HOST_UNET).items()},
+        {n.removeprefix(HOST_UNET): t for n, t in read(model, HOST_UNET).items()},
         {n: t.detach().to(device, torch.float32, copy=True) for n, t in decoder.items()},
-        {tower: text_tensors(clip, tower, baked) for tower in towers},
-        config, device, source=SOURCE, base=base,
+        {tower: text_tensors(clip, tower, read) for tower in towers},
+        config, device, dtype, source=SOURCE, base=base,
     )
+
+
+def copy_dtype(model, device: torch.device) -> torch.dtype:
+    """In which precision the host's MODEL is copied to ``device``: bf16 on a GPU that computes learning in it
+    and whose user has the model in half precision too; there autocast would round every weight in every step.
+    """
+    stored = next(iter(unpatched(model).values())).dtype
+    half = device.type != "cpu" and in_bf16(device) and stored != torch.float32
+    return torch.bfloat16 if half else torch.float32
 
 
 def text_tensors(clip, tower: str, read: Callable) -> dict[str, torch.Tensor]:
@@ -154,14 +167,15 @@ def is_merge(patch: tuple) -> bool:
 
 
 def baked(
-    patcher, prefix: str, counts: Callable[[tuple], bool] = lambda patch: True
+    patcher, prefix: str, counts: Callable[[tuple], bool] = lambda patch: True,
+    dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
-    """The weights under ``prefix`` with the patches on ``patcher`` that count, fp32 copies on the host's
-    device.
+    """The weights under ``prefix`` with the patches on ``patcher`` that count, copies in ``dtype`` on the
+    host's device.
 
     Read through the patch list, because the module itself may hold another clone's patches at the moment.
     """
-    weights = {}
+    weights, device = {}, comfy.model_management.get_torch_device()
     for name, (first, *patches) in patcher.get_key_patches(prefix).items():
         weight, convert = first
         patches = [p for p in patches if counts(p)]
@@ -170,12 +184,12 @@ def baked(
                 f"this MODEL or CLIP came without its weights (first: {name}); load it with one of "
                 "ComfyUI's own loaders, such as Load Checkpoint"
             )
-        weight = convert(
-            weight.detach().to(comfy.model_management.get_torch_device(), copy=True), inplace=False
-        ).float()
+        moved = convert(weight.detach().to(device), inplace=False)
+        # what did not move may still be the host's own
+        weight = moved.to(torch.float32 if patches else dtype, copy=moved.device == weight.device)
         if patches:
             weight = comfy.lora.calculate_weight(patches, weight, name)
-        weights[name] = weight.float()
+        weights[name] = weight.to(dtype)
     return weights
 
 
