@@ -177,11 +177,11 @@ def routing(model, clip, vae, direct, made, before):
                       strength=1.0), "mask": stock("ConditioningSetMask", "append", conditioning=positive,
                                                    mask=half, set_cond_area="default", strength=1.0)
     }
-    everywhere = draw(mixed, plain, negative, steps=1)
+    everywhere = draw(mixed, plain, negative, steps=1, side=16)
     for name, (rows,) in halves.items():
         both = stock("ConditioningCombine", "combine", conditioning_1=rows, conditioning_2=plain)[0]
         # one step: behind it what is drawn in one half reaches the other
-        out = draw(mixed, both, negative, steps=1)
+        out = draw(mixed, both, negative, steps=1, side=16)
         found[name] = [
             largest(a, b) / float(everywhere.abs().max())
             for a, b in zip(out.split(8, -1), everywhere.split(8, -1), strict=True)
@@ -214,6 +214,15 @@ def sd15():
     weights = next(model.model.diffusion_model.parameters()).dtype
     theirs = model.model.diffusion_model(x.to(weights), t, context=mine.to(weights)).float()
     found["sd15_unet_difference"] = largest(theirs, copy.unet(x, t, encoder_hidden_states=mine).sample)
+    half = core("nodes.host.export").private_model(model, used, vae, torch.bfloat16)
+    answer = half.unet(x.bfloat16(), t, encoder_hidden_states=mine.bfloat16()).sample.float()
+    hosts = {p.data_ptr() for p in (*model.model.parameters(), *clip.cond_stage_model.parameters())}
+    found["sd15_half"] = [
+        sorted({str(p.dtype) for p in (*half.unet.parameters(), *half.text_encoder.parameters())}),
+        largest(theirs, answer) / float(theirs.abs().max()),
+        len(hosts & {p.data_ptr() for p in (*half.unet.parameters(), *copy.unet.parameters())})
+    ]
+    half = None
     name = "diffusion_model.input_blocks.1.1.proj_in.weight"
     patched = model.clone()
     patched.add_patches(

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from host_probe_base import core, found, host_nodes, node, stock, torch
+from host_probe_base import core, empty, found, host_nodes, node, stock, torch
 
 LEARN = {
     "recipe": "escdiff-appearance", "steps": 6, "seed": 3, "describe": "", "batch_size": 2, "preview_every": 0
@@ -31,17 +31,15 @@ def notes(model, clip, vae, made, page):
         page.shown.clear()
         stock("KSampler", "sample", model=mixed[0], seed=1, steps=1, cfg=1.0, sampler_name="euler",
               scheduler="normal", positive=mixed[1], negative=mixed[2],
-              latent_image={"samples": torch.zeros(1, 4, side, side)}, denoise=1.0)
+              latent_image=empty(side=side), denoise=1.0)
         shown[name] = page.shown.get("7")
     boxed = {
         **mixing, "seed": 1, "steps": 1, "cfg": 1.0, "sampler": "euler", "scheduler": "normal", "denoise": 1.0
     }
     shown["two notes"] = run(
-        "ESCDiffMixedSampler", **boxed, prompt="a star", latent={"samples": torch.zeros(1, 4, 64, 64)}
+        "ESCDiffMixedSampler", **boxed, prompt="a star", latent=empty(side=64)
     )
-    shown["one note"] = run(
-        "ESCDiffMixedSampler", **boxed, prompt="a star", latent={"samples": torch.zeros(1, 4, 16, 16)}
-    )
+    shown["one note"] = run("ESCDiffMixedSampler", **boxed, prompt="a star", latent=empty(side=16))
     apart = node("ESCDiffApply", model=model, shape=None, appearance=made)[1]
     for name, prompt in (("prompt", "a red star"), ("prompt with it", "a *a star"), ("empty prompt", " ")):
         shown[name] = run("ESCDiffPrompt", mixed=apart, clip=clip, prompt=prompt)

@@ -132,9 +132,9 @@ def operations(mixed, clip, headless, plain, name) -> None:
     texts = iter([ONE, TWO, TWO])
     steps = follows(model, both, none, headless, lambda v: v.states(next(texts)).context)
     found[f"{name}: ranges"] = [len(steps), max(steps)]
-    whole = torch.ones(1, 128, 128)
+    whole = torch.ones(1, 64, 64)
     areas = {
-        "SetArea": stock("ConditioningSetArea", "append", conditioning=one, width=128, height=128, x=0, y=0,
+        "SetArea": stock("ConditioningSetArea", "append", conditioning=one, width=64, height=64, x=0, y=0,
                          strength=1.0)[0],
         "SetMask": stock("ConditioningSetMask", "append", conditioning=one, mask=whole,
                          set_cond_area="default", strength=1.0)[0],

@@ -4,7 +4,7 @@ host_probe.py."""
 import statistics
 import time
 
-from host_probe_base import found, node, stock, torch
+from host_probe_base import empty, found, node, stock
 from host_probe_more import PROMPT
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +18,7 @@ def sampled(model, clip, made) -> dict:
     def way(unet, positive, negative):
         return lambda steps: stock("KSampler", "sample", model=unet, seed=1, steps=steps, cfg=3.0,
                                    sampler_name="dpmpp_2m", scheduler="normal", positive=positive, negative=
-                                   negative, latent_image={"samples": torch.zeros(2, 4, 16, 16)}, denoise=1.0)
+                                   negative, latent_image=empty(2, 16), denoise=1.0)
 
     return {"plain": way(model, *plain), "mixed": way(*mixed)}
 

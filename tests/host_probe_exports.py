@@ -7,6 +7,7 @@ from host_probe_base import (
     BASE,
     core,
     draw,
+    empty,
     found,
     host_nodes,
     largest,
@@ -89,7 +90,7 @@ def exports(model, clip, made):
     found["listed"] = [sorted(folders.attribute_files(filters=f)) for f in (False, True)]
     boxed = node("ESCDiffMixedSampler", model=model, clip=clip,
                  prompt="a photo of a *m on a white background", negative="",
-                 latent={"samples": torch.zeros(1, 4, 16, 16)}, seed=1, steps=3, cfg=5.0, sampler="euler",
+                 latent=empty(), seed=1, steps=3, cfg=5.0, sampler="euler",
                  scheduler="normal", denoise=1.0, shape=shape)[0]["samples"]
     found["mixed_sampler_difference"] = largest(ours, boxed)
     image, mask = node("ESCDiffExampleReference", example=core("nodes.reference").example_names()[0])

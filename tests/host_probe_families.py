@@ -189,7 +189,7 @@ def mixing(name: str, model, clip, vae, made) -> None:
                           set_cond_area="default", strength=1.0)[0]
     }.items():
         both = stock("ConditioningCombine", "combine", conditioning_1=rows, conditioning_2=plain[0])[0]
-        out, everywhere = draw(mixed, both, negative, steps=1), draw(mixed, plain[0], negative, steps=1)
+        out, everywhere = (draw(mixed, rows, negative, steps=1, side=SIZE // 8) for rows in (both, plain[0]))
         found[name][case] = [largest(a, b) / float(everywhere.abs().max())
                              for a, b in zip(out.split(8, -1), everywhere.split(8, -1), strict=True)]
 

@@ -2,10 +2,21 @@
 
 from dataclasses import replace
 
-from host_probe_base import control_net, controlled, core, draw, found, hash_of, largest, node, stock, torch
+from host_probe_base import (
+    control_net,
+    controlled,
+    core,
+    draw,
+    empty,
+    found,
+    hash_of,
+    largest,
+    node,
+    stock,
+    torch,
+)
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
-LATENT = {"samples": torch.zeros(1, 4, 16, 16)}
 
 
 def beside_headless(model, result, both, steps=6):
@@ -22,7 +33,7 @@ def beside_headless(model, result, both, steps=6):
 
     mixed.set_model_unet_function_wrapper(keep)
     stock("KSampler", "sample", model=mixed, seed=1, steps=steps, cfg=3.0, sampler_name="euler",
-          scheduler="normal", positive=positive, negative=negative, latent_image=LATENT, denoise=1.0)
+          scheduler="normal", positive=positive, negative=negative, latent_image=empty(), denoise=1.0)
     sampling, worst, sets = model.get_model_object("model_sampling"), 0.0, set()
     for x, sigma, given, out in seen:
         t = sampling.timestep(sigma)
@@ -111,7 +122,7 @@ def schedule(model, clip, direct, made):
     mixed = border[0].clone()
     mixed.set_model_unet_function_wrapper(keep)
     stock("KSampler", "sample", model=mixed, seed=1, steps=30, cfg=3.0, sampler_name="euler",
-          scheduler="sgm_uniform", positive=border[1], negative=border[2], latent_image=LATENT, denoise=1.0)
+          scheduler="sgm_uniform", positive=border[1], negative=border[2], latent_image=empty(), denoise=1.0)
     found["schedule_steps_on_a_border"] = len(seen)
     found["schedule_leaves_the_model"] = torch.equal(draw(model, plain, plain), before)
 

@@ -66,7 +66,7 @@ def test_sampling_as_users_do_it(found):
     difference, change = found["cfg_1"]
     assert difference <= 1e-4 and change > 0.01, "guidance 1 is the positive prompt alone"
     shape, difference, others = found["batch_3"]
-    assert shape == [3, 4, 16, 16] and difference <= 1e-4 and others > 0.01, (
+    assert shape == [3, 4, 8, 8] and difference <= 1e-4 and others > 0.01, (
         "the first of three is the one drawn alone"
     )
     for part in ("area", "mask"):
@@ -126,6 +126,8 @@ def test_a_checkpoint_in_sd15_s_layout(found):
     assert difference <= 1e-4 < change, "with a LoRA baked in"
     assert found["sd15_text_difference_None"] <= 1e-4 and found["sd15_text_difference_-2"] <= 1e-4
     assert found["sd15_learned"] == ["appearance", 1] and found["sd15_mix"]
+    kinds, difference, shared = found["sd15_half"]
+    assert kinds == ["torch.bfloat16"] and difference <= 0.05 and not shared, "a copy in half precision"
 
 
 def test_an_attribute_can_begin_late_and_end_early(found):
