@@ -13,8 +13,10 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -35,11 +37,12 @@ from escdiff_core.reference import Reference
 DTYPE = torch.bfloat16
 
 
-def random_model(family: str, size: int, device: torch.device) -> DiffusionModel:
-    """A full-size model of ``family``, which learns and draws at ``size`` pixels; weights are small where
-    they add up."""
+def random_model(family: str, size: int, device: torch.device, unet: Mapping = MappingProxyType({})
+                 ) -> DiffusionModel:
+    """A full-size model of ``family``, which learns and draws at ``size`` pixels, or one whose UNet differs
+    by ``unet``; weights are small where they add up."""
     row = FAMILIES[family]
-    config = replace(configured(row, {}, {}, {tower.name: {} for tower in row.towers}), native_size=size)
+    config = replace(configured(row, unet, {}, {tower.name: {} for tower in row.towers}), native_size=size)
     unet, vae, texts = build_modules(config)
     generator = torch.Generator().manual_seed(0)
     for module in (unet, vae, *texts.values()):

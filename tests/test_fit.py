@@ -7,7 +7,7 @@ import torch
 from method_zoo import disc, quick, tiny_model
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.learning import precision, tune
+from escdiff_core.learning import fit, precision, tune
 from escdiff_core.learning.fit import Fit, choose, free_bytes
 from escdiff_core.learning.learn import learn, prepare
 from escdiff_core.unet.halves import decode
@@ -81,6 +81,14 @@ def test_what_it_needs_grows_with_the_batch_and_less_with_checkpointing(model):
     first, second = needs[4, False] - needs[2, False], needs[8, False] - needs[4, False]
     assert second == pytest.approx(2 * first, rel=0.1)
     assert needs[8, True] < 0.7 * needs[8, False]
+
+
+def test_what_autograd_keeps_is_counted_once_and_without_the_weights():
+    layer, x = torch.nn.Linear(8, 16), torch.randn(4, 8)
+    with fit._kept([layer]) as storages:
+        out = layer(x).relu()               # keeps x, and what relu gave
+        out * out                           # twice the same
+    assert sorted(kept.size for kept in storages.values()) == [4 * x.numel(), 4 * out.numel()]
 
 
 def test_the_memory_of_this_machine_is_known():

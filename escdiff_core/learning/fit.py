@@ -5,13 +5,14 @@ A step adds up the gradients of its parts, so that it is the same step to roundi
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..errors import ESCDiffError, is_out_of_memory
 
@@ -102,12 +103,19 @@ def no_room(tuner: "Tuner") -> ESCDiffError:
 
 
 def _peaks(tuner: "Tuner", fit: Fit) -> list[int]:
-    """What one row takes, and two (of a batch of one: one): fewer where there is no memory for them."""
-    peaks = []
-    for rows in (1, 2)[:tuner.recipe.batch_size]:
+    """Bytes that a pass of one row takes at most, there and back, beside what is there before it, and one of
+    two rows (of a batch of one: one): fewer where there is no memory for them.
+
+    A GPU's allocator is asked. Elsewhere it is what each row keeps for its way back, and the gradients.
+    """
+    most, on_gpu, peaks = min(2, tuner.recipe.batch_size), tuner.model.device.type == "cuda", []
+    for rows in range(1, most + 1):
         tuner.settle(replace(fit, rows=rows))
         try:
-            peaks.append(_peak(tuner))
+            if not on_gpu:
+                row, gradients = _counted(tuner), GRADIENT * tuner.report.trained_parameters
+                return [gradients + row * n for n in range(1, most + 1)]
+            peaks.append(_allocated(tuner))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -117,35 +125,42 @@ def _peaks(tuner: "Tuner", fit: Fit) -> list[int]:
     return peaks
 
 
-def _peak(tuner: "Tuner") -> int:
-    """Bytes that the first part of a step takes at most, there and back, beside what is there before it.
-
-    A GPU's allocator is asked. Elsewhere it is what the pass keeps for its way back, and the gradients.
-    """
+def _allocated(tuner: "Tuner") -> int:
+    """What the allocator of a GPU hands out at most for the first part of a step and its way back."""
     device, parts = tuner.model.device, tuner.parts()
-    try:
-        if device.type != "cuda":
-            with _kept() as storages:
-                next(parts)
-            return sum(storages.values()) + GRADIENT * tuner.report.trained_parameters
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        next(parts).backward()
-        return torch.cuda.max_memory_allocated(device) - before
-    finally:
-        parts.close()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    next(parts).backward()
+    parts.close()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _counted(tuner: "Tuner") -> int:
+    """What the first part of a step keeps for its way back."""
+    with _kept([tuner.unet, *(tower.encoder for tower in tuner.texts.model.towers)]) as storages:
+        next(tuner.parts())
+    return sum(kept.size for kept in storages.values())
+
+
+class Kept(NamedTuple):
+    """A storage that autograd would keep. The reference holds its place, so that no later one is taken for
+    it."""
+
+    reference: StorageWeakRef
+    size: int
 
 
 @contextmanager
-def _kept() -> Iterator[dict[int, int]]:
-    """While open, counts what autograd keeps: bytes of each storage, those of leaves left out."""
-    storages: dict[int, int] = {}
+def _kept(modules: Iterable[torch.nn.Module]) -> Iterator[dict[int, Kept]]:
+    """While open, notes every storage that autograd keeps, but for the weights of ``modules``, and lets go of
+    it: there is no way back."""
+    weights = {p.untyped_storage()._cdata for module in modules for p in module.parameters()}
+    storages: dict[int, Kept] = {}
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_leaf:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def note(tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and storage._cdata not in storages:
+            storages[storage._cdata] = Kept(StorageWeakRef(storage), storage.nbytes())
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing):
         yield storages
