@@ -4,7 +4,7 @@ cannot use."""
 import json
 from argparse import ArgumentParser
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,10 +23,19 @@ from escdiff_core.errors import ESCDiffError
 from escdiff_core.families.load import load_model
 from escdiff_core.learning.recipes import RECIPES
 
+OF_SPEC = Subject.of_spec
+
 
 @pytest.fixture
 def quick(monkeypatch):
     shorten(monkeypatch)
+    monkeypatch.setattr(Subject, "of_spec", known_subject)
+
+
+@cache
+def known_subject(*given) -> Subject:
+    """A held-out subject, whose judge takes a second to make."""
+    return OF_SPEC(*given)
 
 
 def shorten(patch):
