@@ -165,7 +165,7 @@ class ESCDiffMixedSampler(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="An empty latent of the size you want."),
                 seed_input("Of the noise.", changes=True),
                 io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Of sampling."),
-                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+                io.Float.Input("cfg", default=6.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
                 io.Combo.Input("sampler", options=samplers(), default="dpmpp_2m",
                                tooltip="As in the KSampler."),
                 io.Combo.Input("scheduler", options=schedulers(), default="normal",

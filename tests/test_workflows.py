@@ -6,8 +6,12 @@ import textwrap
 
 import numpy as np
 import pytest
+from node_schemas import read_nodes
 from PIL import Image
 from shipped import DEFINITIONS, GRAPHS, WORKFLOWS, builder
+
+from escdiff_core.choices import USUAL_GUIDANCE
+from escdiff_core.worlds.pocket.config import GUIDANCE
 
 NAMES = sorted(GRAPHS)
 SHIPPED = [
@@ -97,6 +101,17 @@ def test_saved_definitions_are_those_in_use_and_of_no_machine():
     files = [options for d in DEFINITIONS.values() for name, (_, s) in builder.inputs_of(d).items()
              if name in builder.FILE_INPUTS and (options := s.get("options"))]
     assert not files
+
+
+def test_the_guidance_is_the_usual_one_of_the_model():
+    """One value for the command, the previews, the node that samples, and the graphs that ship."""
+    for name, graph in GRAPHS.items():
+        own = any(node["class_type"] == "ESCDiffLoadPocketModel" for node in graph.values())
+        for node in graph.values():
+            if node["class_type"] == "KSampler":
+                assert node["inputs"]["cfg"] == (GUIDANCE if own else USUAL_GUIDANCE), name
+    inputs = read_nodes()["ESCDiffMixedSampler"].inputs
+    assert next(port.default for port in inputs if port.key == "cfg") == USUAL_GUIDANCE
 
 
 def test_ui_files_are_what_the_builder_makes():
