@@ -21,8 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from full_size import peak, random_model
+from memory import model_bytes
 
-from escdiff_core.errors import ESCDiffError
+from escdiff_core.errors import ESCDiffError, memory_as_a_sentence
 from escdiff_core.families import FAMILIES
 from escdiff_core.learning.fit import Fit
 from escdiff_core.learning.learn import learn, prepare
@@ -48,9 +49,21 @@ class Bench:
     device: torch.device
     steps: int
     rehearse: bool
+    out: Path
     began: float = field(default_factory=time.monotonic)
     rows: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def write(self) -> None:
+        """The table so far."""
+        card = "CPU, a rehearsal in small" if self.rehearse else torch.cuda.get_device_name(self.device)
+        self.out.write_text("\n".join([
+            "# Learning and mixing at full size", "",
+            f"`python benchmarks/gpu.py{' --rehearse' * self.rehearse}`, "
+            f"{datetime.date.today().isoformat()}, {card}, torch {torch.__version__}, {self.steps} steps of "
+            f"each, {time.monotonic() - self.began:.0f} s in all. The peak is of learning, the model in it.",
+            "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *self.rows, "", *self.notes, ""
+        ]), encoding="utf-8")
 
     def late(self, what: str) -> bool:
         """Is the time up? Then ``what`` is said not to have been reached."""
@@ -102,9 +115,12 @@ def learned(bench: Bench, model: DiffusionModel, size: int, card: float | None) 
         where = f"{model.family}, {card or 'whole'} card, {kind}"
         if not bench.late(where):
             try:
-                uses[kind] = one(bench, model, size, card, find_recipe(name, steps=bench.steps, **smaller))
+                recipe = find_recipe(name, steps=bench.steps, **smaller)
+                with memory_as_a_sentence():
+                    uses[kind] = one(bench, model, size, card, recipe)
             except ESCDiffError as error:
                 bench.notes.append(f"{where}: {error}")
+            bench.write()
     return uses
 
 
@@ -119,7 +135,8 @@ def one(bench: Bench, model: DiffusionModel, size: int, card: float | None, reci
     cells = (model.family, size, f"{card} GiB" if card else "whole", recipe.name,
              f"{report.rows} of {recipe.batch_size}", "yes" if report.checkpointing else "no",
              f"{ready[0] - began:.1f}", f"{rate:.3f}", share, f"{peak(bench.device):.1f}",
-             f"{report.needed_bytes / 2**30:.1f}", f"{made.describe()['megabytes']:.0f}")
+             f"{(model_bytes(model) + report.needed_bytes) / 2**30:.1f}",
+             f"{made.describe()['megabytes']:.0f}")
     bench.rows.append(f"| {' | '.join(map(str, cells))} |")
     print(bench.rows[-1], flush=True)
     return Use(made)
@@ -150,7 +167,8 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.rehearse or torch.cuda.is_available()):
         raise SystemExit("there is no GPU here; --rehearse runs it in small on the CPU")
-    bench = Bench(resolve_device("cpu" if options.rehearse else "cuda"), options.steps, options.rehearse)
+    bench = Bench(resolve_device("cpu" if options.rehearse else "cuda"), options.steps, options.rehearse,
+                  options.out)
     for family, size in SIZES.items():
         if bench.late(family):
             continue
@@ -164,14 +182,7 @@ def main() -> None:
                 mixed(bench, model, uses)
         del model, uses
         gc.collect()
-    card = torch.cuda.get_device_name() if bench.device.type == "cuda" else "CPU, a rehearsal in small"
-    options.out.write_text("\n".join([
-        "# Learning and mixing at full size", "",
-        f"`python benchmarks/gpu.py{' --rehearse' * options.rehearse}`, {datetime.date.today().isoformat()}, "
-        f"{card}, torch {torch.__version__}, {options.steps} steps of each, "
-        f"{time.monotonic() - bench.began:.0f} s in all.", "",
-        f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *bench.rows, "", *bench.notes, ""
-    ]), encoding="utf-8")
+    bench.write()
     print(options.out.read_text(encoding="utf-8"))
 
 

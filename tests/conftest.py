@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 from fake_comfy import FakeComfy, png
-from filelock import FileLock
 from hosts import find_hosts, python_of, version
+from once import for_all_workers
 from queue_room import GRAPH
 
 HOSTS = [h for h in find_hosts() if python_of(h).exists()]
@@ -142,10 +142,10 @@ def host(request) -> Path:
 
 @pytest.fixture(scope="session")
 def sd15_models(tmp_path_factory) -> Path:
-    """Random SD 1.5 files in ComfyUI's folders, made once."""
+    """Random SD 1.5 files in ComfyUI's folders."""
     from model_zoo import write_host_models  # brings torch, which whoever hands out the tests does without
 
-    return write_host_models(tmp_path_factory.mktemp("models"))
+    return for_all_workers(tmp_path_factory, "sd15-models", write_host_models)
 
 
 @pytest.fixture(scope="session")
@@ -178,13 +178,10 @@ def keeper(host, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def family_models(tmp_path_factory) -> Path:
-    """Checkpoints of SD 2.x and SDXL with random weights, 1 GB: made once for all workers."""
+    """Checkpoints of SD 2.x and SDXL with random weights, 1 GB."""
     from family_zoo import write_family_models
 
-    own = tmp_path_factory.getbasetemp()                    # of this run's worker, below that of the run
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "family-models"
-    with FileLock(f"{folder}.lock"):
-        return folder if folder.is_dir() else write_family_models(folder)
+    return for_all_workers(tmp_path_factory, "family-models", write_family_models)
 
 
 @pytest.fixture(scope="module")

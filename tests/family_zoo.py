@@ -126,8 +126,7 @@ def write_family_models(folder: Path) -> Path:
     width of 320, for the transformers' depths and the text's width, so the other widths and the levels of SD
     2.x may be fewer. The text encoders have TEXT_LAYERS, which the host must be told.
     """
-    making = folder.with_name(f"{folder.name}.part")
-    (making / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints").mkdir()
     sd2, vega = full_config("sd2"), full_config("Segmind Vega")
     two_levels = {
         "block_out_channels": [320, 320],
@@ -139,6 +138,5 @@ def write_family_models(folder: Path) -> Path:
     narrow = {"block_out_channels": [320, 320, 320], "attention_head_dim": [5, 5, 5]}
     for name, config, unet in (("sd2", sd2, two_levels), ("sdxl", vega, narrow)):
         smaller = replace(config, unet={**config.unet, **unet})
-        random_checkpoint(making / "checkpoints" / f"{name}_random.safetensors", smaller, TEXT_LAYERS)
-    making.rename(folder)
+        random_checkpoint(folder / "checkpoints" / f"{name}_random.safetensors", smaller, TEXT_LAYERS)
     return folder

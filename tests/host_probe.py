@@ -264,7 +264,7 @@ def main() -> None:
         direct = parity(model, clip, vae)
         more.with_lora(model, clip, vae)
         made = learning(model, clip, vae, encoder, before)
-        found["failed"] = {}
+        found["failed"], took = {}, {}
         user_s = (model, clip, vae)
         for section, arguments in (
             (routing, (*user_s, direct, made, before)),
@@ -285,7 +285,8 @@ def main() -> None:
                 section(*arguments)
             except Exception:      # the other sections' findings are worth having; a test looks at this one
                 found["failed"][section.__name__] = traceback.format_exc()[-3000:]
-            print(f"{section.__name__}: {time.monotonic() - began:.0f} s", flush=True)
+            took[section.__name__] = round(time.monotonic() - began)
+    print("seconds:", took)
     print("FOUND " + json.dumps(found))
 
 

@@ -253,7 +253,7 @@ return String(node.widgets.find(w => w.name === '$$node-text-preview')?.value ??
 
 
 def test_a_warning_stands_below_its_node(browser):
-    large = {**QUICK, "EmptyLatentImage": {"batch_size": 1, "width": 512, "height": 512}}
+    large = {**QUICK, "EmptyLatentImage": {"batch_size": 1, "width": 256, "height": 256}}
     browser.execute_async_script(OPEN, address(START), large)
     browser.execute_script("window.app.queuePrompt(0)")
     end = time.monotonic() + 300

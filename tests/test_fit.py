@@ -1,6 +1,7 @@
 """A run fits the memory there is: what is computed at once changes nothing but the memory it takes."""
 
 import logging
+import weakref
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from method_zoo import disc, quick, tiny_model
 
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.learning import fit, precision, tune
-from escdiff_core.learning.fit import Fit, choose, free_bytes
+from escdiff_core.learning.fit import SHARE, Fit, choose, free_bytes
 from escdiff_core.learning.learn import learn, prepare
 from escdiff_core.unet.halves import decode
 
@@ -60,14 +61,18 @@ def test_it_takes_what_the_memory_holds_and_says_so(model, caplog):
     with caplog.at_level(logging.INFO):
         choose(tuner, room(1e12))
     whole = tuner.report.needed_bytes
-    assert (tuner.fit, tuner.report.rows) == (Fit(8), 8) and asked == [whole]
+    assert (tuner.fit, tuner.report.rows) == (Fit(8), 8) and asked == [pytest.approx(whole / SHARE)]
+    choose(tuner, lambda needed: needed)
+    assert tuner.fit == Fit(8), "what is made is enough"
     assert "8 of a batch of 8 at once" in caplog.text
-    choose(tuner, room(0.6 * whole / 0.85))
+    choose(tuner, room(0.6 * whole / SHARE))
     assert 1 <= tuner.fit.rows < 8 and tuner.report.needed_bytes <= 0.6 * whole
     choose(tuner, room(None))
     assert tuner.fit == Fit(8), "where nobody knows, the whole batch is tried"
     choose(tuner, room(0.0))
     assert tuner.fit == Fit(1, True) and tuner.report.checkpointing
+    tuner.settle(Fit(8))
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in tuner.unet.modules())
     assert all(p.grad is None for p in tuner.weights.values()), "the measuring leaves nothing behind"
 
 
@@ -113,6 +118,53 @@ def test_where_memory_runs_out_the_step_is_taken_again_in_smaller_parts(model, m
     assert [tuner.step() for _ in range(2)] == pytest.approx(expected, rel=1e-4)
     assert tuner.fit == Fit(2) and tuner.done == 2
     assert caplog.text.count("out of memory: from step 1 on") == 2, "5 rows became 3, and 3 became 2"
+
+
+class _FailsOnce(torch.autograd.Function):
+    """The identity, whose first way back finds no memory."""
+
+    failed = False
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if not _FailsOnce.failed:
+            _FailsOnce.failed = True
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return grad
+
+
+def test_what_found_no_memory_is_gone_before_the_next_try(model, monkeypatch):
+    made = []
+
+    def watched(*given):
+        assert all(ref() is None for ref in made), "the failed part still holds its activations"
+        out = _FailsOnce.apply(decode(*given))
+        made.append(weakref.ref(out))
+        return out
+
+    monkeypatch.setattr(tune, "decode", watched)
+    tuner = run_of(model, batch=2)
+    tuner.step()
+    assert _FailsOnce.failed and tuner.fit == Fit(1) and len(made) == 3
+
+
+def test_room_is_made_before_less_is_taken(model, monkeypatch):
+    """As where ComfyUI's own models fill the card until they are asked to go."""
+    asked = []
+
+    def decode_or_fail(*given):
+        if not asked:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(*given)
+
+    monkeypatch.setattr(tune, "decode", decode_or_fail)
+    tuner = run_of(model)
+    choose(tuner, lambda needed: asked.append(needed) or 1e12)
+    assert tuner.fit == Fit(5) and len(asked) == 2
 
 
 def test_a_run_whose_memory_holds_one_row_learns_from_the_first_step_on(model, monkeypatch):

@@ -76,9 +76,6 @@ def test_the_box_draws_what_learn_and_mix_draw_and_shows_what_it_learned(server)
     assert np.array_equal(
         picture(server, server.run(box(seed=5, prompt="a *m on a blue background")), "sheet"), sheet
     )
-    assert not np.array_equal(picture(server, server.run(box(seed=6)), "sheet"), sheet), (
-        "something else was learned"
-    )
 
 
 @pytest.mark.parametrize("inputs, sentence", [
@@ -101,10 +98,12 @@ def test_what_is_wrong_with_the_look_is_said_before_the_shape_is_learned(server,
 
 
 def test_a_cancelled_box_goes_on_from_what_it_learned(server):
-    long = box(seed=88, steps=12, preview_every=0)
+    long = box(seed=88, steps=8, preview_every=0)
     with server.page() as socket:
         server.cancel_at(socket, server.submit(long), "box", 3)
     entry = server.run(long)
     lines = entry["outputs"]["box"]["text"]
     gone_on = [re.match(r"Going on from step (\d+), ", line) for line in lines]
-    assert len(steps := [int(m[1]) for m in gone_on if m]) == 1 and 3 <= steps[0] < 12, lines
+    assert len(steps := [int(m[1]) for m in gone_on if m]) == 1 and 3 <= steps[0] < 8, lines
+    sheets = [picture(server, made, "sheet") for made in (entry, server.run(box(seed=5)))]
+    assert not np.array_equal(*sheets), "what was learned is what is shown"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import host_small_work
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from host_server import QUICK, error_of, untyped, workflow
 from hosts import ROOT, newest, tool, version
+from once import for_all_workers
 from PIL import Image
 from shipped import DEFINITIONS, builder
 
@@ -56,22 +58,27 @@ STEPS = 6
 # Steps, and by how much of 255 the two pictures may differ: 1 is cut off where 8 bits do not hold it. The
 # command's schedule is trailing (see model/sample.py), which is the workflow's "simple" where the steps
 # divide 1000; elsewhere some are one apart.
-SAME_PICTURE = {20: 2, workflow()["sampler"]["inputs"]["steps"]: 6}
+SAME_PICTURE = {10: 2, workflow()["sampler"]["inputs"]["steps"]: 6}
 KINDS = {"shape": "learn_shape", "appearance": "learn_appearance"}
 
 
 @pytest.fixture(scope="session")
-def headless() -> tuple[DiffusionModel, dict[str, Attribute]]:
+def headless(tmp_path_factory) -> tuple[DiffusionModel, dict[str, Attribute]]:
     """The pocket model, and what the headless method learns with the pocket workflow's settings; once for all
     hosts."""
-    model, learned = load_model("pocket", "cpu"), {}
+    model = load_model("pocket", "cpu")
+    folder = for_all_workers(tmp_path_factory, "headless", lambda folder: learn_headless(model, folder))
+    return model, {kind: Attribute.load(folder / f"{kind}.safetensors") for kind in KINDS}
+
+
+def learn_headless(model: DiffusionModel, folder: Path) -> None:
     encoder = choose_encoder("auto", model)
     specs = {"shape": protocol.shape_references(1)[0], "appearance": protocol.appearance_references(1)[0]}
     for kind, spec in specs.items():
         recipe = find_recipe(DEFAULTS[kind], steps=STEPS, batch_size=QUICK["learn_shape__batch_size"],
                              views=host_small_work.VIEWS)
-        learned[kind], _ = learn(model, [protocol.as_reference(spec)], recipe, 0, encoder=encoder)
-    return model, learned
+        made, _ = learn(model, [protocol.as_reference(spec)], recipe, 0, encoder=encoder)
+        made.save(folder / f"{kind}.safetensors")
 
 
 def direction(attribute: Attribute) -> torch.Tensor:

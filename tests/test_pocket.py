@@ -89,6 +89,7 @@ def story(tmp_path_factory):
         for kind, draw in protocol.DRAW.items():
             patch.setitem(protocol.DRAW, kind, partial(draw, steps=4))
         patch.setattr(protocol, "draw_mix", partial(protocol.draw_mix, steps=4))
+        patch.setattr("escdiff_core.model.sample.Drawing", partial(Drawing, 4))
         assert main(["demo", "--out", str(folder / "demo"), "--steps", "4", "--device", "cpu"]) == 0
     return folder
 

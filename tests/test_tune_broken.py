@@ -137,7 +137,8 @@ def test_resuming_without_a_state_starts_afresh_and_with_a_damaged_one_says_so(m
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
     RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes"),
     RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
-], ids=["gpu", "python", "cpu allocator", "windows", "mac"])  # fmt: skip
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+], ids=["gpu", "python", "cpu allocator", "windows", "mac", "gpu's library"])  # fmt: skip
 def test_out_of_memory_is_one_sentence_and_saves_what_was_learned(error, model, monkeypatch, tmp_path):
     failing(monkeypatch, error, after=1)
     tuner = prepare(model, [disc()], quick("escdiff-appearance"))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SHARE = 0.85            # of the free memory: allocators waste some, and libraries take workspaces
 MOMENTS, GRADIENT = 8, 4    # bytes of a trained number: AdamW's two moments, its gradient
+ALL = 2.0**50           # bytes that nobody has: whoever can make room makes all he can
 # (bytes that a whole batch needs) -> bytes that are free then; None: nobody knows
 Room = Callable[[float], float | None]
 
@@ -44,8 +45,11 @@ class Fit:
 def free_bytes(device: torch.device) -> float | None:
     """How much memory is free on ``device``; None where nobody can say."""
     if device.type == "cuda":
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reserved
+        allocated = torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - allocated
+        # of its whole memory, which a person may have limited; not every torch says so
+        share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(device)
+        return min(free, share * torch.cuda.get_device_properties(device).total_memory - allocated)
     return psutil.virtual_memory().available if device.type == "cpu" else None
 
 
@@ -55,10 +59,16 @@ def choose(tuner: "Tuner", room: Room | None = None) -> None:
     ``room`` hears how many bytes a whole batch needs, may make room for it, and answers how many are free;
     by default nothing is made. What is chosen and what it needs goes to the log and to the run's report.
     """
-    batch, fit = tuner.recipe.batch_size, tuner.fit
+    device, batch, fit = tuner.model.device, tuner.recipe.batch_size, tuner.fit
+    ask, asked = room or (lambda needed: free_bytes(device)), False
     moments = MOMENTS * tuner.report.trained_parameters
+    tuner.ready()
     while True:
         peaks = _peaks(tuner, fit)
+        if len(peaks) < min(2, batch) and not asked:    # others may hold what is missing
+            ask(ALL)
+            asked = True
+            continue
         if not peaks and fit.checkpointing:
             tuner.settle(replace(fit, rows=1))      # the first step says so in a sentence
             return
@@ -68,7 +78,7 @@ def choose(tuner: "Tuner", room: Room | None = None) -> None:
         if len(peaks) < min(2, batch):              # it was tried: no more than these
             most = len(peaks)
         else:
-            free = free_bytes(tuner.model.device) if room is None else room(fixed + batch * row)
+            free = ask((fixed + batch * row) / SHARE)
             most = batch if free is None else int((SHARE * free - fixed) // max(row, 1))
         if most >= 1 or fit.checkpointing:
             break
@@ -93,12 +103,12 @@ def shrink(tuner: "Tuner") -> None:
 
 
 def no_room(tuner: "Tuner") -> ESCDiffError:
-    """What a person is told when nothing is left to shrink."""
-    need = tuner.report.trained_state_bytes / 2**30
+    """What a person is told when nothing is left to shrink, or when it is not the batch that is too large."""
+    need, batch = tuner.report.trained_state_bytes / 2**30, tuner.recipe.batch_size
+    least = f", even for {tuner.fit.rows} of a batch of {batch} at once" if tuner.fit.less() is None else ""
     return ESCDiffError(
-        f"out of memory, even for {tuner.fit.rows} of a batch of {tuner.recipe.batch_size} at once: the "
-        f"trained weights need {need:.1f} GiB beside them; take a -lora recipe, or close what else uses the "
-        "memory"
+        f"out of memory{least}: the trained weights need {need:.1f} GiB beside the model; take a -lora "
+        "recipe, or close what else uses the memory"
     )
 
 

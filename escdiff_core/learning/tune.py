@@ -113,8 +113,8 @@ class Tuner:
         """Compute as ``fit`` says from now on."""
         self.fit = fit
         self.report.rows, self.report.checkpointing = fit.rows, fit.checkpointing
-        if fit.checkpointing:
-            self.unet.enable_gradient_checkpointing()
+        (self.unet.enable_gradient_checkpointing if fit.checkpointing else
+         self.unet.disable_gradient_checkpointing)()
 
     # -- one step --------------------------------------------------------------------------------------------
 
@@ -131,6 +131,12 @@ class Tuner:
         for tower, rows in vectors.items():
             rows[lost] = self.start.words[tower]
         return {tower: rows.cpu() for tower, rows in vectors.items()}
+
+    def ready(self) -> None:
+        """Compute what all steps share, once."""
+        if self.recipe.cached and self.pool is None:
+            with autocast(self.model.device, self.precision):
+                self._fill_pool()
 
     def _fill_pool(self) -> None:
         """Encode a pool of draws once: exact while neither the encoder nor its prompt changes."""
@@ -158,9 +164,7 @@ class Tuner:
         if self.masters is not None:
             self.masters.refresh()
         rng = np.random.default_rng((self.seed, 12, self.done))
-        if self.recipe.cached and self.pool is None:
-            with autocast(self.model.device, self.precision):
-                self._fill_pool()
+        self.ready()
         if self.pool is not None:
             rows = pool_rows(len(self.pool[0].prompts), self.recipe.batch_size, self.done, self.seed)
             drawn, features = (part.pick(rows) for part in self.pool)
@@ -213,16 +217,17 @@ class Tuner:
     def _gradients(self) -> torch.Tensor:
         """Add up the gradients of the next step; returns its loss, without a graph."""
         while True:
+            part, losses = None, []
             try:
-                losses = []
                 for part in self.parts():
                     part.backward()
                     losses.append(part.detach())
-                    del part
+                    part = None
                 return torch.stack(losses).sum()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.fit.less() is None:
                     raise
+            part = None             # what failed must be gone before the next try
             shrink(self)
 
     # -- the whole run ---------------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ def private_model(model, clip, vae, dtype: torch.dtype | None = None) -> Diffusi
     # of a merge it bakes tensors of its own, which are gone again before ours are made
     base = base_fingerprint(model)
     dtype = copy_dtype(model, device) if dtype is None else dtype
-    make_room(dtype.itemsize * sum(t.numel() for part in parts for t in part.values()))
+    sizes = [sum(t.numel() for t in part.values()) for part in parts]
+    make_room(dtype.itemsize * sum(sizes) + (4 - dtype.itemsize) * sizes[1])        # the VAE is in fp32
     read = partial(baked, dtype=dtype)
     return model_from_tensors(
         {n.removeprefix(HOST_UNET): t for n, t in read(model, HOST_UNET).items()},
