@@ -33,7 +33,7 @@ def work(model, clip, made):
     found["mixing_work"] = counts["mixed"] / counts["plain"]
 
 
-def timing(model, clip, made, pairs: int = 5, steps: int = 6, clock=time.process_time):
+def timing(model, clip, made, pairs: int = 4, steps: int = 6, clock=time.process_time):
     """Seconds of the stock KSampler on a mix against the same model without attributes, in interleaved pairs.
 
     ``clock`` counts the processor's: other tests run beside this one.

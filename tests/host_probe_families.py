@@ -10,6 +10,7 @@ import resource
 import time
 import traceback
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 from host_probe import load_pack
@@ -231,6 +232,15 @@ def exports(name: str, model, clip, made) -> None:
         ]
     behind = stock("LoraLoader", "load_lora", model=node("ESCDiffApply", model=model, shape=shape)[0],
                    clip=clip, lora_name=f"{name}_full.safetensors", strength_model=-1.0, strength_clip=1.0)[0]
+    look = {"prompt": "a *a star", "negative": "", "appearance": stronger(made["appearance"]), "clip": clip}
+    lora = {"lora_name": f"{name}_full.safetensors", "strength_model": 0.5}
+    with_it = stock("LoraLoaderModelOnly", "load_lora_model_only", model=model, **lora)[0]
+    first = short(*node("ESCDiffMix", model=with_it, **look)[:3])
+    mixed, *rows = node("ESCDiffMix", model=model, **look)[:3]
+    after = short(stock("LoraLoaderModelOnly", "load_lora_model_only", model=mixed, **lora)[0], *rows)
+    found[name]["LoRA before and behind"] = [
+        largest(first, other) / float(first.abs().max()) for other in (after, short(mixed, *rows))
+    ]
     found[name]["LoRA behind takes it back"] = largest(short(behind, *texts), short(model, *texts)) / float(
         ours.abs().max()
     )
@@ -247,10 +257,16 @@ def main() -> None:
                 model, clip, vae = stock(
                     "CheckpointLoaderSimple", "load_checkpoint", ckpt_name=f"{name}_random.safetensors"
                 )
+                laps = [time.monotonic()]
                 parity(name, model, clip, vae)
+                laps.append(time.monotonic())
                 made = learned(name, model, clip, vae)
+                laps.append(time.monotonic())
                 mixing(name, model, clip, vae, made)
+                laps.append(time.monotonic())
                 exports(name, model, clip, made)
+                laps.append(time.monotonic())
+                print("parity, learned, mixing, exports:", *(round(b - a) for a, b in pairwise(laps)))
             except Exception:      # the other sections' findings are worth having; a test looks at this one
                 found.setdefault(name, {})["failed"] = traceback.format_exc()
             model = clip = vae = made = None

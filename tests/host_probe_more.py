@@ -68,7 +68,7 @@ def layouts(model, clip, direct, made):
         different[name] = [
             both.variant(0.5).route.slots,
             len(both.parts),
-            *beside_headless(model, result, both),
+            *beside_headless(model, result, both, steps=6 if "stages" in layout else 2),
         ]
         clip_out = stock("CLIPTextEncode", "encode", clip=result[3], text=PROMPT)[0]
         different[name].append(clip_out[0][0].shape[1])

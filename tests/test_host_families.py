@@ -69,5 +69,7 @@ def test_exports_draw_the_same_through_the_stock_loaders_with_no_key_left_over(s
     assert taken == patches == given > 0
 
 
-def test_a_lora_behind_the_mix_acts(seen):
+def test_a_lora_acts_before_the_mix_and_behind_it_alike(seen):
+    same, shows = seen["LoRA before and behind"]
+    assert same <= 1e-4 < 1e-3 < shows
     assert seen["LoRA behind takes it back"] <= 5e-3

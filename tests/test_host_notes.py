@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import websocket
 from host_server import QUICK, error_of, untyped, workflow
+from hosts import newest
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,9 @@ def test_what_a_node_found_out_stands_below_it(server, page):
 @pytest.mark.parametrize(
     "form, folder", {"lora": "loras", "full": "loras", "embedding": "embeddings"}.items()
 )
-def test_an_export_names_the_folder_of_its_form(server, page, form, folder):
+def test_an_export_names_the_folder_of_its_form(server, host, page, form, folder):
+    if form != "full" and host != newest():
+        pytest.skip("an older ComfyUI: the folders are the same, one form is enough")
     graph = {
         name: node
         for name, node in workflow(**QUICK).items()

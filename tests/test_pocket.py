@@ -80,12 +80,12 @@ def test_the_autoencoder_keeps_unseen_pictures(pocket):
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    """What the demo writes; it learns from few views, and draws what it learned in few steps: most of its
+    """What the demo writes; it learns from few views and small batches, and draws in few steps: most of its
     time otherwise."""
     folder = tmp_path_factory.mktemp("story")
     with pytest.MonkeyPatch.context() as patch:
         for name in DEFAULTS.values():
-            patch.setitem(RECIPES, name, replace(RECIPES[name], views=4))
+            patch.setitem(RECIPES, name, replace(RECIPES[name], views=4, batch_size=4))
         for kind, draw in protocol.DRAW.items():
             patch.setitem(protocol.DRAW, kind, partial(draw, steps=4))
         patch.setattr(protocol, "draw_mix", partial(protocol.draw_mix, steps=4))
