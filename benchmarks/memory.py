@@ -101,17 +101,17 @@ def main() -> None:
             if family not in made:
                 made = {family: random_model(family, size, torch.device("cpu"))}
             rows += measure(made[family], size, within, changes)
+    only = f" --family {options.family}" if options.family else ""
     text = "\n".join([
         "# What learning on a full-size model holds at once, by count", "",
-        f"`python benchmarks/memory.py`, {datetime.date.today().isoformat()}, "
+        f"`python benchmarks/memory.py{only}`, {datetime.date.today().isoformat()}, "
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}: random weights in bf16, "
         "GiB. Counted, not measured on a card: what autograd keeps with the layers that a GPU computes with, "
         "gradients, optimiser and average. A CUDA context, the allocator's waste and workspaces (0.5 to 1 "
         "GiB) come on top.", "",
         "| family | pixels | recipe | rows at once | checkpointing | model | run | together | aim |",
         "|---|---|---|---|---|---|---|---|---|", *rows, ""])
-    if options.family is None:
-        Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 
 

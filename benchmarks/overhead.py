@@ -58,8 +58,7 @@ def inside() -> None:
                 digest.update(tensor.half().contiguous().numpy())
 
         def copied() -> None:
-            # kept until all are there, as a model is: memory that is used again costs a third of the time
-            copies = [tensor.to(torch.float32, copy=True) for tensor in tensors]
+            copies = [tensor.to(torch.float32, copy=True) for tensor in tensors]    # kept, as a model is
             copies.clear()
 
         hashed()  # weights that the host has not touched yet are still on the disk

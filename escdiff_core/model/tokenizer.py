@@ -2,9 +2,13 @@
 installs."""
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from transformers import CLIPTokenizer
@@ -56,11 +60,25 @@ def check_tokenizer(tokenizer: CLIPTokenizer, vocab_size: int, source: str) -> N
         )
 
 
+@cache
 def usual_vocabulary() -> dict[str, Any]:
     """Return the 49408 words and 48894 merges of CLIP ViT-L/14, read from the file that open_clip brings
     along."""
-    from open_clip.tokenizer import SimpleTokenizer  # slow to import, and the pocket model does without
-
-    source = SimpleTokenizer()
+    source = _open_clip_tokenizer().SimpleTokenizer()
     vocab = {OPEN_CLIP_SPECIALS.get(word, word): number for word, number in source.encoder.items()}
     return {"vocab": vocab, "merges": [" ".join(pair) for pair in source.bpe_ranks]}
+
+
+def _open_clip_tokenizer() -> ModuleType:
+    """open_clip's module of tokenizers alone: the package around it takes two seconds to import, which only
+    pictures need."""
+    if "open_clip.tokenizer" in sys.modules:
+        return sys.modules["open_clip.tokenizer"]
+    package = find_spec("open_clip")
+    if package is None:
+        raise ESCDiffError("the package open_clip_torch is missing; pip install open_clip_torch")
+    path = Path(package.submodule_search_locations[0], "tokenizer.py")
+    spec = spec_from_file_location("escdiff_open_clip_tokenizer", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
