@@ -9,7 +9,7 @@ learns, stops, goes on and says so depends on neither.
 import sys
 from dataclasses import replace
 
-VIEWS, PIXELS = 2, 128
+VIEWS, PIXELS = 2, 64
 NODE_CLASS_MAPPINGS: dict = {}      # what makes it a node pack
 
 
@@ -20,7 +20,7 @@ def few_views(recipes: dict) -> None:
 
 
 def small_pictures(families: dict) -> None:
-    """Let no model of the table ``families`` learn from larger pictures than the pocket model."""
+    """Let no model of the table ``families`` learn from larger pictures than these."""
     for name, family in families.items():
         families[name] = replace(family, native_size=min(PIXELS, family.native_size))
 

@@ -88,7 +88,7 @@ def test_halved_weights_leave_the_old_ones_alone_and_hand_back_their_gradients(m
 
 
 @pytest.mark.parametrize(
-    "name", ["escdiff-shape", "escdiff-appearance", "escdiff-shape-lora", "ostaf", "unziplora", "p-plus"]
+    "name", ["escdiff-shape", "escdiff-shape-lora", "ostaf", "unziplora"]
 )
 def test_a_run_in_bf16_goes_on_where_it_was_broken_off_and_leaves_the_model_alone(name, model, tmp_path):
     kind = None if name.startswith("escdiff") else "shape"
