@@ -58,6 +58,14 @@ def random_model(family: str, size: int, device: torch.device, unet: Mapping = M
     return model_from_tensors(*parts, {n: m.state_dict() for n, m in texts.items()}, config, device, DTYPE)
 
 
+def reference(size: int) -> Reference:
+    """A picture of noise with a square subject."""
+    picture = np.random.default_rng(0).random((size, size, 3)).astype(np.float32)
+    mask = np.zeros((size, size), np.float32)
+    mask[size // 4:-size // 4, size // 4:-size // 4] = 1
+    return Reference(picture, mask)
+
+
 def peak(device: torch.device) -> float:
     """GiB that were held at once: of the device, or of the process on a CPU."""
     if device.type == "cuda":
@@ -86,13 +94,10 @@ def main() -> None:
 
     model = random_model(options.family, options.size, device)
     lap("make the model")
-    picture = np.random.default_rng(0).random((options.size, options.size, 3)).astype(np.float32)
-    mask = np.zeros((options.size, options.size), np.float32)
-    mask[options.size // 4:-options.size // 4, options.size // 4:-options.size // 4] = 1
     uses, learned = {}, {}
     for kind, name in FAMILIES[options.family].recipes.items():
         recipe = find_recipe(name, steps=options.steps, batch_size=options.batch_size, views=options.views)
-        made, report = learn(model, [Reference(picture, mask)], recipe, checkpointing=True)
+        made, report = learn(model, [reference(options.size)], recipe, checkpointing=True)
         lap(f"learn a {kind}")
         uses[kind] = Use(made)
         learned[kind] = {

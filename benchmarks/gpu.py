@@ -14,13 +14,12 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from full_size import peak, random_model
+from full_size import peak, random_model, reference
 from memory import model_bytes
 
 from escdiff_core.errors import ESCDiffError, memory_as_a_sentence
@@ -90,13 +89,6 @@ class Bench:
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(min(1.0, (card or whole) / whole), self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
-
-
-def reference(size: int) -> Reference:
-    picture = np.random.default_rng(0).random((size, size, 3)).astype(np.float32)
-    mask = np.zeros((size, size), np.float32)
-    mask[size // 4:-size // 4, size // 4:-size // 4] = 1
-    return Reference(picture, mask)
 
 
 def work_of(model: DiffusionModel, recipe: Recipe, given: Reference) -> float:

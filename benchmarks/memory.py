@@ -17,13 +17,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from full_size import random_model
+from full_size import random_model, reference
 
 from escdiff_core.families import FAMILIES
 from escdiff_core.learning import tune
@@ -31,7 +30,6 @@ from escdiff_core.learning.fit import choose
 from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import find_recipe
 from escdiff_core.model.diffusion import DiffusionModel
-from escdiff_core.reference import Reference
 
 GIB = 2**30
 # family, pixels, GiB that are to be enough, changes of the recipe
@@ -65,14 +63,11 @@ def norms_in_fp32() -> Iterator[None]:
 
 def measure(model: DiffusionModel, size: int, within: float, changes: dict) -> list[str]:
     """A row of the table for each kind."""
-    picture = np.random.default_rng(0).random((size, size, 3)).astype(np.float32)
-    mask = np.zeros((size, size), np.float32)
-    mask[size // 4:-size // 4, size // 4:-size // 4] = 1
     rows, own = [], model_bytes(model)
     for name in FAMILIES[model.family].recipes.values():
         began = time.monotonic()
         recipe = find_recipe(name, views=1, **changes)
-        tuner = prepare(model, [Reference(picture, mask)], recipe, precision="bf16")
+        tuner = prepare(model, [reference(size)], recipe, precision="bf16")
         state = 2 * 4 * tuner.report.trained_parameters         # weights and average are there already
         with norms_in_fp32():
             choose(tuner, lambda needed, taken=own + state: within * GIB - taken)

@@ -125,6 +125,22 @@ def checkpoint(tmp_path_factory):
     return write_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The tiny model with random weights, for files that make no other."""
+    from method_zoo import tiny_model  # brings torch
+
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture
+def in_fp32(monkeypatch):
+    """Learning computes in the precision that every machine has, for tests that compare its numbers."""
+    from escdiff_core.learning import precision
+
+    monkeypatch.setattr(precision, "is_fast_in_bf16", lambda device: False)
+
+
 @pytest.fixture
 def quick_recipes(monkeypatch):
     """Every recipe learns in no time."""

@@ -5,10 +5,10 @@ import weakref
 
 import pytest
 import torch
-from method_zoo import disc, quick, tiny_model
+from method_zoo import disc, quick
 
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.learning import fit, precision, tune
+from escdiff_core.learning import fit, tune
 from escdiff_core.learning.fit import SHARE, Fit, choose, free_bytes
 from escdiff_core.learning.learn import learn, prepare
 from escdiff_core.unet.halves import decode
@@ -16,15 +16,7 @@ from escdiff_core.unet.halves import decode
 ROWS = ["escdiff-shape", "escdiff-appearance-lora", "escdiff-shape-paper", "neti", "unziplora", "cached"]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(autouse=True)
-def in_fp32(monkeypatch):
-    """What is compared is compared to rounding, in the precision that every machine has."""
-    monkeypatch.setattr(precision, "is_fast_in_bf16", lambda device: False)
+pytestmark = pytest.mark.usefixtures("in_fp32")
 
 
 def run_of(model, name="escdiff-shape", batch=5, **changes):

@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from method_zoo import QUICK, disc, hash_of, quick, saved, tiny_model
+from method_zoo import QUICK, disc, hash_of, quick, saved
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.learning import precision
 from escdiff_core.learning.batches import pool_rows
 from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import RECIPES, find_recipe
@@ -18,16 +17,7 @@ from escdiff_core.unet.blocks import PRESETS, block_of
 from escdiff_core.unet.copy import tensors_of
 from escdiff_core.unet.halves import encode
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(autouse=True)
-def in_fp32(monkeypatch):
-    """The tests compare numbers exactly, so they all run in the precision that every machine has."""
-    monkeypatch.setattr(precision, "is_fast_in_bf16", lambda device: False)
+pytestmark = pytest.mark.usefixtures("in_fp32")
 
 
 COMBINATIONS = [

@@ -3,27 +3,18 @@ nothing is lost."""
 
 import pytest
 import torch
-from method_zoo import disc, hash_of, quick, saved, tiny_model
+from method_zoo import disc, hash_of, quick, saved
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
-from escdiff_core.learning import precision, snapshots, tune, unzip
+from escdiff_core.learning import snapshots, tune, unzip
 from escdiff_core.learning.filters import make_filter
 from escdiff_core.learning.learn import Snapshots, learn, prepare
 from escdiff_core.learning.report import expected_state_bytes
 from escdiff_core.learning.tune import Tuner
 from escdiff_core.unet.halves import decode
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(autouse=True)
-def in_fp32(monkeypatch):
-    """The tests compare numbers exactly, so they all run in the precision that every machine has."""
-    monkeypatch.setattr(precision, "is_fast_in_bf16", lambda device: False)
+pytestmark = pytest.mark.usefixtures("in_fp32")
 
 
 class Stop(Exception):
