@@ -1,15 +1,17 @@
 """A node pack of no nodes that every tested server has beside ours: learning takes few views, and small ones
-of a large model.
+of a large model, and a background is removed from a small picture.
 
 Most of a short learning is the 64 pictures that a recipe draws and encodes first, and on SD 1.5 their 512
 pixels. What is learned from them is another thing to test (test_views.py, test_tune.py); that a server
-learns, stops, goes on and says so depends on neither.
+learns, stops, goes on and says so depends on neither. ComfyUI's background removal looks at 1024 pixels
+whatever the picture has, which takes half a minute on two cores.
 """
 
 import sys
 from dataclasses import replace
+from importlib import import_module
 
-VIEWS, PIXELS = 2, 64
+VIEWS, PIXELS, REMOVAL_PIXELS = 2, 64, 256
 NODE_CLASS_MAPPINGS: dict = {}      # what makes it a node pack
 
 
@@ -25,13 +27,26 @@ def small_pictures(families: dict) -> None:
         families[name] = replace(family, native_size=min(PIXELS, family.native_size))
 
 
+def small_removal(model: type) -> None:
+    """Let ComfyUI's background removal look at pictures of 256 pixels, a multiple of its largest patch."""
+    encode = model.encode_image
+    if encode.__name__ == "encode_small":
+        return
+
+    def encode_small(self, image):
+        self.image_size = min(REMOVAL_PIXELS, self.image_size)
+        return encode(self, image)
+
+    model.encode_image = encode_small
+
+
 def before_a_prompt(prompt: dict) -> dict:
     """Called by the server with each prompt: by then all packs are loaded, in whatever order."""
-    for name, module in list(sys.modules.items()):
-        if name.endswith("escdiff_core.learning.recipes"):
-            few_views(module.RECIPES)
-        elif name.endswith("escdiff_core.families"):
-            small_pictures(module.FAMILIES)
+    for core in [name for name in sys.modules if name.endswith("escdiff_core")]:
+        few_views(import_module(f"{core}.learning.recipes").RECIPES)
+        small_pictures(import_module(f"{core}.families").FAMILIES)
+    if removal := sys.modules.get("comfy.bg_removal_model"):
+        small_removal(removal.BackgroundRemovalModel)
     return prompt
 
 
