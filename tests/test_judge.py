@@ -20,7 +20,7 @@ from escdiff_core.metrics.reading import read
 from escdiff_core.metrics.scores import Judge, Scale, Score
 from escdiff_core.metrics.shape import align, aligned_iou, boundary_f_score
 from escdiff_core.metrics.texture import texture_distance
-from escdiff_core.reference.subject import PHOTOGRAPH, find_subject, object_mask
+from escdiff_core.reference.subject import find_subject, object_mask
 from escdiff_core.worlds.pocket import patterns, shapes
 from escdiff_core.worlds.pocket.world import Spec, draw_spec, render, reserved_spec, silhouette
 
@@ -309,10 +309,3 @@ def test_prompt_share_and_bad_requests():
     assert not check(blank, spec).passed()
     with pytest.raises(ESCDiffError, match="part of a prompt"):
         check(image, spec, what=("size",))
-
-
-def test_confidence_can_be_asked_for():
-    image = render(reserved_spec(FRESH, 0)).image
-    assert object_mask(image, least_confidence=PHOTOGRAPH).any()
-    with pytest.raises(ESCDiffError, match="confidence"):
-        object_mask(image, least_confidence=1.0)

@@ -12,7 +12,7 @@ from escdiff_core.errors import ESCDiffError
 from escdiff_core.reference import Reference, load_reference
 from escdiff_core.reference import decode as decode_module
 from escdiff_core.reference.picture import fitting_size
-from escdiff_core.reference.subject import PHOTOGRAPH, find_subject
+from escdiff_core.reference.photograph import SURE, subject_of
 
 
 def scene(height=96, width=96):
@@ -60,7 +60,8 @@ def test_what_stands_out_of_a_busy_picture_by_chance_is_no_subject(tmp_path):
     pixels, _ = scene(128, 128)
     noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
     pixels[90:, :] = noise[90:, :]                      # a third of the border is anything but plain
-    assert find_subject(pixels).confidence < PHOTOGRAPH
+    with pytest.raises(ESCDiffError, match=f"no subject found for sure.*needed {SURE:.2f}.*give a mask"):
+        subject_of(pixels)
     reference = load_reference(saved(tmp_path, pixels), native_size=128)
     assert reference.mask is None and "the whole picture counts" in reference.note
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import lookup
+from ..reference.photograph import subject_of
 from ..worlds.pocket.world import Spec, render
 from .appearance import Appearance, colour_distance
 from .comparison import appearance_again, other_appearances, other_shapes, picture_again, shape_again
@@ -113,9 +114,9 @@ class Judge:
         """Judge against any picture (h, w, 3), float 0 to 1; without ``mask`` (h, w) the subject is found.
 
         Floors come from the world's drawings, ceilings from the picture itself, turned, scaled and softly
-        bent. Raises ESCDiffError when there is no mask and no subject on a plain background.
+        bent. Raises ESCDiffError when there is no mask and no subject that is found for sure.
         """
-        reference = read(image, mask)
+        reference = read(image, subject_of(image)[0] if mask is None else mask)
         return cls._measured(reference, [reading for _, reading in other_shapes()],
                              picture_again(image, reference.mask, turn=12, part=False),
                              [reading for _, reading in other_appearances()],

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import ESCDiffError
 from .decode import check_mask, mask_from_array, over_paper, picture_from_array, read_mask, read_picture
-from .subject import PHOTOGRAPH, object_mask
+from .photograph import subject_of
 
 STEP = 64                   # pixels: the VAE reduces by 8 and the UNet three times by 2
 # longer side to shorter; beyond, no allowed size comes near at the pocket's 128 px
@@ -142,8 +142,9 @@ def _finish(
 
 def _found_mask(image: np.ndarray) -> tuple[np.ndarray | None, str]:
     try:
-        return object_mask(image, PHOTOGRAPH).astype(np.float32), (
-            "the subject was found on a plain background"
+        mask, confidence = subject_of(image)
+        return mask.astype(np.float32), (
+            f"the subject was found on a plain background (confidence {confidence:.2f})"
         )
     except ESCDiffError as error:
         return None, f"{str(error).split(';')[0]}: {WHOLE}"

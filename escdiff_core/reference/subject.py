@@ -1,4 +1,5 @@
-"""Find the subject of a picture: what does not belong to a smooth background, from the picture alone.
+"""Find the subject of a drawing: what does not belong to a smooth background, from the picture alone. For
+photographs see photograph.
 
 The background is a low-order surface in CIELAB, fitted to the border and then to everything that agrees with
 it.
@@ -21,18 +22,15 @@ INLIER = 9.0          # CIELAB distance to the surface that still counts as back
 CORE = 16.0
 SMALLEST = 0.01       # share of the picture below which a component is dust, not subject
 LARGEST = 0.85        # share of the picture above which the "subject" is rather the picture itself
-# confidence to ask for on photographs: drawings of the world reach 0.55, busy photographs 0.1
-PHOTOGRAPH = 0.2
 PLAIN = 0.5           # share of the border the surface must explain for the background to count as plain
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """``mask`` bool (h, w), ``background`` float32 (h, w, 3) in CIELAB, ``confidence`` 0 to 1."""
+    """``mask`` bool (h, w), ``background`` float32 (h, w, 3) in CIELAB."""
 
     mask: np.ndarray
     background: np.ndarray
-    confidence: float
 
 
 def as_working(image: np.ndarray) -> np.ndarray:
@@ -81,12 +79,18 @@ def _fit(basis: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarra
     return np.linalg.solve(weighted.T @ basis + ridge, weighted.T @ values)
 
 
-def _background(lab: np.ndarray) -> tuple[np.ndarray, float]:
-    """Fit the background, float32 (h, w, 3) in CIELAB; also the share of the border it explains."""
+def border_of(shape: tuple[int, int], width: int = BORDER) -> np.ndarray:
+    """The frame of a picture (h, w), ``width`` pixels wide, as a bool mask."""
+    frame = np.ones(shape, dtype=bool)
+    frame[width:-width, width:-width] = False
+    return frame
+
+
+def background_of(lab: np.ndarray) -> np.ndarray:
+    """Fit the background of a picture (h, w, 3) in CIELAB, float32. Raises ESCDiffError when it is not plain:
+    when it explains too little of the border."""
     height, width = lab.shape[:2]
-    frame = np.ones((height, width), dtype=bool)
-    frame[BORDER:-BORDER, BORDER:-BORDER] = False
-    frame = frame.ravel()
+    frame = border_of((height, width)).ravel()
     basis, values = _monomials(height, width), lab.reshape(-1, 3)
     # The mode, not the mean, starts the fit: a subject on the border must not drag it along.
     border = values[frame]
@@ -105,8 +109,13 @@ def _background(lab: np.ndarray) -> tuple[np.ndarray, float]:
         if weight.sum() < 32:
             break
         surface = basis[:, :terms] @ _fit(basis[:, :terms], values, weight.astype(np.float32))
-    explained = np.linalg.norm(border - surface[frame], axis=1) < 1.5 * INLIER
-    return surface.reshape(lab.shape).astype(np.float32), float(explained.mean())
+    explained = (np.linalg.norm(border - surface[frame], axis=1) < 1.5 * INLIER).mean()
+    if explained < PLAIN:
+        raise ESCDiffError(
+            f"no plain background: one smooth colour explains only {explained:.0%} of the picture's "
+            "border; give a mask, or a picture of one subject on a plain background"
+        )
+    return surface.reshape(lab.shape).astype(np.float32)
 
 
 def _edges(lab: np.ndarray, background: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -129,22 +138,13 @@ def _edges(lab: np.ndarray, background: np.ndarray, found: np.ndarray) -> np.nda
     return mask
 
 
-def find_subject(image: np.ndarray, least_confidence: float = 0.0) -> Segmentation:
-    """Find the subject of ``image`` (h, w, 3), float 0 to 1, at the picture's own size.
+def beyond(lab: np.ndarray, background: np.ndarray, core: float = CORE) -> np.ndarray:
+    """What is further than ``core`` from the ``background``, both (h, w, 3) in CIELAB, as a bool mask without
+    dust.
 
-    Raises ESCDiffError when the background is not plain, when nothing or nearly everything stands out from
-    it, or when the confidence is below ``least_confidence`` (use ``PHOTOGRAPH`` where anything may come in).
+    Raises ESCDiffError when nothing or nearly everything is.
     """
-    original = np.asarray(image).shape[:2]
-    lab = rgb2lab(as_working(image)).astype(np.float32)
-    background, explained = _background(lab)
-    if explained < PLAIN:
-        raise ESCDiffError(
-            f"no plain background: one smooth colour explains only {explained:.0%} of the picture's "
-            "border; give a mask, or a picture of one subject on a plain background"
-        )
-    distance = np.linalg.norm(lab - background, axis=-1)
-    found = ndimage.binary_opening(distance > CORE, iterations=1)
+    found = ndimage.binary_opening(np.linalg.norm(lab - background, axis=-1) > core, iterations=1)
     labels, count = ndimage.label(found, structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     keep = 1 + np.nonzero(sizes >= max(SMALLEST * found.size, 0.12 * sizes.max(initial=0)))[0]
@@ -161,21 +161,26 @@ def find_subject(image: np.ndarray, least_confidence: float = 0.0) -> Segmentati
             f"no subject found: {what} the background ({share:.0%} of the picture); give a mask, or a "
             "picture of one subject on a plain background"
         )
-    mask = _edges(lab, background, found)
-    clear = np.median(distance[mask]) / (np.median(distance[mask]) + 2 * CORE) if mask.any() else 0.0
-    confidence = float(np.clip((explained - PLAIN) / (0.95 - PLAIN), 0, 1) * clear)
-    if confidence < least_confidence:
-        raise ESCDiffError(
-            f"no subject found for sure (confidence {confidence:.2f}, needed {least_confidence:.2f}): "
-            "the background is not plain enough; give a mask"
-        )
+    return _edges(lab, background, found)
+
+
+def find_subject(image: np.ndarray) -> Segmentation:
+    """Find the subject of ``image`` (h, w, 3), float 0 to 1, at the picture's own size.
+
+    Raises ESCDiffError when the background is not plain, or when nothing or nearly everything stands out from
+    it.
+    """
+    original = np.asarray(image).shape[:2]
+    lab = rgb2lab(as_working(image)).astype(np.float32)
+    background = background_of(lab)
+    mask = beyond(lab, background)
     if mask.shape != original:
         mask = resize(mask.astype(np.float32), original, order=1) > 0.5
         background = resize(background, original, order=1).astype(np.float32)
-    return Segmentation(mask, background, confidence)
+    return Segmentation(mask, background)
 
 
-def object_mask(image: np.ndarray, least_confidence: float = 0.0) -> np.ndarray:
+def object_mask(image: np.ndarray) -> np.ndarray:
     """The subject of ``image`` (h, w, 3) as a bool mask (h, w). Raises ESCDiffError as :func:`find_subject`
     does."""
-    return find_subject(image, least_confidence).mask
+    return find_subject(image).mask

@@ -1,0 +1,84 @@
+"""The subject of a photograph, found only where it can be trusted: a wrong mask that nobody is told of is worse
+than none.
+
+Nothing here knows what things look like. On a ground that is plain the subject is what differs from it, by
+more than the ground differs from itself; three signs that do not depend on one another say whether to believe
+that. Measured on photographs with known masks: benchmarks/photographs.md.
+"""
+
+import numpy as np
+from scipy import ndimage
+from skimage.color import rgb2lab
+from skimage.transform import resize
+
+from ..errors import ESCDiffError
+from .subject import CORE, as_working, background_of, beyond, border_of
+
+SURE = 0.65             # confidence that is asked for; see benchmarks/photographs.md
+QUIETEST = 4.0          # CIELAB distance that may still be a picture's compression or a soft shadow
+ABOVE_NOISE = 2.0       # how many times further than nine tenths of the ground a subject must be from it
+TRIED = (0.6, 1.6)      # other distances, as shares of the chosen one: a subject is found at these as well
+TOUCHING = 3.0          # confidence falls to nothing where a third of the border belongs to the subject
+SHARPER = 2.0           # a subject's outline is so many times as sharp as the edges of the ground
+EDGE, RIM = 1, 2        # pixels: blur of the edges' detector; border that a subject seldom touches
+
+
+def subject_of(image: np.ndarray, least: float = SURE) -> tuple[np.ndarray, float]:
+    """The subject of a photograph (h, w, 3), float 0 to 1, as a bool mask (h, w), and how sure that is, 0 to
+    1.
+
+    Raises ESCDiffError when the background is not plain, when nothing or nearly everything stands out from
+    it, or when it is less sure than ``least``.
+    """
+    lab = rgb2lab(as_working(image)).astype(np.float32)
+    background = background_of(lab)
+    core = _core(lab, background)
+    mask = beyond(lab, background, core)
+    confidence = _stable(lab, background, core, mask) * _inside(mask) * _sharp(lab, mask)
+    if confidence < least:
+        raise ESCDiffError(
+            f"no subject found for sure (confidence {confidence:.2f}, needed {least:.2f}): the background is "
+            "not plain enough; give a mask"
+        )
+    if mask.shape != np.asarray(image).shape[:2]:
+        mask = resize(mask.astype(np.float32), np.asarray(image).shape[:2], order=1) > 0.5
+    return mask, confidence
+
+
+def _core(lab: np.ndarray, background: np.ndarray) -> float:
+    """The distance from the background at which a subject begins: above the ground's own noise."""
+    border = np.linalg.norm(lab - background, axis=-1)[border_of(lab.shape[:2])]
+    ground = border[border < 1.5 * CORE]        # the rest is a subject that reaches the border
+    noise = np.percentile(ground, 90) if len(ground) else CORE
+    return float(np.clip(ABOVE_NOISE * noise, QUIETEST, CORE))
+
+
+def _stable(lab: np.ndarray, background: np.ndarray, core: float, mask: np.ndarray) -> float:
+    """How much of the mask stays when the distance is chosen otherwise: the worst IoU, 0 to 1."""
+    shares = []
+    for factor in TRIED:
+        try:
+            other = beyond(lab, background, factor * core)
+        except ESCDiffError:
+            return 0.0
+        shares.append((mask & other).sum() / max((mask | other).sum(), 1))
+    return float(min(shares))
+
+
+def _inside(mask: np.ndarray) -> float:
+    """1 for a subject that keeps off the border, less where it takes part of it, 0 to 1."""
+    return max(0.0, 1 - TOUCHING * float(mask[border_of(mask.shape, RIM)].mean()))
+
+
+def _sharp(lab: np.ndarray, mask: np.ndarray) -> float:
+    """How much sharper the outline is than what lies on the ground, 0 to 1: its weaker edges against the
+    ground's stronger ones."""
+    edges = np.linalg.norm(
+        [ndimage.gaussian_gradient_magnitude(lab[..., channel], EDGE) for channel in range(3)], axis=0
+    )
+    outline = ndimage.binary_dilation(mask) ^ ndimage.binary_erosion(mask)
+    ground = ~ndimage.binary_dilation(mask, iterations=3)
+    if not outline.any() or not ground.any():
+        return 0.0
+    return float(np.clip(np.percentile(edges[outline], 25)
+                         / (SHARPER * np.percentile(edges[ground], 90) + 1e-6), 0, 1))
