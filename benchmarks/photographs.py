@@ -1,8 +1,8 @@
 """Masks that are found on photographs: ``python benchmarks/photographs.py FOLDER [--out FILE]``
 
 FOLDER holds index.json, a list of {"file", "mask", "ground"}: photographs, the mask of each (white is the
-subject), and what the subject stands on, "plain" or anything else. A mask is right from an IoU of 0.7 with the
-known one on. Each picture is read at 512 pixels, as a reference for SD 1.5 is.
+subject), and what the subject stands on, "plain" or anything else. A mask is right from an IoU of 0.7 with
+the known one on. Each picture is read at 512 pixels, as a reference for SD 1.5 is.
 """
 
 import argparse

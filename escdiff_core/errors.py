@@ -51,5 +51,5 @@ def memory_as_a_sentence() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ESCDiffError(
-            "out of memory; close what else uses it, give a smaller picture, or take a -lora recipe"
+            "out of memory; close what else uses it, give a smaller picture, or take a recipe that trains less"
         ) from error

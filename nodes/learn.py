@@ -105,7 +105,7 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
     return [
         io.Combo.Input(
             "recipe", options=recipes, default=default,
-            tooltip="How the attribute is learned. -lora makes small files, -paper is the published split in "
+            tooltip="How the attribute is learned. -full makes large files, -paper is the published split in "
             "halves, the rest are other methods to compare with."),
         io.Int.Input("steps", default=0, min=0, max=20000, tooltip="0 takes the recipe's own number."),
         seed_input(),
@@ -123,7 +123,7 @@ def tuning_inputs(recipes: list[str], default: str) -> list:
                 tooltip="Draws of noise per step; 0 takes the recipe's own.")),
         advanced(
             io.Int.Input("lora_rank", default=0, min=0, max=256, optional=True,
-                         tooltip="For -lora recipes; 0 takes the recipe's own.")),
+                         tooltip="For LoRA recipes; 0 takes the recipe's own.")),
         advanced(
             io.Boolean.Input("checkpointing", default=False, optional=True,
                              tooltip="Less memory, more time, the same result.")),

@@ -2,8 +2,8 @@
 ``python host_background.py FILE``, in the folder and with the Python of that ComfyUI.
 
 Real weights of that layout are 220 million numbers that nobody may ship here. All of these are zero but a
-path from the pixels to the mask that goes around the network: what is loaded, resized and run is the real one,
-and where the subject is can be told beforehand.
+path from the pixels to the mask that goes around the network: what is loaded, resized and run is the real
+one, and where the subject is can be told beforehand.
 """
 
 import os

@@ -42,7 +42,7 @@ def small_removal(model: type) -> None:
 
 def before_a_prompt(prompt: dict) -> dict:
     """Called by the server with each prompt: by then all packs are loaded, in whatever order."""
-    for core in [name for name in sys.modules if name.endswith("escdiff_core")]:
+    for core in [name for name in list(sys.modules) if name.endswith("escdiff_core")]:
         few_views(import_module(f"{core}.learning.recipes").RECIPES)
         small_pictures(import_module(f"{core}.families").FAMILIES)
     if removal := sys.modules.get("comfy.bg_removal_model"):

@@ -25,8 +25,8 @@ def test_every_command_explains_itself(command, capsys):
 
 def test_learn_info_mix_and_export_in_turn(capsys, quick_recipes, tmp_path, cli_room):
     for kind, more in (
-        ("shape", ["--describe", "a table"]),
-        ("appearance", ["--recipe", "escdiff-appearance-lora"]),
+        ("shape", ["--describe", "a table", "--recipe", "escdiff-shape-full"]),
+        ("appearance", []),
     ):
         out = tmp_path / "learned" / f"{kind}.safetensors"
         status, told, err = run(capsys, *learn(**{"--kind": kind, "--out": out, "--seed": 3}), *more)

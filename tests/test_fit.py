@@ -13,13 +13,13 @@ from escdiff_core.learning.fit import SHARE, Fit, choose, free_bytes
 from escdiff_core.learning.learn import learn, prepare
 from escdiff_core.unet.halves import decode
 
-ROWS = ["escdiff-shape", "escdiff-appearance-lora", "escdiff-shape-paper", "neti", "unziplora", "cached"]
+ROWS = ["escdiff-shape-full", "escdiff-appearance", "escdiff-shape-paper", "neti", "unziplora", "cached"]
 
 
 pytestmark = pytest.mark.usefixtures("in_fp32")
 
 
-def run_of(model, name="escdiff-shape", batch=5, **changes):
+def run_of(model, name="escdiff-shape-full", batch=5, **changes):
     if name == "cached":
         name, changes = "escdiff-appearance-paper", {**changes, "cached": True, "pool": 10}
     return prepare(model, [disc()], quick(name, batch_size=batch, **changes))
@@ -161,11 +161,11 @@ def test_room_is_made_before_less_is_taken(model, monkeypatch):
 
 def test_a_run_whose_memory_holds_one_row_learns_from_the_first_step_on(model, monkeypatch):
     too_much(monkeypatch, 1)
-    made, report = learn(model, [disc()], quick("escdiff-shape", batch_size=4))
+    made, report = learn(model, [disc()], quick("escdiff-shape-full", batch_size=4))
     assert made.steps == 2 and report.rows == 1 and not report.checkpointing
 
 
 def test_no_memory_for_anything_is_a_sentence(model, monkeypatch):
     too_much(monkeypatch, 0)
     with pytest.raises(ESCDiffError, match="out of memory, even for 1 of a batch of 4 at once"):
-        learn(model, [disc()], quick("escdiff-shape", batch_size=4))
+        learn(model, [disc()], quick("escdiff-shape-full", batch_size=4))

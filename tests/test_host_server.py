@@ -131,7 +131,8 @@ def background_removal(server, host):
     if not (host / "comfy" / "background_removal").is_dir():
         pytest.skip("this ComfyUI has no background removal yet")
     name = workflow("sd15_photographs")["remover"]["inputs"]["bg_removal_name"]
-    program, file = ROOT / "tests" / "host_background.py", server.base / "models" / "background_removal" / name
+    program = ROOT / "tests" / "host_background.py"
+    file = server.base / "models" / "background_removal" / name
     done = subprocess.run([python_of(host), program, file], cwd=host, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     yield

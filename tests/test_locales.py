@@ -18,7 +18,7 @@ TITLES = sorted((node.title for node in NODES.values()), key=len, reverse=True)
 # files
 KEPT = re.compile("|".join([
     r"\*[ma]\b", r"\d+(?:\.\d+)?", r"models/\w+", *map(re.escape, TITLES), "KSampler", "VAE Decode",
-    "InvertMask", "LoadImage", "ControlNet", "'on a yellow table'", "-lora", "-paper", r"\bvase\b",
+    "InvertMask", "LoadImage", "ControlNet", "'on a yellow table'", "-full", "-paper", r"\bvase\b",
     r"\bcat\b", r"\bfull\b(?= is)", r"\w+\.safetensors", "JSON", "diffusers", "UNet", "LoRA", "CPU"
 ]))
 LATIN = "[a-z]"

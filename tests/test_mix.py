@@ -131,7 +131,7 @@ def test_the_lora_form_is_the_product_of_its_factors(model, strength):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "name", ["escdiff-shape", "escdiff-appearance", "escdiff-appearance-paper", "escdiff-shape-lora"]
+    "name", ["escdiff-shape-full", "escdiff-appearance-full", "escdiff-appearance-paper", "escdiff-shape"]
 )
 def test_what_was_tuned_is_what_is_drawn(name, model):
     recipe = find_recipe(name, steps=2, batch_size=2, views=2, warmup_steps=0, rank=2, lr_weights=1e-2)

@@ -64,5 +64,25 @@ def test_a_subject_cut_by_the_border_is_less_sure_and_one_that_fills_a_side_is_r
 
 def test_a_faint_stain_without_an_outline_is_no_subject():
     stain = ndimage.gaussian_filter(heart().astype(np.float32), 22)[..., None]
-    with pytest.raises(ESCDiffError, match="no subject found for sure.*give a mask"):
+    with pytest.raises(ESCDiffError, match=r"no subject found for sure.*give a mask"):
         subject_of((ground() * (1 - 0.25 * stain)).astype(np.float32))
+
+
+@pytest.mark.parametrize("blur, depth", [(6, 0.12), (6, 0.25), (12, 0.25), (12, 0.4)])
+def test_a_soft_shadow_on_the_ground_is_no_part_of_the_subject(blur, depth):
+    mask = heart()
+    shadow = ndimage.gaussian_filter(np.roll(mask, (14, 14), (0, 1)).astype(np.float32), blur)[..., None]
+    image = on(ground() * (1 - depth * shadow), mask, np.float32([0.7, 0.2, 0.2])).astype(np.float32)
+    found, confidence = subject_of(image)
+    assert iou(found, mask) > 0.95 and confidence > 0.75
+
+
+def test_a_drawn_outline_and_a_picture_in_a_frame_are_refused():
+    mask = heart()
+    line = on(ground(), mask ^ ndimage.binary_erosion(mask, iterations=4), np.full(3, 0.1))
+    inside = np.zeros(mask.shape, bool)
+    inside[16:-16, 16:-16] = True
+    framed = np.where(inside[..., None], on(ground(), mask, np.float32([0.7, 0.2, 0.2])), 0.08)
+    for image in (line, framed):
+        with pytest.raises(ESCDiffError, match=r"no subject found for sure.*give a mask"):
+            subject_of(image.astype(np.float32))

@@ -11,8 +11,8 @@ from PIL import Image
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.reference import Reference, load_reference
 from escdiff_core.reference import decode as decode_module
-from escdiff_core.reference.picture import fitting_size
 from escdiff_core.reference.photograph import SURE, subject_of
+from escdiff_core.reference.picture import fitting_size
 
 
 def scene(height=96, width=96):

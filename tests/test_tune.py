@@ -21,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("in_fp32")
 
 
 COMBINATIONS = [
-    *(("escdiff-shape", name) for name, preset in PRESETS.items() if preset.shape),
-    *(("escdiff-appearance", name) for name, preset in PRESETS.items() if preset.appearance),
-    ("escdiff-shape-lora", "coarse-fine"), ("escdiff-shape-lora", "paper"),
-    ("escdiff-appearance-lora", "fine-decoder+"), ("escdiff-appearance-lora", "whole"),
+    *(("escdiff-shape-full", name) for name, preset in PRESETS.items() if preset.shape),
+    *(("escdiff-appearance-full", name) for name, preset in PRESETS.items() if preset.appearance),
+    ("escdiff-shape", "coarse-fine"), ("escdiff-shape", "paper"),
+    ("escdiff-appearance", "fine-decoder+"), ("escdiff-appearance", "whole"),
 ]  # fmt: skip
 
 
@@ -73,14 +73,14 @@ def test_every_recipe_learns_an_attribute_of_its_kind(name, model, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-lora"])
+@pytest.mark.parametrize("name", ["escdiff-shape-full", "escdiff-appearance"])
 def test_a_seed_decides_the_file(name, model, tmp_path):
     files = [saved(prepare(model, [disc()], quick(name), seed=seed).run(), tmp_path) for seed in (5, 5, 6)]
     assert files[0] == files[1] != files[2]
 
 
 # one for each form that draws numbers
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-shape-lora", "ostaf"])
+@pytest.mark.parametrize("name", ["escdiff-shape-full", "escdiff-shape", "ostaf"])
 def test_the_largest_seed_of_the_host_learns_and_is_kept(name, model, tmp_path):
     recipe = find_recipe(name, "shape", **QUICK)
     made = prepare(model, [disc()], recipe, seed=2**64 - 1, preparing=lambda *_: None).run()
@@ -90,13 +90,13 @@ def test_the_largest_seed_of_the_host_learns_and_is_kept(name, model, tmp_path):
 
 def test_progress_offers_what_has_been_learned_so_far(model):
     seen = []
-    tuner = prepare(model, [disc()], quick("escdiff-appearance"))
+    tuner = prepare(model, [disc()], quick("escdiff-appearance-full"))
     tuner.run(lambda p: seen.append((p.step, p.steps, p.loss, p.attribute().steps)))
     assert [(s, n, a) for s, n, _, a in seen] == [(1, 2, 1), (2, 2, 2)]
     assert [loss for _, _, loss, _ in seen] == tuner.report.losses
 
 
-@pytest.mark.parametrize("name", ["escdiff-appearance", "escdiff-appearance-lora"])
+@pytest.mark.parametrize("name", ["escdiff-appearance-full", "escdiff-appearance"])
 def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, model, monkeypatch):
     tuner = prepare(model, [disc()], quick(name, preset="paper", plain_share=1.0, cached=True, steps=9))
     drawn = []
@@ -118,7 +118,9 @@ def test_cached_encoder_features_are_exact_also_while_the_decoder_trains(name, m
 
 
 def test_a_pool_is_used_once_before_it_is_used_again_a_timestep_from_each_slice(model):
-    recipe = quick("escdiff-appearance", preset="paper", plain_share=1.0, cached=True, pool=12, batch_size=4)
+    recipe = quick(
+        "escdiff-appearance-full", preset="paper", plain_share=1.0, cached=True, pool=12, batch_size=4
+    )
     tuner = prepare(model, [disc()], recipe)
     tuner.loss()
     drawn, passes = tuner.pool[0], [[pool_rows(12, 4, 3 * n + i, 5) for i in range(3)] for n in range(2)]
@@ -133,8 +135,8 @@ def test_a_pool_is_used_once_before_it_is_used_again_a_timestep_from_each_slice(
 
 
 @pytest.mark.parametrize("name, preset", [
-    ("escdiff-shape", "paper"), ("escdiff-shape-lora", "coarse-fine"), ("escdiff-appearance", "resolution"),
-    ("escdiff-appearance", "whole"),
+    ("escdiff-shape-full", "paper"), ("escdiff-shape", "coarse-fine"),
+    ("escdiff-appearance-full", "resolution"), ("escdiff-appearance-full", "whole"),
 ])  # fmt: skip
 def test_caching_is_refused_where_it_is_not_exact(name, preset, model):
     with pytest.raises(ESCDiffError, match="cannot cache"):
@@ -142,7 +144,7 @@ def test_caching_is_refused_where_it_is_not_exact(name, preset, model):
 
 
 def test_the_loss_counts_the_subject_more_and_has_mean_weight_one(model):
-    recipe = quick("escdiff-shape", augmentation="none", background_weight=0.25)
+    recipe = quick("escdiff-shape-full", augmentation="none", background_weight=0.25)
     views = prepare_views(model, [disc()], recipe, 0, "on a table")
     assert views.latents.shape == (1, 4, 8, 8) and views.behind == ("on a table",)
     weights = views.weights[0, 0]
@@ -151,7 +153,7 @@ def test_the_loss_counts_the_subject_more_and_has_mean_weight_one(model):
     assert torch.equal(plain.weights, torch.ones_like(plain.weights))
 
 
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance"])
+@pytest.mark.parametrize("name", ["escdiff-shape-full", "escdiff-appearance-full"])
 def test_views_are_drawn_from_the_seed_and_say_what_they_show(name, model):
     first, same, other = (prepare_views(model, [disc()], quick(name, views=3), seed) for seed in (0, 0, 1))
     assert torch.equal(first.latents, same.latents) and not torch.equal(first.latents, other.latents)
@@ -163,14 +165,14 @@ def test_a_shape_without_an_outline_is_refused_where_views_show_it(model):
     bare = disc(masked=False)
     for pictures in ([bare], [disc(), bare]):
         with pytest.raises(ESCDiffError, match="no outline to learn"):
-            prepare(model, pictures, quick("escdiff-shape"))
-    for name in ("escdiff-shape-paper", "escdiff-appearance"):
+            prepare(model, pictures, quick("escdiff-shape-full"))
+    for name in ("escdiff-shape-paper", "escdiff-appearance-full"):
         assert prepare(model, [bare], quick(name, steps=1)).run().steps == 1
 
 
 def test_several_references_all_count(model):
     pictures = [disc(), disc(colour=0.3)]
-    plain = prepare_views(model, pictures, quick("escdiff-shape", augmentation="none"), 0)
+    plain = prepare_views(model, pictures, quick("escdiff-shape-full", augmentation="none"), 0)
     assert len(plain.latents) == 2 and not torch.equal(plain.latents[0], plain.latents[1])
     assert len(prepare_views(model, [*pictures, disc()], quick("escdiff-shape", views=1), 0).latents) == 3
     one, two = (prepare(model, r, quick("escdiff-appearance", steps=1)) for r in (pictures[:1], pictures))
@@ -182,10 +184,10 @@ def test_several_references_all_count(model):
 
 def test_references_of_other_sizes_train_if_they_are_alike(model):
     tall = disc((128, 64))
-    assert prepare(model, [tall], quick("escdiff-appearance", steps=1)).run().steps == 1
+    assert prepare(model, [tall], quick("escdiff-appearance-full", steps=1)).run().steps == 1
     for bad in ([disc(), tall], []):
         with pytest.raises(ESCDiffError, match="aspect ratio"):
-            prepare(model, bad, quick("escdiff-appearance"))
+            prepare(model, bad, quick("escdiff-appearance-full"))
 
 
 @pytest.mark.parametrize("arguments, words",
@@ -198,14 +200,14 @@ def test_references_of_other_sizes_train_if_they_are_alike(model):
                           ({"recipe": {"feature_timestep": 1000}}, "999"),])  # fmt: skip
 def test_senseless_arguments_are_refused_before_anything_is_learned(arguments, words, model):
     with pytest.raises(ESCDiffError, match=words):
-        prepare(model, [disc()], quick("escdiff-shape", **arguments.get("recipe", {})),
+        prepare(model, [disc()], quick("escdiff-shape-full", **arguments.get("recipe", {})),
               **{k: v for k, v in arguments.items() if k != "recipe"})
 
 
 def test_the_words_an_attribute_stands_for(model):
-    shape = prepare(model, [disc()], quick("escdiff-shape", steps=0), class_word=" star\u00a0").run()
+    shape = prepare(model, [disc()], quick("escdiff-shape-full", steps=0), class_word=" star\u00a0").run()
     assert (shape.word, shape.extra["init_word"]) == ("star", "star")
-    appearance = prepare(model, [disc()], quick("escdiff-appearance", steps=0)).run()
+    appearance = prepare(model, [disc()], quick("escdiff-appearance-full", steps=0)).run()
     assert [appearance.word, appearance.extra["init_word"]] == ["plain", "appearance"]
     tuner = prepare(model, [disc()], quick("escdiff-appearance-paper"), class_word="star")
     said = tuner.names.init_word, tuner.names.plain
@@ -221,7 +223,7 @@ def test_a_token_that_is_part_of_a_word_replaces_no_part_of_a_word(model):
 
 def test_v_prediction_learns_towards_its_own_target(model):
     v = replace(model, schedule=replace(model.schedule, prediction_type="v_prediction"))
-    eps, other = (prepare(m, [disc()], quick("escdiff-appearance")) for m in (model, v))
+    eps, other = (prepare(m, [disc()], quick("escdiff-appearance-full")) for m in (model, v))
     rngs = (np.random.default_rng(3) for _ in range(2))
     one, two = (tuner.draws(r, 2) for tuner, r in zip((eps, other), rngs, strict=True))
     (t, x, noise), (same, target) = (one.t, one.x, one.target), (two.x, two.target)
@@ -231,7 +233,7 @@ def test_v_prediction_learns_towards_its_own_target(model):
     torch.testing.assert_close((1 - alpha).sqrt() * x + alpha.sqrt() * target, noise, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-appearance-lora"])
+@pytest.mark.parametrize("name", ["escdiff-shape-full", "escdiff-appearance-full", "escdiff-appearance"])
 def test_checkpointing_changes_memory_and_nothing_else(name, model):
     plain, lean = (prepare(model, [disc()], quick(name), checkpointing=on) for on in (False, True))
     kept = {}
@@ -250,13 +252,13 @@ def test_checkpointing_changes_memory_and_nothing_else(name, model):
 
 def test_bf16_computes_the_same_step_roughly_and_keeps_fp32_weights(model):
     plain, quick_one = (
-        prepare(model, [disc()], quick("escdiff-shape"), precision=p) for p in ("fp32", "bf16")
+        prepare(model, [disc()], quick("escdiff-shape-full"), precision=p) for p in ("fp32", "bf16")
     )
     losses = [t.step() for t in (plain, quick_one)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.03)
     assert all(p.dtype == torch.float32 for p in quick_one.weights.values())
     with pytest.raises(ESCDiffError, match="unknown precision 'int8'; known: auto, bf16, fp32"):
-        prepare(model, [disc()], quick("escdiff-shape"), precision="int8").step()
+        prepare(model, [disc()], quick("escdiff-shape-full"), precision="int8").step()
 
 
 def test_an_attribute_is_the_average_over_the_last_steps(model):

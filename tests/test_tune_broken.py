@@ -41,7 +41,7 @@ def failing(monkeypatch, error, after):
     monkeypatch.setattr(tune, "decode", decode_or_fail)
 
 
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance-lora"])
+@pytest.mark.parametrize("name", ["escdiff-shape-full", "escdiff-appearance"])
 def test_the_model_is_untouched_after_learning_cancel_and_error(name, model, monkeypatch):
     before, rng = hash_of(model), torch.get_rng_state()
     prepare(model, [disc()], quick(name)).run()
@@ -62,7 +62,7 @@ def keep(tuner, folder):
     snapshots.save_snapshot(tuner.state(), tuner.attribute(), folder)
 
 
-@pytest.mark.parametrize("name", ["escdiff-appearance", "unziplora"])
+@pytest.mark.parametrize("name", ["escdiff-appearance-full", "unziplora"])
 def test_a_failed_step_leaves_nothing_for_the_next(name, model, monkeypatch):
     unbroken, broken = (prepare(model, [disc()], quick(name)) for _ in range(2))
     unbroken.step()
@@ -76,7 +76,7 @@ def test_a_failed_step_leaves_nothing_for_the_next(name, model, monkeypatch):
     assert all(torch.equal(v, broken.trained.state[n]) for n, v in unbroken.trained.state.items())
 
 
-@pytest.mark.parametrize("name, cached", [("escdiff-shape", False), ("escdiff-shape-lora", False),
+@pytest.mark.parametrize("name, cached", [("escdiff-shape-full", False), ("escdiff-shape", False),
                                           ("escdiff-appearance-paper", True),
                                           ("unziplora", False),])  # fmt: skip
 def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path, monkeypatch):
@@ -103,10 +103,10 @@ def test_a_resumed_run_is_the_unbroken_one(name, cached, model, tmp_path, monkey
                                    {"token": "*x"}, {"references": "another"}, {"recipe": {"steps": 3}},],
                          ids=lambda o: next(iter(o)))  # fmt: skip
 def test_the_state_of_another_run_is_refused(other, model, tmp_path):
-    keep(prepare(model, [disc()], quick("escdiff-appearance")), tmp_path)
+    keep(prepare(model, [disc()], quick("escdiff-appearance-full")), tmp_path)
     references = [disc(colour=0.5) if "references" in other else disc()]
     words = {k: v for k, v in other.items() if k not in ("references", "recipe")}
-    given = model, references, quick("escdiff-appearance", **other.get("recipe", {}))
+    given = model, references, quick("escdiff-appearance-full", **other.get("recipe", {}))
     with pytest.raises(ESCDiffError, match="another model, reference, recipe, seed or ESCDiff"):
         learn(*given, snapshots=Snapshots(tmp_path, resume=True), **words)
     begun = []
@@ -116,7 +116,7 @@ def test_the_state_of_another_run_is_refused(other, model, tmp_path):
 
 
 def test_resuming_without_a_state_starts_afresh_and_with_a_damaged_one_says_so(model, tmp_path):
-    given = model, [disc()], quick("escdiff-appearance", steps=1)
+    given = model, [disc()], quick("escdiff-appearance-full", steps=1)
     assert learn(*given, snapshots=Snapshots(tmp_path / "none", resume=True))[0].steps == 1
     (tmp_path / snapshots.STATE).write_bytes(b"half a file")
     with pytest.raises(ESCDiffError, match="damaged"):
@@ -132,9 +132,9 @@ def test_resuming_without_a_state_starts_afresh_and_with_a_damaged_one_says_so(m
 ], ids=["gpu", "python", "cpu allocator", "windows", "mac", "gpu's library"])  # fmt: skip
 def test_out_of_memory_is_one_sentence_and_saves_what_was_learned(error, model, monkeypatch, tmp_path):
     failing(monkeypatch, error, after=1)
-    tuner = prepare(model, [disc()], quick("escdiff-appearance"))
+    tuner = prepare(model, [disc()], quick("escdiff-appearance-full"))
     with pytest.raises(
-        ESCDiffError, match=r"out of memory, even for 1 of a batch of 2 .* GiB .* -lora recipe"
+        ESCDiffError, match=r"out of memory, even for 1 of a batch of 2 .* GiB .* a recipe that trains less"
     ) as caught:
         tuner.run(snapshots=tmp_path)
     assert "\n" not in str(caught.value) and all(p.grad is None for p in tuner.weights.values())
@@ -152,11 +152,11 @@ def test_a_snapshot_that_finds_no_room_ends_no_run(model, monkeypatch, tmp_path,
     )
     assert caplog.text.count("no snapshot of step") == 2
     with pytest.raises(Stop):
-        prepare(model, [disc()], quick("escdiff-appearance")).run(stop_after(1), tmp_path)
+        prepare(model, [disc()], quick("escdiff-appearance-full")).run(stop_after(1), tmp_path)
 
 
 def test_a_run_goes_on_with_its_own_filter_only(model, tmp_path):
-    given = model, [disc()], quick("escdiff-shape")
+    given = model, [disc()], quick("escdiff-shape-full")
     networks = [make_filter(model, prepare(*given).start.features, seed) for seed in range(2)]
     keep(prepare(*given, network=networks[0]), tmp_path)
     assert learn(*given, network=networks[0], snapshots=Snapshots(tmp_path, resume=True))[0].steps == 2
@@ -183,7 +183,7 @@ def test_a_fresh_run_that_cannot_save_leaves_the_snapshots_of_the_one_before(mod
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("recipe", ["escdiff-appearance", "dreambooth-prior"])
+@pytest.mark.parametrize("recipe", ["escdiff-appearance-full", "dreambooth-prior"])
 def test_preparing_is_heard_and_can_be_stopped(recipe, model):
     heard = []
     prepare(model, [disc()], quick(recipe), preparing=lambda done, total: heard.append((done, total)))
@@ -197,13 +197,13 @@ def test_preparing_is_heard_and_can_be_stopped(recipe, model):
         prepare(model, [disc()], quick(recipe), preparing=stop)
 
 
-@pytest.mark.parametrize("name", ["escdiff-shape", "escdiff-appearance", "escdiff-shape-paper"])
+@pytest.mark.parametrize("name", ["escdiff-shape-full", "escdiff-appearance-full", "escdiff-shape-paper"])
 def test_what_a_run_will_need_is_known_before_it_begins(name, model):
     recipe = quick(name)
     tuner = prepare(model, [disc()], recipe)
     weights = 20 * sum(p.numel() for p in tuner.weights.values())
     assert expected_state_bytes(model, recipe) == weights > 0
-    assert expected_state_bytes(model, quick("escdiff-shape-lora")) == 0
+    assert expected_state_bytes(model, quick("escdiff-shape")) == 0
 
 
 def test_a_run_that_ran_away_is_nothing_to_go_on_from(model, monkeypatch, tmp_path):
@@ -214,7 +214,7 @@ def test_a_run_that_ran_away_is_nothing_to_go_on_from(model, monkeypatch, tmp_pa
 
     monkeypatch.setattr(Tuner, "parts", parts)
     with pytest.raises(ESCDiffError, match="the loss of step 2 is nan"):
-        prepare(model, [disc()], quick("escdiff-appearance", steps=3)).run(
+        prepare(model, [disc()], quick("escdiff-appearance-full", steps=3)).run(
             snapshots=tmp_path, snapshot_every=0
         )
     assert not (tmp_path / snapshots.STATE).exists()

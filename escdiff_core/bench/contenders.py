@@ -148,21 +148,17 @@ ABLATIONS: Mapping[str, Contender] = {
      Contender("preset fine-decoder", changes={"appearance": {"preset": "fine-decoder"}},
                question="An appearance without the layer that feeds the fine decoder?"),
      Contender("preset whole", changes={"appearance": {"preset": "whole"}},
-               question="Attention of all blocks for the appearance too?"),
+               question="All blocks for the appearance too?"),
      Contender("learned together", changes=_both(preset="coarse-fine", joint=True),
                question="Should both halves train and each attribute keep its own?"),
-     Contender("all weights", changes={"appearance": {"scope": "all"}},
-               question="All weights of an appearance's blocks?"),
-     Contender("attention's weights", changes={"shape": {"scope": "attention"}},
-               question="Attention's weights alone for a shape?"),
-     Contender("LoRA, rank 16", {kind: f"{name}-lora"
+     Contender("attention's weights", changes=_both(scope="attention"),
+               question="Attention's weights alone?"),
+     Contender("whole weights", {kind: f"{name}-full"
                                  for kind, name in DEFAULTS.items()}, question="What do small files cost?"),
-     Contender("LoRA, rank 4", {kind: f"{name}-lora"
-                                for kind, name in DEFAULTS.items()}, changes=_both(
-                                    rank=4), question="And smaller ones?"),
+     Contender("rank 4", changes=_both(rank=4), question="And smaller ones?"),
      Contender("deltas add", overlap="add", question="Should both changes of a weight add in a mix?"),
-     Contender("half the rate", changes=_both(lr_weights=5e-4), question="Is the rate too high?"),
-     Contender("twice the rate", changes=_both(lr_weights=2e-3), question="Is the rate too low?"),
+     Contender("half the rate", changes=_both(lr_weights=0.025), question="Is the rate too high?"),
+     Contender("twice the rate", changes=_both(lr_weights=0.1), question="Is the rate too low?"),
      Contender("batch 8", changes=_both(batch_size=8), question="Smaller batches, more steps?"),
      Contender("noisy timesteps", changes=_both(
          timesteps="layout"), question="More of the noisy timesteps, those of layout?"),

@@ -107,8 +107,8 @@ def no_room(tuner: "Tuner") -> ESCDiffError:
     need, batch = tuner.report.trained_state_bytes / 2**30, tuner.recipe.batch_size
     least = f", even for {tuner.fit.rows} of a batch of {batch} at once" if tuner.fit.less() is None else ""
     return ESCDiffError(
-        f"out of memory{least}: the trained weights need {need:.1f} GiB beside the model; take a -lora "
-        "recipe, or close what else uses the memory"
+        f"out of memory{least}: the trained weights need {need:.1f} GiB beside the model; take a "
+        "recipe that trains less, or close what else uses the memory"
     )
 
 

@@ -14,6 +14,7 @@ from ..errors import ESCDiffError
 from ..model.names import unet_map
 from ..unet.blocks import block_of
 from ..unet.copy import private_copy
+from . import rates
 from .unzip import SLOTS, unzip
 
 # of the one vector from which all weight offsets are predicted (the weight offsets of E4T, Gal et al. 2023)
@@ -27,6 +28,8 @@ class Trained:
 
     ``slots``: how many text states its layers cut apart themselves, 0: none. ``after`` is told the number of
     each step that was taken, while its gradients are there; ``state`` is what it remembers from step to step.
+    ``scales()``: what a relative rate is a share of, for each parameter (see rates); 1 where none is named,
+    as for offsets, which are shares themselves.
     """
 
     unet: UNet2DConditionModel
@@ -35,6 +38,7 @@ class Trained:
     slots: int = 0
     after: Callable[[int], None] = lambda step: None
     state: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    scales: Callable[[], Mapping[str, float]] = dict
 
 
 def train_full(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
@@ -46,7 +50,7 @@ def train_full(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed
             canonical[n]: (w.detach() - before[n].float()).cpu()
             for n, w in weights.items()
             if block_of(n) in blocks
-        })
+        }, scales=lambda: {n: rates.whole(before[n]) for n in weights})
 
 
 def train_lora(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed: int) -> Trained:
@@ -73,7 +77,18 @@ def train_lora(base: UNet2DConditionModel, names: Sequence[str], rank: int, seed
                 made |= _lora(place, factors[f"{module}.lora_A.weight"], factors[f"{module}.lora_B.weight"])
         return made
 
-    return Trained(unet, factors, delta)
+    return Trained(unet, factors, delta, scales=lambda: _factor_scales(
+        base, targets, rank, ("lora_A.weight",), ("lora_B.weight",)))
+
+
+def _factor_scales(base: UNet2DConditionModel, modules: Sequence[str], rank: int, lower: Sequence[str],
+                   upper: Sequence[str]) -> dict[str, float]:
+    """The scales of LoRAs' factors beside ``modules``, whose names end in ``lower`` and ``upper``."""
+    made = {}
+    for module in modules:
+        down, up = rates.low_rank(base.get_submodule(module).weight, rank)
+        made |= {f"{module}.{name}": down for name in lower} | {f"{module}.{name}": up for name in upper}
+    return made
 
 
 def _lora(place: str, down: torch.Tensor, up: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -107,7 +122,8 @@ def train_two_loras(base: UNet2DConditionModel, names: Sequence[str], rank: int,
         f"{n}.{k}": p for n, layer in layers.items() for k, p in layer.named_parameters() if p.requires_grad
     }
     state = {f"{n}.{k}": v for n, layer in layers.items() for k, v in layer.named_buffers()}
-    return Trained(unet, factors, delta, SLOTS if layers else 0, after, state)
+    return Trained(unet, factors, delta, SLOTS if layers else 0, after, state, lambda: _factor_scales(
+        base, linears, rank, ("down.0", "down.1"), ("up.0", "up.1")))
 
 
 class _Offset(nn.Module):

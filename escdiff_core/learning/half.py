@@ -1,7 +1,7 @@
 """Half-precision weights beside fp32 masters: what autocast would cast again in every step is cast once."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -38,21 +38,27 @@ def shared_copy(module: nn.Module) -> nn.Module:
 
 
 class Masters:
-    """The fp32 ``masters`` of halved weights, laid end to end in ``flat``: one tensor for the optimiser where
-    there were hundreds.
+    """The fp32 ``masters`` of halved weights, laid end to end: a few tensors for the optimiser where there
+    were hundreds, ``flat``, one for each of the scales that ``scale_of`` gives a master.
 
-    Each master becomes a window of ``flat``. Before a step ``refresh`` brings the halves up to date, after
-    the way back ``collect`` makes fp32 gradients of theirs.
+    Each master becomes a window of one. Before a step ``refresh`` brings the halves up to date, after the way
+    back ``collect`` makes fp32 gradients of theirs.
     """
 
-    def __init__(self, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]):
-        masters, self.halves = zip(*pairs, strict=True)
-        self.flat = nn.Parameter(torch.cat([m.detach().flatten().float() for m in masters]))
-        self.gradient = torch.zeros_like(self.flat)
-        sizes = [m.numel() for m in masters]
+    def __init__(self, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]],
+                 scale_of: Callable[[nn.Parameter], float] = lambda master: 1.0):
+        masters, self.halves = zip(*sorted(pairs, key=lambda pair: scale_of(pair[0])), strict=True)
+        values = torch.cat([m.detach().flatten().float() for m in masters])
+        self.gradient = torch.zeros_like(values)
+        sizes, of_scale = [m.numel() for m in masters], {}
+        for master in masters:
+            of_scale[scale_of(master)] = of_scale.get(scale_of(master), 0) + master.numel()
+        stretches = [whole.split(list(of_scale.values())) for whole in (values, self.gradient)]
+        self.flat = dict(zip(of_scale, map(nn.Parameter, stretches[0]), strict=True))
+        self.flat_gradients = stretches[1]
         self.windows, self.gradients = (
             [part.view(m.shape) for part, m in zip(whole.split(sizes), masters, strict=True)]
-            for whole in (self.flat.detach(), self.gradient)
+            for whole in (values, self.gradient)
         )
         for master, window in zip(masters, self.windows, strict=True):
             master.data = window
@@ -77,7 +83,8 @@ class Masters:
         if having:
             torch._foreach_copy_(*map(list, zip(*having, strict=True)))
         self.forget()
-        self.flat.grad = self.gradient
+        for flat, gradient in zip(self.flat.values(), self.flat_gradients, strict=True):
+            flat.grad = gradient
 
     def forget(self) -> None:
         """Drop the halves' gradients, those of a step that failed as well."""

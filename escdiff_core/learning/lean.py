@@ -6,7 +6,7 @@ pictures and rows of pixels, divisions by one, a fused attention whose way back 
 no vector unit likes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -172,13 +172,15 @@ def _causal_attention(
     return out.view(query.shape).transpose(1, 2), None
 
 
-def for_training(unet: nn.Module, towers: Sequence[TextTower], device: torch.device,
-                 precision: str = "auto") -> tuple[tuple[TextTower, ...], Masters | None]:
+def for_training(unet: nn.Module, towers: Sequence[TextTower], device: torch.device, precision: str = "auto",
+                 scale_of: Callable[[nn.Parameter], float] = lambda master: 1.0
+                 ) -> tuple[tuple[TextTower, ...], Masters | None]:
     """Make a private ``unet`` ready to train on ``device``; returns the text towers to train with, and the
     masters, if any.
 
     On a GPU both stay as they are. On a CPU the layers are lean ones and, where it computes in bf16, so are
-    all weights but those of the UNet's norms, each beside an fp32 master if it trains.
+    all weights but those of the UNet's norms, each beside an fp32 master if it trains (``scale_of``: see
+    Masters).
     """
     if device.type != "cpu":
         return tuple(towers), None
@@ -189,4 +191,4 @@ def for_training(unet: nn.Module, towers: Sequence[TextTower], device: torch.dev
     for tower in lean:
         halve(tower.encoder, everything=True)
     pairs = halve(unet)
-    return lean, Masters(pairs) if pairs else None
+    return lean, Masters(pairs, scale_of) if pairs else None

@@ -9,6 +9,7 @@ from ..attribute import Attribute
 from ..errors import ESCDiffError
 from ..model.diffusion import DiffusionModel
 from ..reference import Reference
+from .drift import FAR, drift_of
 from .encoders import choose_filter
 from .features import ReferenceEncoder, ReferenceFeatures
 from .filters import AttributeFilter
@@ -59,7 +60,9 @@ def learn(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe
     if on_begin is not None:
         on_begin(tuner)
     kept = {} if snapshots is None else {"snapshots": snapshots.folder, "snapshot_every": snapshots.every}
-    return tuner.run(on_step, **kept), tuner.report
+    attribute = tuner.run(on_step, **kept)
+    _watch_drift(tuner)
+    return attribute, tuner.report
 
 
 def prepare(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int = 0,
@@ -80,6 +83,20 @@ def prepare(model: DiffusionModel, references: Sequence[Reference], recipe: Reci
     start = choose_start(model, references, recipe, names.init_word, seed, network, features, encoder)
     fit = Fit(recipe.batch_size, checkpointing)
     return Tuner(model, references, recipe, seed, names, views, start, fit, precision)
+
+
+def _watch_drift(tuner: Tuner) -> None:
+    """Say so when what was learned would show in pictures that do not name it."""
+    try:
+        drift = tuner.report.drift = drift_of(tuner)
+    except (RuntimeError, MemoryError, ArithmeticError) as error:
+        log.debug("no drift: %s", error)        # what was learned is there, and needs no figure
+        return
+    if drift is not None and drift > FAR:
+        log.warning(
+            "what was learned changes pictures that do not name it as well: without %s the model's idea of a "
+            "picture has moved by %.0f %% of its size; take fewer steps, or a lower strength when mixing",
+            tuner.names.token, 100 * drift)
 
 
 def _go_on(tuner: Tuner, snapshots: Snapshots) -> None:

@@ -1,10 +1,11 @@
 """The optimiser of a run: AdamW over weights, token and filter, and the average that an attribute keeps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from ..errors import ESCDiffError
 from .half import Masters
 from .recipes import Recipe
 
@@ -12,8 +13,9 @@ from .recipes import Recipe
 class Optimizer:
     """AdamW (Loshchilov and Hutter 2019) with a warm-up, clipped gradients and an average over the steps.
 
-    ``weights``, ``token`` and ``filter`` train at the recipe's three rates; an empty one takes no part.
-    ``masters`` holds weights in fp32 beside their half-precision copies (see half), None where all are fp32.
+    ``weights``, ``token`` and ``filter`` train at the recipe's three rates, those of a weight and the token
+    times what ``scale_of`` says of them; an empty one takes no part. ``masters`` holds weights in fp32 beside
+    their half-precision copies (see half), None where all are fp32.
 
     The rate stays constant after the warm-up and the average takes the place of its decay (Polyak and
     Juditsky 1992), so that what has been learned is as good as it gets at every step: a run may be longer,
@@ -21,11 +23,15 @@ class Optimizer:
     """
 
     def __init__(self, recipe: Recipe, weights: Sequence[torch.Tensor], token: torch.Tensor,
-                 filter: Sequence[torch.Tensor], masters: Masters | None):
+                 filter: Sequence[torch.Tensor], masters: Masters | None,
+                 scale_of: Callable[[torch.Tensor], float] = lambda tensor: 1.0):
         self.recipe, self.masters = recipe, masters
-        if masters is not None:
-            weights = [masters.flat, *(w for w in weights if w not in masters)]
-        rates = (weights, recipe.lr_weights), ([token], recipe.lr_token), (filter, recipe.lr_filter)
+        of_scale = {} if masters is None else {scale: [flat] for scale, flat in masters.flat.items()}
+        for weight in weights:
+            if masters is None or weight not in masters:
+                of_scale.setdefault(scale_of(weight), []).append(weight)
+        rates = [(tensors, recipe.lr_weights * scale) for scale, tensors in of_scale.items()]
+        rates += ([token], recipe.lr_token * scale_of(token)), (filter, recipe.lr_filter)
         groups = [{"params": list(tensors), "lr": rate, "peak": rate} for tensors, rate in rates if tensors]
         self.adamw = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
         self.average = [t.detach().clone() for t in self.parameters()]
@@ -90,7 +96,10 @@ class Optimizer:
         return tensors
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a ``state``."""
+        """Go on from a ``state``. Raises ESCDiffError for one of other parameters."""
+        shapes = {f"{i}.value": p.shape for i, p in enumerate(self.parameters())}
+        if any(name not in tensors or tensors[name].shape != shape for name, shape in shapes.items()):
+            raise ESCDiffError("what is to be gone on from trains other weights; begin anew")
         for i, parameter in enumerate(self.parameters()):
             own = {k.split(".", 1)[1]: t for k, t in tensors.items() if k.startswith(f"{i}.")}
             parameter.data.copy_(own.pop("value"))

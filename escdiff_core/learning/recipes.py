@@ -40,6 +40,8 @@ class Recipe:
     batch_size: int = 16                        # (view, timestep, noise) draws of the one reference per step
     lr_weights: float = 5e-4                    # of blocks that train whole, in about a hundred steps
     lr_token: float = 5e-3
+    # both are shares of each tensor's own scale (see rates), the same on a model of any width
+    relative: bool = False
     lr_filter: float = 1e-3
     weight_decay: float = 0.0                   # the delta is small and its run short: nothing to decay
     warmup_steps: int = 10
@@ -137,16 +139,19 @@ WORDS: Mapping[str, Mapping[str, object]] = {
     },
 }
 
+# A share of each matrix's own scale (see rates), so that a row is for models of every width
+_RELATIVE = {"relative": True, "lr_weights": 0.05, "lr_token": 0.22, "steps": 70}
 # Every block sees both tokens: what the prompt explains the token need not learn, so it does not leak, and a
 # mix keeps far more of an appearance that the coarse blocks know of.
-_SHAPE = Recipe(name="escdiff-shape", kind="shape", preset="coarse-fine", augmentation="recolour",
-                lr_weights=1e-3, plain_share=0.0, reach="all", **WORDS["shape"])
-# An appearance needs no more than attention's weights: with all of its blocks' the outlines of a mix suffer.
-_APPEARANCE = Recipe(name="escdiff-appearance", kind="appearance", preset="fine-decoder+", scope="attention",
-                     augmentation="reshape", lr_weights=1e-3, plain_share=0.0, reach="all",
-                     **WORDS["appearance"])
-_FULL_SIZE = {"lr_weights": 2e-4, "lr_token": 1e-3, "steps": 240, "batch_size": 4}
-_PAPER = {"preset": "paper", "scope": "all", "augmentation": "none", "plain_share": 1.0, "reach": "own"}
+_SHAPE = Recipe(name="escdiff-shape", kind="shape", preset="whole", form="lora", augmentation="recolour",
+                plain_share=0.0, reach="all", **_RELATIVE, **WORDS["shape"])
+_APPEARANCE = Recipe(name="escdiff-appearance", kind="appearance", preset="fine-decoder+", form="lora",
+                     augmentation="reshape", plain_share=0.0, reach="all", **_RELATIVE, **WORDS["appearance"])
+# Twice the steps of a quarter of the draws, at half the rate: as far in the end, and it fits small cards
+_FULL_SIZE = {"lr_weights": 0.025, "lr_token": 0.11, "steps": 240, "batch_size": 4}
+_PAPER = {
+    "preset": "paper", "form": "full", "augmentation": "none", "reach": "own", "steps": 110
+}
 # A method of the field: learns a whole subject, or either kind of attribute (find_recipe). One picture as it
 # is, its token seen by every block, and but for E4T no filter. Rates and batches are the papers'.
 _FIELD = Recipe(name="", kind="concept", preset="whole", reach="all", plain_share=0.0, filter_scale=0.0,
@@ -155,20 +160,19 @@ _FIELD = Recipe(name="", kind="concept", preset="whole", reach="all", plain_shar
 RECIPES: Mapping[str, Recipe] = {
     r.name: r
     for r in (
-        # the fine decoder as well: without it a mix loses thin outlines
-        replace(_SHAPE, preset="whole", steps=95),
+        _SHAPE,
         _APPEARANCE,
-        replace(_SHAPE, name="escdiff-shape-lora", form="lora", lr_weights=2e-3),
-        replace(_APPEARANCE, name="escdiff-appearance-lora", form="lora", lr_weights=2e-3),
-        # For full-size models, at a rate that the field trains LoRAs with: 240 steps at 2e-4 move as far as
-        # B-LoRA's 1000 at 5e-5 (Frenkel et al. 2024), and 4 draws a step fit small cards. Not measured on a
-        # trained model.
-        replace(_SHAPE, name="escdiff-shape-sd", form="lora", **_FULL_SIZE),
-        replace(_APPEARANCE, name="escdiff-appearance-sd", form="lora", **_FULL_SIZE),
+        # Whole weights: no better, slower, and a far larger file. An appearance's outlines in a mix suffer
+        # when more than attention's weights train.
+        replace(_SHAPE, name="escdiff-shape-full", form="full", steps=95),
+        replace(_APPEARANCE, name="escdiff-appearance-full", form="full", scope="attention", steps=110),
+        # For full-size models. Not measured on a trained one.
+        replace(_SHAPE, name="escdiff-shape-sd", **_FULL_SIZE),
+        replace(_APPEARANCE, name="escdiff-appearance-sd", **_FULL_SIZE),
         # As published: encoder or decoder, each with its own prompt
         # alone, every block reads its prompt
-        replace(_SHAPE, name="escdiff-shape-paper", **{**_PAPER, "plain_share": 0.5}),
-        replace(_APPEARANCE, name="escdiff-appearance-paper", **_PAPER),
+        replace(_SHAPE, name="escdiff-shape-paper", plain_share=0.5, **_PAPER),
+        replace(_APPEARANCE, name="escdiff-appearance-paper", plain_share=1.0, **_PAPER),
         # Gal et al. 2022: one token
         replace(_FIELD, name="textual-inversion", scope="token", lr_token=5e-3, batch_size=4),
         # Ruiz et al. 2023: the whole UNet, the token stays at its word

@@ -26,7 +26,8 @@ class Progress:
 @dataclass
 class Report:
     """Figures of one run: seconds, steps per second, trained parameters, bytes of trained state, how many
-    rows of a batch were computed at once and what that was expected to need, and the losses."""
+    rows of a batch were computed at once and what that was expected to need, the losses, and how far the
+    model's other answers have moved (see drift)."""
 
     seconds: float = 0.0
     steps_per_second: float = 0.0
@@ -35,6 +36,7 @@ class Report:
     rows: int = 0
     checkpointing: bool = False
     needed_bytes: int = 0
+    drift: float | None = None
     losses: list[float] = field(default_factory=list)
 
 

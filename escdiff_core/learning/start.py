@@ -37,6 +37,11 @@ class Start:
             return moved(self.words, offset)
         return moved(self.words, offset, self.network(self.features.unet, self.features.clip), self.scale)
 
+    def scale_of_words(self) -> float:
+        """The root of the mean square of the words' numbers: what a relative rate of the token is a share
+        of."""
+        return float(torch.cat([word.float() for word in self.words.values()]).square().mean().sqrt())
+
     def identity(self) -> list:
         """What a run and its continuation must agree in, as JSON data."""
         made = [self.trains, list(self.network.widths.values()) if self.network else []]

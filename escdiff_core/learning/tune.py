@@ -63,14 +63,13 @@ class Tuner:
                  precision: str = "auto"):
         self.model, self.recipe, self.seed, self.references = model, recipe, seed, list(references)
         self.names, self.views, self.start = names, views, start
-        self.done, self.report, self.precision = 0, Report(), precision
-        self.fresh = True  # nothing of this run is on disk yet
+        # fresh: nothing of this run is on disk yet
+        self.done, self.report, self.fresh, self.precision = 0, Report(), True, precision
         tensors = list(model.unet.state_dict())
         self.blocks = trained_blocks(recipe, tensors)
         self.kept = find_preset(recipe.preset).blocks(recipe.kind, tensors)
-        self.draws = Draws(
-            views, recipe, model.schedule, names.token, names.plain, names.subject(recipe.kind)
-        )
+        self.draws = Draws(views, recipe, model.schedule, names.token, names.plain,
+                           names.subject(recipe.kind))
         width = sum(len(word) for word in start.words.values())
         self.offset = nn.Parameter(
             torch.zeros(vector_count(recipe.layout, tensors), width, device=model.device),
@@ -86,7 +85,11 @@ class Tuner:
         names = tensors_of(model.unet, self.blocks, recipe.scope)
         self.trained = FORMS[recipe.form](model.unet, names, recipe.rank, self.seed)
         self.unet, self.weights = self.trained.unet, self.trained.parameters
-        towers, self.masters = for_training(self.unet, model.towers, model.device, self.precision)
+        scales = {id(self.weights[n]): s for n, s in self.trained.scales().items()} | {
+            id(self.offset): self.start.scale_of_words()} if recipe.relative else {}
+        self.scale_of = lambda tensor: scales.get(id(tensor), 1.0)      # what its rate is a share of
+        towers, self.masters = for_training(self.unet, model.towers, model.device, self.precision,
+                                            self.scale_of)
         self.texts = TrainingTexts(replace(model, towers=towers), self.blocks, self.names.plain,
                                    recipe.plain_share, recipe.layout, self.trained.slots)
         self.route = self.texts.route
@@ -104,8 +107,8 @@ class Tuner:
 
     def _build_optimizer(self) -> None:
         filter = list(self.start.network.parameters()) if self.start.trains else []
-        weights = list(self.weights.values())
-        self.optimizer = Optimizer(self.recipe, weights, self.offset, filter, self.masters)
+        self.optimizer = Optimizer(self.recipe, list(self.weights.values()), self.offset, filter,
+                                   self.masters, self.scale_of)
         count = self.report.trained_parameters = sum(p.numel() for p in self.optimizer.parameters())
         self.report.trained_state_bytes = STATE_BYTES * count
 
