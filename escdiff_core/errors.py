@@ -51,5 +51,6 @@ def memory_as_a_sentence() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ESCDiffError(
-            "out of memory; close what else uses it, give a smaller picture, or take a recipe that trains less"
+            "out of memory; close what else uses it, give a smaller picture, or take a recipe that trains "
+            "less"
         ) from error

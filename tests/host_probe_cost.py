@@ -27,6 +27,7 @@ def work(model, clip, made):
     """How many multiplications sampling a mix takes, against the same model without attributes."""
     counts = {}
     for name, way in sampled(model, clip, made).items():
+        way(1)                        # the weights change hands, once for all pictures of a mix
         with FlopCounterMode(display=False) as counter:
             way(2)
         counts[name] = counter.get_total_flops()

@@ -120,7 +120,9 @@ def wrong_inputs(model, clip, vae, made):
         "other size": said(
             "ESCDiffMix",
             **mixing,
-            shape=replace(made["shape"], delta={n: torch.ones(3, 5) for n in list(made["shape"].delta)[:2]}),
+            shape=replace(made["shape"], delta={
+                n: torch.ones(3, 5) for n in list(core("escdiff_core.attribute.tensors").tensor_names(
+                    made["shape"].delta))[:2]}),
         ),
         "other base": said("ESCDiffMix", **mixing, shape=strange),
         "schedule": said("ESCDiffMix", **mixing, shape=made["shape"], shape_start=0.8, shape_end=0.2),

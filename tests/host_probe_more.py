@@ -112,7 +112,9 @@ def schedule(model, clip, direct, made):
     hooked = {
         n.removeprefix("diffusion_model.") for p in parts for hook in p.hooks.hooks for n in hook.weights
     }
-    found["hooked"] = [len(hooked), len(hooked - set(made["appearance"].delta)), len(made["shape"].delta)]
+    names = core("escdiff_core.attribute.tensors").tensor_names
+    shape, look = (set(names(made[kind].delta)) for kind in ("shape", "appearance"))
+    found["hooked"] = [len(hooked), len(hooked - look), len(shape)]
 
     def keep(call, given):
         seen.append(given["timestep"])

@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 
-VIEWS, PIXELS, REMOVAL_PIXELS = 2, 64, 256
+VIEWS, PIXELS, REMOVAL_PIXELS = 2, 64, 128
 NODE_CLASS_MAPPINGS: dict = {}      # what makes it a node pack
 
 
@@ -28,7 +28,7 @@ def small_pictures(families: dict) -> None:
 
 
 def small_removal(model: type) -> None:
-    """Let ComfyUI's background removal look at pictures of 256 pixels, a multiple of its largest patch."""
+    """Let ComfyUI's background removal look at pictures of 128 pixels, a multiple of its largest patch."""
     encode = model.encode_image
     if encode.__name__ == "encode_small":
         return

@@ -59,7 +59,7 @@ STEPS = 6
 # Steps, and by how much of 255 the two pictures may differ: 1 is cut off where 8 bits do not hold it. The
 # command's schedule is trailing (see model/sample.py), which is the workflow's "simple" where the steps
 # divide 1000; elsewhere some are one apart.
-SAME_PICTURE = {10: 2, workflow()["sampler"]["inputs"]["steps"]: 6}
+SAME_PICTURE = {10: 2, workflow()["sampler"]["inputs"]["steps"]: 8}
 KINDS = {"shape": "learn_shape", "appearance": "learn_appearance"}
 
 
@@ -261,10 +261,10 @@ def test_jobs_that_a_person_takes_off_the_queue_are_not_drawn(server, tmp_path, 
     ]
     client = subprocess.Popen([str(c) for c in command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
-    while not (waiting := server.get("/queue")["queue_pending"]):
+    while not ((queue := server.get("/queue"))["queue_running"] and queue["queue_pending"]):
         assert time.monotonic() < end and client.poll() is None
         time.sleep(0.05)
-    number = waiting[0][1]
+    number = queue["queue_pending"][0][1]
     server.post(f"/api/jobs/{number}/cancel", {}) if how == "jobs" else server.post("/queue", {"clear": True})
     said, _ = client.communicate(timeout=200)
     assert client.returncode == 1 and "2 of 3 jobs done" in said and (

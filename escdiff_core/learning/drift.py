@@ -12,7 +12,7 @@ from .precision import autocast
 if TYPE_CHECKING:
     from .tune import Tuner
 
-ROWS = 4                    # timesteps that are looked at
+ROWS = 4                    # timesteps that are looked at, at once: without a way back that takes little
 FIRST, LAST = 0.5, 0.8      # of the schedule: noise enough that a picture is still all the prompt's
 FAR = 0.65                  # what a person is told of: a ruined model has 0.7 (benchmarks/widths/results.md)
 
@@ -28,26 +28,21 @@ def drift_of(tuner: "Tuner") -> float | None:
     model, recipe = tuner.model, tuner.recipe
     if recipe.joint or tuner.trained.slots:
         return None
-    generator = np.random.default_rng((tuner.seed, 15))
-    shape = tuner.views.latents.shape[1:]
+    rows = (ROWS, *tuner.views.latents.shape[1:])
+    noise = np.random.default_rng((tuner.seed, 15)).standard_normal(rows, dtype=np.float32)
     prompts = [recipe.prompt(i, tuner.names.plain, "", "") for i in range(ROWS)]
-    times = torch.linspace(FIRST, LAST, ROWS) * model.schedule.num_train_timesteps
-    alphas = model.schedule.alphas_cumprod().to(model.device)
-    changed, predicted = 0.0, 0.0
+    t = (torch.linspace(FIRST, LAST, ROWS) * model.schedule.num_train_timesteps).long().to(model.device)
+    alphas = model.schedule.alphas_cumprod().to(model.device)[t].view(-1, 1, 1, 1)
+    signal, sigma = alphas.sqrt(), (1 - alphas).sqrt()
+    x = sigma * torch.from_numpy(noise).to(model.device)
     with tuner.optimizer.averaged(), autocast(model.device, tuner.precision):
-        for prompt, t in zip(prompts, times.long().to(model.device).split(1), strict=True):
-            noise = torch.from_numpy(generator.standard_normal((1, *shape), dtype=np.float32))
-            signal, sigma = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
-            x = sigma * noise.to(model.device)
-            answers = (
-                decode(unet, encode(unet, x, t, texts, grad=False), texts).float() for unet, texts in (
-                    (model.unet, tuner.texts.plain_states([prompt], [])),
-                    (tuner.unet, tuner.texts.nothing_learned([prompt], [])))
-            )
-            before, after = (
-                (x - sigma * answer) / signal if model.schedule.prediction_type == "epsilon" else
-                signal * x - sigma * answer for answer in answers
-            )
-            changed += float((after - before).square().mean())
-            predicted += float(before.square().mean())
-    return (changed / predicted) ** 0.5
+        answers = [
+            decode(unet, encode(unet, x, t, texts, grad=False), texts).float()
+            for unet, texts in ((model.unet, tuner.texts.plain_states(prompts, [])),
+                                (tuner.unet, tuner.texts.nothing_learned(prompts, [])))
+        ]
+    before, after = (
+        (x - sigma * answer) / signal if model.schedule.prediction_type == "epsilon" else
+        signal * x - sigma * answer for answer in answers
+    )
+    return float((after - before).square().mean() / before.square().mean()) ** 0.5

@@ -11,7 +11,7 @@ from math import isfinite, log2, sqrt
 
 import torch
 
-ROUNDS = 5          # of power iteration: within a tenth, which a rate does not feel
+ROUNDS = 4          # of power iteration: within a tenth, which a rate does not feel
 FINENESS = 4        # scales are rounded to so many a doubling, for an optimiser of few groups
 # A low-rank change is a product, whose factors each have a rule of their own (Hayou et al. 2024, LoRA+): the
 # lower one's is what its random start makes of an average input, the upper one's what the matrix makes of it.
@@ -21,12 +21,17 @@ DOWN, UP = 4.0, 0.3
 
 def largest_singular_value(weight: torch.Tensor) -> float:
     """Of a linear's or convolution's ``weight`` (out, in, …) as a matrix (out, all of in), by power
-    iteration. No randomness: it starts at the longest row."""
-    matrix = weight.detach().flatten(1).float()
-    row = matrix[matrix.norm(dim=1).argmax()]
+    iteration in its own precision. No randomness: it starts at the sum of the rows."""
+    matrix = weight.detach().flatten(1)
+    row = _unit(matrix.T @ matrix.new_ones(len(matrix)))
     for _ in range(ROUNDS):
-        row = torch.nn.functional.normalize(matrix.T @ (matrix @ row), dim=0)
-    return float((matrix @ row).norm())
+        row = _unit(matrix.T @ _unit(matrix @ row))
+    return float(torch.linalg.vector_norm(matrix @ row, dtype=torch.float32))
+
+
+def _unit(vector: torch.Tensor) -> torch.Tensor:
+    """``vector`` at length 1, in its own precision; zeros stay."""
+    return torch.nn.functional.normalize(vector.float(), dim=0).to(vector.dtype)
 
 
 def whole(weight: torch.Tensor) -> float:
