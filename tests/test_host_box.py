@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from host_server import QUICK, error_of, workflow
+from hosts import newest
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -97,7 +98,9 @@ def test_what_is_wrong_with_the_look_is_said_before_the_shape_is_learned(server,
     assert learnings(server) == before
 
 
-def test_a_cancelled_box_goes_on_from_what_it_learned(server):
+def test_a_cancelled_box_goes_on_from_what_it_learned(server, host):
+    if host != newest():
+        pytest.skip("an older ComfyUI, where a Learn node is cancelled and goes on (test_host_notes.py)")
     long = box(seed=88, steps=8, preview_every=0)
     with server.page() as socket:
         server.cancel_at(socket, server.submit(long), "box", 3)
