@@ -15,7 +15,8 @@ ROUNDS = 4          # of power iteration: within a tenth, which a rate does not 
 FINENESS = 4        # scales are rounded to so many a doubling, for an optimiser of few groups
 # A low-rank change is a product, whose factors each have a rule of their own (Hayou et al. 2024, LoRA+): the
 # lower one's is what its random start makes of an average input, the upper one's what the matrix makes of it.
-# Found on the pocket model: a shape's loss after 95 steps is the same from 1 to 30 times and 0.3 to 1 times.
+# Found on one shape of the pocket model, which takes them lightly: its loss after 95 steps lay between 0.287
+# and 0.297 with DOWN from 1 to 30 and UP from 0.1 to 1.
 DOWN, UP = 4.0, 0.3
 
 
