@@ -162,8 +162,8 @@ RECIPES: Mapping[str, Recipe] = {
     for r in (
         _SHAPE,
         _APPEARANCE,
-        # Whole weights: a far larger file. An appearance's outlines in a mix suffer when more than attention's
-        # weights train.
+        # Whole weights: a far larger file. An appearance's outlines in a mix suffer when more than
+        # attention's weights train.
         replace(_SHAPE, name="escdiff-shape-full", form="full", steps=95),
         replace(_APPEARANCE, name="escdiff-appearance-full", form="full", scope="attention", steps=110),
         # For full-size models. Not measured on a trained one.
