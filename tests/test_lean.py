@@ -11,8 +11,9 @@ from method_zoo import disc, hash_of, quick, saved, tiny_model
 from model_zoo import states as states_of
 
 from escdiff_core.families.load import load_model
+from escdiff_core.learning.forms import train_lora
 from escdiff_core.learning.half import Masters, halve, shared_copy
-from escdiff_core.learning.lean import LEAN, lean_text_encoder, make_lean
+from escdiff_core.learning.lean import LAYERS, LEAN, LORAS, lean_text_encoder, make_lean
 from escdiff_core.learning.learn import learn, prepare
 from escdiff_core.mixing.mix import Mix
 from escdiff_core.mixing.plan import Use
@@ -25,22 +26,37 @@ def model(tmp_path_factory):
 
 
 def gradients(unet, inputs):
-    """The UNet's output and the gradients of its square by all weights, x and context."""
+    """The UNet's output and the gradients of its square by all that trains, x and context."""
     x, t, context = inputs
     x, context = (v.clone().requires_grad_() for v in (x, context))
     out = unet(x, t, context).sample
-    named = {**dict(unet.named_parameters()), "x": x, "context": context}
+    named = {n: p for n, p in unet.named_parameters() if p.requires_grad} | {"x": x, "context": context}
     return out, dict(zip(named, torch.autograd.grad(out.square().mean(), list(named.values())), strict=True))
 
 
+def whole(unet):
+    return private_copy(unet, own=list(unet.state_dict()))
+
+
+def loras(unet):
+    """With a LoRA beside every linear and convolution, each half learned."""
+    made = train_lora(unet, list(unet.state_dict()), 4, 0)
+    generator = torch.Generator().manual_seed(2)
+    for name, factor in made.parameters.items():
+        if "lora_B" in name:
+            factor.data = torch.randn(factor.shape, generator=generator) / 20
+    return made.unet
+
+
 @pytest.mark.parametrize("size", [(8, 8), (8, 16)])
-def test_lean_layers_compute_the_same_function_and_the_same_gradients(size, model):
-    names = list(model.unet.state_dict())
-    usual, lean = (private_copy(model.unet, own=names) for _ in range(2))
+@pytest.mark.parametrize(("form", "kinds"), [(whole, LAYERS), (loras, LAYERS | LORAS)])
+def test_lean_layers_compute_the_same_function_and_the_same_gradients(form, kinds, size, model):
+    usual, lean = (form(model.unet) for _ in range(2))
     usual.set_attn_processor(AttnProcessor())
     make_lean(lean)
     there, original = ({type(m) for m in unet.modules()} for unet in (lean, model.unet))
-    assert there >= set(LEAN.values()) and not original & set(LEAN.values())
+    assert there >= set(kinds.values()) and not original & set(LEAN.values())
+    assert not there & set(kinds), "some of its layers are as they were"
     generator = torch.Generator().manual_seed(0)
     inputs = (torch.randn(2, 4, *size, generator=generator), torch.tensor([10, 700]),
               torch.randn(2, 77, model.unet.config.cross_attention_dim, generator=generator))

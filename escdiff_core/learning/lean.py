@@ -15,6 +15,7 @@ from diffusers.models import Transformer2DModel
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
+from peft.tuners import lora
 from torch import nn
 
 try:
@@ -24,6 +25,7 @@ except ImportError:         # before 4.48
 
 from ..model.towers import TextTower
 from .half import Masters, halve, shared_copy
+from .lean_lora import LeanLoRAConv2d, LeanLoRALinear, product
 from .precision import in_bf16
 
 CAUSAL = "escdiff_causal"    # the name of our attention among those of transformers
@@ -100,10 +102,11 @@ class LeanGEGLU(GEGLU):
     """Its two halves are two products: cut from one, each is rows with gaps, which are slow to walk."""
 
     def forward(self, hidden_states, *args, **kwargs):
-        if type(self.proj) is not nn.Linear or self.proj.bias is None:
+        if type(self.proj) not in (nn.Linear, LeanLoRALinear) or self.proj.bias is None:
             return _Gate.apply(*self.proj(hidden_states).chunk(2, dim=-1))
-        halves = zip(self.proj.weight.chunk(2), self.proj.bias.chunk(2), strict=True)
-        return _Gate.apply(*(F.linear(hidden_states, weight, bias) for weight, bias in halves))
+        half = len(self.proj.weight) // 2
+        return _Gate.apply(*(product(self.proj, hidden_states, part)
+                             for part in (slice(half), slice(half, None))))
 
 
 class LeanTransformer(Transformer2DModel):
@@ -111,19 +114,19 @@ class LeanTransformer(Transformer2DModel):
     back once."""
 
     def _operate_on_continuous_inputs(self, hidden_states):
-        if type(self.proj_in) is not nn.Conv2d:
+        if type(self.proj_in) not in (nn.Conv2d, LeanLoRAConv2d):
             return super()._operate_on_continuous_inputs(hidden_states)
         rows = self.norm(hidden_states).flatten(2).transpose(1, 2).contiguous()                # (b, h w, c)
-        return F.linear(rows, self.proj_in.weight.flatten(1), self.proj_in.bias), len(self.proj_in.weight)
+        return product(self.proj_in, rows), len(self.proj_in.weight)
 
     def _get_output_for_continuous_inputs(
         self, hidden_states, residual, batch_size, height, width, inner_dim
     ):
-        if type(self.proj_out) is not nn.Conv2d:
+        if type(self.proj_out) not in (nn.Conv2d, LeanLoRAConv2d):
             return super()._get_output_for_continuous_inputs(
                 hidden_states, residual, batch_size, height, width, inner_dim
             )
-        rows = F.linear(hidden_states, self.proj_out.weight.flatten(1), self.proj_out.bias)
+        rows = product(self.proj_out, hidden_states)
         return rows.transpose(1, 2).contiguous().view(residual.shape) + residual
 
 
@@ -141,12 +144,14 @@ class LeanResnet(ResnetBlock2D):
         return hidden + (input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor))
 
 
-LEAN = {Transformer2DModel: LeanTransformer, GEGLU: LeanGEGLU, ResnetBlock2D: LeanResnet}
+LAYERS = {Transformer2DModel: LeanTransformer, GEGLU: LeanGEGLU, ResnetBlock2D: LeanResnet}
+LORAS = {lora.Linear: LeanLoRALinear, lora.Conv2d: LeanLoRAConv2d}
+LEAN = LAYERS | LORAS
 
 
 def make_lean(unet: nn.Module) -> None:
     """Let the layers of ``unet``, a private copy, compute as this file does; layers that a form of training
-    has put in stay."""
+    has put in stay, but for LoRAs."""
     for module in unet.modules():
         module.__class__ = LEAN.get(type(module), type(module))
     unet.set_attn_processor(LeanAttention())
