@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from hosts import TEXT_LAYERS
+from host_small_work import TEXT_LAYERS
 from method_zoo import TINY
 
 from escdiff_core.families import FAMILIES, ModelConfig

@@ -20,6 +20,8 @@ comfy.options.enable_args_parsing()
 import torch  # noqa: E402
 import utils.extra_config  # noqa: E402,F401  (before nodes: comfy/utils.py shadows it otherwise)
 
+host_small_work.few_layers()
+
 import nodes as host_nodes  # noqa: E402
 
 found: dict = {}

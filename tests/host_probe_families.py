@@ -11,11 +11,9 @@ import time
 import traceback
 from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 
 from host_probe import load_pack
 from host_probe_base import control_net, controlled, core, draw, few_views, found, largest, node, stock, torch
-from hosts import TEXT_LAYERS
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
 # pixels of what is drawn and of what is learned from: the families' own sizes would take minutes here
@@ -28,16 +26,10 @@ TOLD = (768, 768, 0, 0, 768, 768)
 
 
 def shrink() -> None:
-    """The families learn at SMALL, and the host's text encoders have as few layers as the
-    checkpoints'."""
-    import comfy.sd1_clip
-
+    """The families learn at SMALL."""
     families = core("escdiff_core.families").FAMILIES
     for name, family in families.items():
         families[name] = replace(family, native_size=SMALL, noise=lambda shapes, read: {})
-    comfy.sd1_clip.json = SimpleNamespace(
-        load=lambda file: {**json.load(file), "num_hidden_layers": TEXT_LAYERS}
-    )
 
 
 def headless(model, texts):

@@ -1,5 +1,5 @@
 """A node pack of no nodes that every tested server has beside ours: learning takes few views, and small ones
-of a large model, and a background is removed from a small picture.
+of a large model, text encoders have few layers, and a background is removed from a small picture.
 
 Most of a short learning is the 64 pictures that a recipe draws and encodes first, and on SD 1.5 their 512
 pixels. What is learned from them is another thing to test (test_views.py, test_tune.py); that a server
@@ -7,11 +7,14 @@ learns, stops, goes on and says so depends on neither. ComfyUI's background remo
 whatever the picture has, which takes half a minute on two cores.
 """
 
+import json
 import sys
 from dataclasses import replace
 from importlib import import_module
+from types import SimpleNamespace
 
 VIEWS, PIXELS, REMOVAL_PIXELS = 2, 64, 128
+TEXT_LAYERS = 4     # of the text encoders of checkpoints that are made for tests: ComfyUI's own have up to 32
 NODE_CLASS_MAPPINGS: dict = {}      # what makes it a node pack
 
 
@@ -25,6 +28,15 @@ def small_pictures(families: dict) -> None:
     """Let no model of the table ``families`` learn from larger pictures than these."""
     for name, family in families.items():
         families[name] = replace(family, native_size=min(PIXELS, family.native_size))
+
+
+def few_layers() -> None:
+    """Let ComfyUI's text encoders have as many layers as those of the checkpoints."""
+    import comfy.sd1_clip
+
+    comfy.sd1_clip.json = SimpleNamespace(
+        load=lambda file: {**json.load(file), "num_hidden_layers": TEXT_LAYERS}
+    )
 
 
 def small_removal(model: type) -> None:
@@ -52,4 +64,5 @@ def before_a_prompt(prompt: dict) -> dict:
 
 # inside a running ComfyUI
 if page := getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None):
+    few_layers()
     page.add_on_prompt_handler(before_a_prompt)

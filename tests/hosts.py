@@ -14,7 +14,6 @@ TOOLS = ENVIRONMENTS / "comfy-cli"      # others' commands for ComfyUI
 # What ComfyUI's own list leaves out or leaves open: 0.8.0 imports requests, and torch must be the one
 # torchaudio was built for.
 MORE = ["requests", "websocket-client"]
-TEXT_LAYERS = 4     # of the text encoders of checkpoints that are made for tests: ComfyUI's own have up to 32
 # comfy-cli, and a check that no name of a ComfyUI's that the pack uses is missing there or takes other
 # arguments
 COMMANDS = {"comfy-cli": "comfy", "comfy-import-guard": "comfy-import-guard"}

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from host_small_work import TEXT_LAYERS
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from escdiff_core.families import FAMILIES
@@ -31,11 +32,12 @@ REDUCED_SD15 = {
     "text_encoder": {**SD15.towers[0].config, "num_hidden_layers": 1, "intermediate_size": 64},
 }
 
-# SD 1.5 with fewer levels and blocks in the UNet, but as wide as ComfyUI wants it to recognise SD 1.5.
+# SD 1.5 with fewer levels and blocks in the UNet, but as wide as ComfyUI wants it to recognise SD 1.5; of the
+# text encoder's layers as many as the tested hosts have.
 HOST_SD15 = {
     "unet": {**REDUCED_SD15["unet"], "block_out_channels": [320, 640]},
     "vae": SD15.vae,
-    "text_encoder": SD15.towers[0].config,
+    "text_encoder": {**SD15.towers[0].config, "num_hidden_layers": TEXT_LAYERS},
 }
 CHECKPOINT, CONTROLNET = "v1-5-pruned-emaonly-fp16.safetensors", "control_v11p_sd15_canny_fp16.safetensors"
 SDXL_CHECKPOINT = "sd_xl_base_1.0.safetensors"

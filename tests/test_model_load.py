@@ -17,6 +17,7 @@ from escdiff_core.families.load import load_model
 from escdiff_core.families.recognise import CONFIG_KEY
 from escdiff_core.families.save import write_checkpoint
 from escdiff_core.model.diffusion import fingerprint, resolve_device
+from escdiff_core.model.tokenizer import build_tokenizer
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -103,6 +104,12 @@ def rewrite(path, target, tensors=None, metadata=None):
         metadata=old if metadata is None else metadata,
     )
     return target
+
+
+def test_the_usual_words_are_built_once_for_all_models_that_end_a_prompt_alike():
+    first, again, other = (build_tokenizer(None, padding=padding) for padding in (None, None, "!"))
+    assert again is first and other is not first
+    assert (first.pad_token, other.pad_token) == ("<|endoftext|>", "!")
 
 
 def test_leftovers_of_real_checkpoints_are_ignored(sd15_file, sd15_model, tmp_path, caplog):
