@@ -16,6 +16,7 @@ from .errors import ESCDiffError, lookup
 if TYPE_CHECKING:
     from torch import nn
 
+    from .learning.bank import Words
     from .learning.compose import ViewSource
     from .learning.train_filters import Example
 
@@ -42,6 +43,7 @@ class World:
     tower_file: Path
     read_tower: Callable[[], Tower]
     view_sources: Callable[[], Mapping[str, "ViewSource"]]        # by the name that recipes know them by
+    words: Callable[[], "Words"]                                  # what views of its model's own are made of
     # count, seed, pixels a side: pictures to train filters on
     examples: Callable[[int, int, int], list["Example"]]
     # what each kind is learned with where nobody says

@@ -1,10 +1,11 @@
-"""What sampling a mix costs inside a host, against the same model without attributes; a part of
-host_probe.py."""
+"""What sampling a mix costs inside a host, against the same model without attributes, and what mixing again
+and again leaves behind; a part of host_probe.py."""
 
+import gc
 import statistics
 import time
 
-from host_probe_base import empty, found, node, stock
+from host_probe_base import draw, empty, found, node, stock, torch
 from host_probe_more import PROMPT
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,3 +58,28 @@ def timing(model, clip, made, pairs: int = 4, steps: int = 6, clock=time.process
         m / p for m, p in zip(spent["mixed"], spent["plain"], strict=True)
     )
     found["sampling_seconds"] = {name: statistics.median(values) for name, values in spent.items()}
+
+
+def again(model, clip, made):
+    """Fifty mixes at ten strengths, each strength five times: which pictures differ from the first of their
+    strength, and by how many bytes all tensors that are alive have grown since the tenth."""
+    firsts, differing, alive = {}, [], []
+    for turn in range(50):
+        strength = 1 - turn % 10 / 10
+        mixed = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made,
+                     shape_strength=strength)
+        picture = draw(*mixed[:3], steps=1)
+        if not torch.equal(picture, firsts.setdefault(strength, picture)):
+            differing.append(turn)
+        if turn % 10 == 9:
+            del mixed, picture
+            alive.append(bytes_alive())
+    found["fifty_mixes"] = {"differing": differing, "strengths": len({float(p.sum()) for p in
+                            firsts.values()}), "grown": [more - alive[0] for more in alive[1:]]}
+
+
+def bytes_alive() -> int:
+    """Of all tensors, each storage once."""
+    gc.collect()
+    storages = [o.untyped_storage() for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())

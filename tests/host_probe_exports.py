@@ -5,6 +5,7 @@ from pathlib import Path
 
 from host_probe_base import (
     BASE,
+    HOST,
     core,
     draw,
     empty,
@@ -16,6 +17,7 @@ from host_probe_base import (
     torch,
 )
 from host_probe_mistakes import said
+from hosts import newest
 
 
 def exports(model, clip, made):
@@ -94,8 +96,9 @@ def exports(model, clip, made):
                  scheduler="normal", denoise=1.0, shape=shape)[0]["samples"]
     found["mixed_sampler_difference"] = largest(ours, boxed)
     image, mask = node("ESCDiffExampleReference", example=core("nodes.reference").example_names()[0])
-    found["score_of_itself"] = node("ESCDiffScore", images=image, shape_reference=image, shape_mask=mask,
-                                    appearance_reference=image, appearance_mask=mask)[:3]
+    if newest() == HOST:
+        found["score_of_itself"] = node("ESCDiffScore", images=image, shape_reference=image, shape_mask=mask,
+                                        appearance_reference=image, appearance_mask=mask)[:3]
     found["sheet"] = list(node("ESCDiffCompare", images=image, labels="one")[0].shape)
     text, picture, everything = node("ESCDiffAttributeInfo", attribute=shape)
     found["info"] = [text.split("\n")[0], list(picture.shape), json.loads(everything)["kind"]]

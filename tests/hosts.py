@@ -47,7 +47,16 @@ def version(host: Path) -> str:
 
 def newest() -> Path:
     """The host with the highest version number, of those that are there."""
-    return max(find_hosts(), key=lambda host: [int(n) for n in re.findall(r"\d+", version(host))])
+    return max(find_hosts(), key=_numbers)
+
+
+def is_between(host: Path) -> bool:
+    """Whether there are an older and a newer host: what works on both ends of a row works in it."""
+    return min(map(_numbers, find_hosts())) < _numbers(host) < _numbers(newest())
+
+
+def _numbers(host: Path) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", version(host))]
 
 
 def python_of(host: Path) -> Path:

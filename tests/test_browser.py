@@ -252,6 +252,7 @@ return String(node.widgets.find(w => w.name === '$$node-text-preview')?.value ??
 """
 
 
+@pytest.mark.ends
 def test_a_warning_stands_below_its_node(browser):
     large = {**QUICK, "EmptyLatentImage": {"batch_size": 1, "width": 256, "height": 256}}
     browser.execute_async_script(OPEN, address(START), large)

@@ -57,6 +57,7 @@ def picture(server, entry: dict, node: str) -> np.ndarray:
     )
 
 
+@pytest.mark.ends
 def test_the_box_draws_what_learn_and_mix_draw_and_shows_what_it_learned(server):
     before = learnings(server)
     nodes = picture(

@@ -6,6 +6,7 @@ layers.
 """
 
 import pytest
+from hosts import is_between
 
 pytestmark = pytest.mark.slow
 MODELS = "family_models"          # the checkpoints of the probe's base directory
@@ -15,6 +16,8 @@ TOWERS = {"sd2": {"clip_h": [1, 1024]}, "sdxl": {"clip_g": [1, 1280], "clip_l": 
 @pytest.fixture(params=TOWERS)
 def seen(request, found) -> dict:
     """What the probe saw of one family."""
+    if request.param not in found and is_between(request.getfixturevalue("host")):
+        pytest.skip("a ComfyUI between an older and a newer: as on those")
     assert "failed" not in found[request.param], found[request.param]["failed"]
     return {"name": request.param, **found[request.param]}
 

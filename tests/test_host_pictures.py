@@ -116,6 +116,7 @@ def test_pictures_and_masks_of_every_kind_are_read(server, graph):
     )
 
 
+@pytest.mark.ends
 def test_they_are_learned_from(server, graph):
     graph |= {"learn": learn(FOUR), "stand_in": learn(OPAQUE, STAND_IN), "box": box(FOUR, GROUND)}
     entry = server.run(graph | ends("learn", "stand_in", "box"))

@@ -222,6 +222,7 @@ def test_an_attribute_of_another_model_is_one_sentence(server):
     assert "was learned on another base model" in message and message.strip().count("\n") == 0
 
 
+@pytest.mark.ends
 def test_a_table_of_jobs_runs_on_a_real_server(server, tmp_path, capsys):
     (tmp_path / "quick.json").write_text(json.dumps(workflow(**QUICK)))
     (tmp_path / "jobs.csv").write_text(
@@ -240,6 +241,7 @@ def test_a_table_of_jobs_runs_on_a_real_server(server, tmp_path, capsys):
     assert (tmp_path / "out" / "first_0.png").stat().st_mtime_ns == before, "what is done is not done again"
 
 
+@pytest.mark.ends
 @pytest.mark.parametrize("how", ["queue", "jobs"])
 def test_jobs_that_a_person_takes_off_the_queue_are_not_drawn(server, tmp_path, how):
     if how == "jobs" and not server.takes("/api/jobs/none/cancel"):

@@ -125,6 +125,9 @@ ABLATIONS: Mapping[str, Contender] = {
      Contender("OpenCLIP features alone", pretrained=False, sees="clip", question="And the UNet's?"),
      Contender("no filter", changes=_both(filter_scale=0.0), question="Is a filter needed at all?"),
      Contender("no augmentation", changes=_both(augmentation="none"), question="What do the views buy?"),
+     Contender("views of its own", changes={"shape": {"augmentation": "recolour-own"},
+                                            "appearance": {"augmentation": "reshape-own"}},
+               question="Can the model draw them itself?"),
      Contender("no augmentation, not described", changes=_both(augmentation="none"), describe=False,
                question="And if the rest of the picture is not put into words either?"),
      Contender("views without words", changes=_both(

@@ -16,7 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,15 @@ def run(
     return cells
 
 
+def _start_method() -> BaseContext:
+    """How workers begin: forked from a process that has imported all this once, where there can be one."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 class _Workers:
     """Processes that measure cells; whatever ends the run ends them too."""
 
@@ -249,7 +259,7 @@ class _Workers:
         self, count: int, load: Callable[[], DiffusionModel], plan: Experiment, folder: Path, threads: int
     ):
         self.pool = ProcessPoolExecutor(
-            count, get_context("spawn"), _open, (load, plan, folder, threads, max(1, threads // count))
+            count, _start_method(), _open, (load, plan, folder, threads, max(1, threads // count))
         )
 
     def __enter__(self) -> "_Workers":

@@ -24,11 +24,12 @@ class View:
 
 @dataclass(frozen=True)
 class ViewSource:
-    """A way to draw views: ``draw(image, mask, rng)`` of a picture (h, w, 3) and its subject's mask (h,
-    w)."""
+    """A way to draw views: ``draw(image, mask, rng)`` of a picture (h, w, 3) and its subject's mask (h, w).
+    One that ``needs_bank`` is given what the model draws of its own, ``bank=`` a bank.Bank."""
 
-    draw: Callable[[np.ndarray, np.ndarray, np.random.Generator], View]
+    draw: Callable[..., View]
     needs_outline: bool = False          # the subject's outline shows in the view, so there must be one
+    needs_bank: bool = False
 
 
 def _similarity(centre: np.ndarray, target: np.ndarray, scale: float, degrees: float) -> AffineTransform:
@@ -75,6 +76,19 @@ def mirrored_outwards(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         at = np.where(core[tuple(at)], at, np.clip(2 * edge[:, at[0], at[1]] - at, 0, last))
     at = np.where(core[tuple(at)], at, edge[:, at[0], at[1]])
     return image[tuple(at)]
+
+
+def surface_from_within(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The surface inside the mask over all of the picture, (h, w, 3), with a random spot of the subject's
+    middle at its centre."""
+    inside = ndimage.distance_transform_edt(np.pad(mask > 0.5, 1))[1:-1, 1:-1]
+    spots = np.argwhere(inside > 0.6 * inside.max())
+    y, x = spots[rng.integers(len(spots))]
+    rows, columns = (
+        np.clip(np.arange(length) + middle - length // 2, 0, length - 1)
+        for middle, length in zip((y, x), mask.shape, strict=True)
+    )
+    return mirrored_outwards(image, mask)[rows][:, columns]
 
 
 def unchanged(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:

@@ -1,8 +1,8 @@
 """A LoRA computed within its layer's own product, for training on a CPU; the same function to rounding.
 
 Beside the layer its two thin products, and the sum of what they and the layer make, take a fifth of a small
-model's step. Here the change is added to the weight, once for a pass, and only the factors' gradients are
-thin products; the weight's own, as large as the layer's, is never computed.
+model's step. Here the change is added to the weight, and only the factors' gradients are thin products; the
+weight's own, as large as the layer's, is never computed.
 """
 
 import torch
@@ -15,20 +15,37 @@ _BACKWARD = torch.amp.custom_bwd(device_type="cpu")
 _backward = torch.ops.aten.convolution_backward
 
 
+def _merged(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """W + B A, in the shape of W."""
+    return torch.addmm(weight.flatten(1), up.flatten(1), down.flatten(1)).view(weight.shape)
+
+
+def _keep(ctx, x: torch.Tensor, weight: torch.Tensor, merged: torch.Tensor, *factors: torch.Tensor) -> None:
+    """For the way back: the merged weight where it is the smaller, else it is made again there."""
+    ctx.again = merged.numel() > x.numel()
+    ctx.save_for_backward(x, weight if ctx.again else merged, *factors)
+
+
+def _kept(ctx) -> tuple[torch.Tensor, ...]:
+    """The input, the merged weight, and the lower and the upper factor."""
+    x, weight, down, up = ctx.saved_tensors
+    return x, _merged(weight, down, up) if ctx.again else weight, down, up
+
+
 class _Linear(torch.autograd.Function):
     """x (W + B A)ᵀ + b (Hu et al. 2021) for x (…, in), W (out, in), A (rank, in), B (out, rank)."""
 
     @staticmethod
     @_FORWARD
     def forward(ctx, x, weight, bias, down, up):
-        merged = torch.addmm(weight, up, down)
-        ctx.save_for_backward(x, merged, down, up)
+        merged = _merged(weight, down, up)
+        _keep(ctx, x, weight, merged, down, up)
         return F.linear(x, merged, bias)
 
     @staticmethod
     @_BACKWARD
     def backward(ctx, grad):
-        x, merged, down, up = ctx.saved_tensors
+        x, merged, down, up = _kept(ctx)
         to_x = grad @ merged if ctx.needs_input_grad[0] else None
         grad, x = grad.flatten(0, -2), x.flatten(0, -2)
         return to_x, None, None, (grad @ up).T @ x, grad.T @ (x @ down.T)
@@ -40,15 +57,15 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     @_FORWARD
     def forward(ctx, x, weight, bias, down, up, stride, padding):
-        merged = torch.addmm(weight.flatten(1), up.flatten(1), down.flatten(1)).view(weight.shape)
-        ctx.save_for_backward(x, merged, down, up)
+        merged = _merged(weight, down, up)
+        _keep(ctx, x, weight, merged, down, up)
         ctx.steps = stride, padding
         return F.conv2d(x, merged, bias, stride, padding)
 
     @staticmethod
     @_BACKWARD
     def backward(ctx, grad):
-        x, merged, down, up = ctx.saved_tensors
+        x, merged, down, up = _kept(ctx)
 
         def back(grad, x, weight, wanted, stride, padding):
             """By x and by the weight, whichever is ``wanted``."""

@@ -69,17 +69,18 @@ def prepare(model: DiffusionModel, references: Sequence[Reference], recipe: Reci
             describe: str = "", class_word: str = "", encoder: ReferenceEncoder | None = None,
             network: AttributeFilter | None = None, token: str | None = None, checkpointing: bool = False,
             precision: str = "auto", features: ReferenceFeatures | None = None,
-            preparing: Callable[[int, int], None] | None = None) -> Tuner:
+            preparing: Callable[[int, int], None] | None = None, banks: Path | None = None) -> Tuner:
     """A run that has taken no step: its views drawn and encoded, its token at its start, its weights copied.
 
     ``features``: those of the references, if they were read before. ``network``: a trained filter; without
     one it trains along. ``preparing(done, total)`` hears of pictures that are drawn and encoded, and may
-    raise to cancel. ``describe``, ``class_word`` and ``token``: see names.Names. The rest is the Tuner's.
+    raise to cancel. ``banks``: see prepare_views. ``describe``, ``class_word`` and ``token``: see
+    names.Names. The rest is the Tuner's.
     """
     names = Names.of(recipe, token, class_word, describe)
     if not 0 <= seed < 2**64:
         raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**64 - 1")
-    views = prepare_views(model, references, recipe, seed, describe, names.plain, preparing)
+    views = prepare_views(model, references, recipe, seed, describe, names.plain, preparing, banks)
     start = choose_start(model, references, recipe, names.init_word, seed, network, features, encoder)
     fit = Fit(recipe.batch_size, checkpointing)
     return Tuner(model, references, recipe, seed, names, views, start, fit, precision)

@@ -169,6 +169,9 @@ RECIPES: Mapping[str, Recipe] = {
         # For full-size models. Not measured on a trained one.
         replace(_SHAPE, name="escdiff-shape-sd", **_FULL_SIZE),
         replace(_APPEARANCE, name="escdiff-appearance-sd", **_FULL_SIZE),
+        # Their views' surfaces, grounds and outlines are what the model itself draws, and no drawings
+        replace(_SHAPE, name="escdiff-shape-own", augmentation="recolour-own", **_FULL_SIZE),
+        replace(_APPEARANCE, name="escdiff-appearance-own", augmentation="reshape-own", **_FULL_SIZE),
         # As published: encoder or decoder, each with its own prompt
         # alone, every block reads its prompt
         replace(_SHAPE, name="escdiff-shape-paper", plain_share=0.5, **_PAPER),

@@ -3,6 +3,7 @@ the rest."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from ..model.diffusion import DiffusionModel
 from ..model.sample import Drawing, encoded_at_once, image_to_latents, sample
 from ..reference import Reference
 from ..registry import worlds
+from .bank import bank_of
 from .compose import ViewSource, unchanged
+from .own_views import VIEW_SOURCES
 from .recipes import Recipe
 
 PRIOR_STEPS = 20     # of sampling, for the pictures of prior preservation
@@ -36,8 +39,9 @@ class Views:
 
 
 def view_sources() -> dict[str, ViewSource]:
-    """Every way to draw views by the name that recipes know it by: the plain one, and those of the worlds."""
-    return {"none": ViewSource(unchanged)} | {
+    """Every way to draw views by the name that recipes know it by: the plain one, those of the model's own
+    pictures, and those of the worlds."""
+    return {"none": ViewSource(unchanged)} | VIEW_SOURCES | {
         k: s for w in worlds().values() for k, s in w.view_sources().items()
     }
 
@@ -51,13 +55,13 @@ def loss_weights(masks: np.ndarray, latents: torch.Tensor, recipe: Recipe) -> to
 
 def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
                   describe: str = "", plain: str = "",
-                  drawing: Callable[[int, int], None] | None = None) -> Views:
+                  drawing: Callable[[int, int], None] | None = None, banks: Path | None = None) -> Views:
     """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them
     once.
 
     ``drawing(done, total)`` is called after every view that was drawn or encoded, and every step of sampling,
-    and may raise to cancel. Raises ESCDiffError for references of several sizes, and without an outline where
-    the views show it.
+    and may raise to cancel. ``banks``: a folder where what models draw of their own is kept. Raises
+    ESCDiffError for references of several sizes, and without an outline where the views show it.
     """
     sizes = {r.image.shape[:2] for r in references}
     if len(sizes) != 1:
@@ -76,12 +80,13 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     count = max(recipe.views, len(references)) if recipe.augmentation != "none" else len(references)
     drawn, total = [], 2 * count + PRIOR_STEPS * bool(recipe.prior)
     tell = drawing or (lambda done, total: None)
+    with_bank = {"bank": bank_of(model, banks, tell)} if source.needs_bank else {}
     for i in range(count):
         reference = references[i % len(references)]
         mask = (
             reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
         )
-        drawn.append(source.draw(reference.image, mask, rng))
+        drawn.append(source.draw(reference.image, mask, rng, **with_bank))
         tell(i + 1, total)
     images, parts = np.stack([v.image for v in drawn]), []
     for first in range(0, count, encoded_at_once(images)):

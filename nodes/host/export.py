@@ -49,7 +49,7 @@ def private_model(model, clip, vae, dtype: torch.dtype | None = None) -> Diffusi
         {n.removeprefix(HOST_UNET): t for n, t in read(model, HOST_UNET).items()},
         {n: t.detach().to(device, torch.float32, copy=True) for n, t in decoder.items()},
         {tower: text_tensors(clip, tower, read) for tower in towers},
-        config, device, dtype, source=SOURCE, base=base,
+        config, device, dtype, source=getattr(model.model, "escdiff_source", "") or SOURCE, base=base,
     )
 
 

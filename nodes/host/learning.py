@@ -25,6 +25,7 @@ from ...escdiff_core.learning.recipes import Recipe
 from ...escdiff_core.learning.report import expected_state_bytes
 from ...escdiff_core.learning.snapshots import was_cut_short
 from ...escdiff_core.learning.start import read_features
+from ...escdiff_core.learning.views import view_sources
 from ...escdiff_core.mixing.mix import Mix
 from ...escdiff_core.mixing.plan import Use
 from ...escdiff_core.model.diffusion import DiffusionModel
@@ -122,6 +123,8 @@ def learn(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe
                                  looking.seed) if recipe.filter_scale else None
         make_room(expected_state_bytes(copy, recipe) * 1.5)
         unfinished, done = store.unfinished(key), 0
+        if view_sources()[recipe.augmentation].needs_bank:
+            tell("first this checkpoint draws what the views are made of, once for all learnings on it")
         report = reporter(recipe.steps, lambda attribute: _preview(copy, attribute), preview_every)
 
         def begin(tuner) -> None:
@@ -139,7 +142,7 @@ def learn(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe
                                        describe=describe, class_word=token.class_word, token=name or None,
                                        checkpointing=checkpointing, features=features,
                                        preparing=lambda _done, _total: _interrupted(), on_begin=begin,
-                                       on_step=step, room=room,
+                                       on_step=step, room=room, banks=_user_folder() / "banks",
                                        snapshots=Snapshots(unfinished, every=0, resume=True, discard=True))
         except comfy.model_management.InterruptProcessingException:
             if was_cut_short(unfinished):
@@ -172,7 +175,12 @@ def key_of(
 
 def cache() -> AttributeCache:
     """The cache of learned attributes, in the host's user folder."""
-    return AttributeCache(Path(folder_paths.get_user_directory()) / "escdiff" / "cache")
+    return AttributeCache(_user_folder() / "cache")
+
+
+def _user_folder() -> Path:
+    """Where the pack keeps what it can make again."""
+    return Path(folder_paths.get_user_directory()) / "escdiff"
 
 
 def _interrupted() -> None:

@@ -21,6 +21,12 @@ def _view_sources():
     return VIEW_SOURCES
 
 
+def _words():
+    from .views import own_words
+
+    return own_words()
+
+
 def _examples(count: int, seed: int, size: int):
     from .examples import examples_from_world
 
@@ -29,4 +35,5 @@ def _examples(count: int, seed: int, size: int):
 
 WORLD = World(name="pocket", checkpoint=config.CHECKPOINT, guidance=config.GUIDANCE, filters=config.FILTERS,
               tower_file=config.VISION_CHECKPOINT, read_tower=_tower, view_sources=_view_sources,
-              examples=_examples, recipes={"shape": "escdiff-shape", "appearance": "escdiff-appearance"})
+              words=_words, examples=_examples,
+              recipes={"shape": "escdiff-shape", "appearance": "escdiff-appearance"})

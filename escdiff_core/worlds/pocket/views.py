@@ -5,9 +5,9 @@ named shapes. Both work on the mask alone and know nothing of the world's truth 
 """
 
 import numpy as np
-from scipy import ndimage
 
-from ...learning.compose import View, ViewSource, composite, mirrored_outwards, move_subject
+from ...learning.bank import Words
+from ...learning.compose import View, ViewSource, composite, move_subject, surface_from_within
 from . import captions, colours, patterns
 from .world import PERIODS, Spec, draw_names, draw_tint, silhouette, surface
 
@@ -74,9 +74,7 @@ def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Vi
     mirrored.
     """
     h, w = mask.shape
-    inside = ndimage.distance_transform_edt(np.pad(mask > 0.5, 1))[1:-1, 1:-1]
-    spots = np.argwhere(inside > 0.6 * inside.max())
-    y, x = spots[rng.integers(len(spots))]
+    surface = surface_from_within(image, mask, rng)
     word = str(rng.choice(CUTS))
     spec = Spec(shape=word, pattern="solid", colours=("red",), background="white",
                 radius=float(rng.uniform(*CUT_RADIUS)), centre=(64.0, 64.0),
@@ -84,16 +82,26 @@ def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Vi
     small, cut = min(h, w), np.zeros((h, w), np.float32)
     top, left = (h - small) // 2, (w - small) // 2
     cut[top:top + small, left:left + small] = silhouette(spec, small)
-    surface = mirrored_outwards(image, mask)
-    rows, columns = (
-        np.clip(np.arange(length) + middle - length // 2, 0, length - 1)
-        for middle, length in ((y, h), (x, w))
-    )
-    moved, moved_image = move_subject(cut, surface[rows][:, columns], rng, (0.9, 1.1), 10, 0.8)
+    moved, moved_image = move_subject(cut, surface, rng, (0.9, 1.1), 10, 0.8)
     background, back = _background(rng, (h, w), nearest_names(image, mask), draw_tint(rng))
     return View(
         composite(moved_image, back, moved), moved.astype(np.float32), word, f"on a {background} background"
     )
+
+
+def own_words() -> Words:
+    """What the pocket model is asked for where views are to be its own: every pattern in colours of its own,
+    the cuts, and plain grounds."""
+    rng, surfaces = np.random.default_rng(5), {}
+    for pattern in LOOKS:
+        spec = Spec(shape="square", pattern=pattern, colours=draw_names(rng, pattern), background="white")
+        ground = str(rng.choice(colours.distinct_from(spec.colours)))
+        look = captions.appearance_phrase(spec)
+        surfaces[look] = f"a photo of a {look} square on a {ground} background"
+    things = {word: f"a photo of a {'blue' if i % 2 else 'red'} {word} on a white background"
+              for i, word in enumerate(CUTS)}
+    grounds = {f"on a {name} background": f"a {name} background" for name in colours.NAMES}
+    return Words(things, surfaces, grounds)
 
 
 VIEW_SOURCES = {"recolour": ViewSource(recolour, needs_outline=True), "reshape": ViewSource(reshape)}

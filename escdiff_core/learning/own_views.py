@@ -1,0 +1,84 @@
+"""Views of surfaces, grounds and outlines that the model draws of its own: they teach it the attribute, and
+not another hand.
+
+The reference gives what is to be learned, and the words of the bank say what else is to be seen, as they do
+of drawn views.
+"""
+
+import numpy as np
+from scipy import ndimage
+from skimage.transform import resize
+
+from ..errors import ESCDiffError
+from .bank import Bank
+from .compose import View, ViewSource, composite, move_subject, surface_from_within
+
+SHADE = 1 / 12                  # of the longer side: what is wider than this is light, and no pattern
+LIGHT = (0.7, 1.3)              # what light may make of a surface
+
+
+def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, bank: Bank) -> View:
+    """The reference's silhouette, with its light and shade, in a surface of the bank's on a ground of the
+    bank's: geometry kept, all else new."""
+    moved, shade = move_subject(mask, _light(image, mask), rng, (0.9, 1.1), 5, 0.3)
+    (look, surface), (behind, ground) = _one(bank.surfaces, rng), _one(bank.grounds, rng)
+    front = np.clip(_fitted(surface, mask.shape, rng) * shade[..., :1], 0, 1)
+    return View(composite(front, _fitted(ground, mask.shape, rng), moved), moved.astype(np.float32), look,
+                behind)
+
+
+def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, bank: Bank) -> View:
+    """An outline of the bank's cut from the reference's surface, on a ground of the bank's: surface kept,
+    outline new. Raises ESCDiffError for a bank without outlines."""
+    if not bank.things:
+        raise ESCDiffError(
+            "of the things that the model drew none stands out from its ground, so there is no outline to "
+            "learn with; take a recipe without -own, whose views are drawn"
+        )
+    (word, outline), (behind, ground) = _one(bank.things, rng), _one(bank.grounds, rng)
+    cut = _whole(outline, mask.shape)
+    moved, front = move_subject(cut, surface_from_within(image, mask, rng), rng, (0.9, 1.1), 10, 0.8)
+    return View(composite(front, _fitted(ground, mask.shape, rng), moved), moved.astype(np.float32), word,
+                behind)
+
+
+def _one(rows: tuple, rng: np.random.Generator):
+    return rows[rng.integers(len(rows))]
+
+
+def _fitted(picture: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A random part of a square uint8 ``picture`` that fills a frame of ``shape``, mirrored or not: float32,
+    0 to 1."""
+    side, picture = max(shape), picture.astype(np.float32) / 255
+    if len(picture) != side:
+        picture = resize(picture, (side, side), order=1, anti_aliasing=len(picture) > side)
+    top, left = (int(rng.integers(side - length + 1)) for length in shape)
+    part = picture[top:top + shape[0], left:left + shape[1]]
+    return part[:, ::-1] if rng.random() < 0.5 else part
+
+
+def _whole(outline: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A square ``outline`` in the middle of a frame of ``shape``, whole."""
+    side, outline = min(shape), outline.astype(np.float32)
+    small = outline if len(outline) == side else resize(outline, (side, side), order=1)
+    made = np.zeros(shape, np.float32)
+    top, left = ((length - side) // 2 for length in shape)
+    made[top:top + side, left:left + side] = small
+    return made
+
+
+def _light(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How light falls on the subject, (h, w, 3) of mean about 1: what of its brightness varies slowly."""
+    sigma, inside = SHADE * max(mask.shape), mask > 0.5
+    brightness = image.mean(-1)
+    near = ndimage.gaussian_filter(inside.astype(np.float32), sigma)
+    slow = ndimage.gaussian_filter(np.where(inside, brightness, 0).astype(np.float32), sigma) / (near + 1e-4)
+    mean = float(brightness[inside].mean()) if inside.any() else 1.0
+    light = np.where(near > 0.05, np.clip(slow / max(mean, 0.05), *LIGHT), 1)
+    return np.repeat(light[..., None], 3, -1).astype(np.float32)
+
+
+VIEW_SOURCES = {
+    "recolour-own": ViewSource(recolour, needs_outline=True, needs_bank=True),
+    "reshape-own": ViewSource(reshape, needs_bank=True),
+}
