@@ -277,8 +277,7 @@ def main() -> None:
             (more.cancel, (*user_s, encoder, before)),
             (wrong_inputs, (*user_s, made)),
             (cost.work, (model, clip, made)),
-            (cost.again, (model, clip, made)),
-            *[(cost.timing, (model, clip, made))] * (newest() == HOST),
+            *[(part, (model, clip, made)) for part in (cost.again, cost.timing) if newest() == HOST],
             (sd15, ()),
         ):
             began = time.monotonic()

@@ -224,7 +224,9 @@ def test_mixing_takes_the_work_of_plain_sampling(found):
     assert 1 <= found["mixing_work"] <= 1.03
 
 
-def test_a_mix_is_the_same_each_time_and_leaves_nothing_behind(found):
+def test_a_mix_is_the_same_each_time_and_leaves_nothing_behind(found, host):
+    if host != newest():
+        pytest.skip("an older ComfyUI: fifty mixes are drawn on the newest")
     seen = found["fifty_mixes"]
     assert seen["differing"] == [] and seen["strengths"] == 10
     assert seen["grown"] == [0] * 4, "bytes of tensors since the tenth mix"

@@ -11,6 +11,7 @@ from PIL import Image
 from shipped import DEFINITIONS, GRAPHS, WORKFLOWS, builder
 
 from escdiff_core.choices import USUAL_GUIDANCE
+from escdiff_core.learning.recipes import RECIPES, recipes_for
 from escdiff_core.worlds.pocket.config import GUIDANCE
 
 NAMES = sorted(GRAPHS)
@@ -101,6 +102,20 @@ def test_saved_definitions_are_those_in_use_and_of_no_machine():
     files = [options for d in DEFINITIONS.values() for name, (_, s) in builder.inputs_of(d).items()
              if name in builder.FILE_INPUTS and (options := s.get("options"))]
     assert not files
+
+
+def test_saved_definitions_offer_the_recipes_there_are():
+    offered = {}
+    for node, definition in DEFINITIONS.items():
+        for name, (_, settings) in builder.inputs_of(definition).items():
+            if "recipe" in name and settings.get("options"):
+                offered[node, name] = [o for o in settings["options"] if o != "recipe's own"]
+    kinds = {"LearnShape": "shape", "LearnLook": "appearance", "shape_recipe": "shape",
+             "look_recipe": "appearance"}
+    for (node, name), recipes in offered.items():
+        kind = kinds.get(name) or kinds.get(node.removeprefix("ESCDiff"))
+        assert recipes == (recipes_for(kind) if kind else list(RECIPES)), "build.py --server reads them again"
+    assert len(offered) == 5
 
 
 def test_the_guidance_is_the_usual_one_of_the_model():

@@ -15,14 +15,16 @@ from .compose import View, ViewSource, composite, move_subject, surface_from_wit
 
 SHADE = 1 / 12                  # of the longer side: what is wider than this is light, and no pattern
 LIGHT = (0.7, 1.3)              # what light may make of a surface
+NEAR = 0.5                      # of a surface's side that is seen at the least: no two views show the same
 
 
 def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, bank: Bank) -> View:
     """The reference's silhouette, with its light and shade, in a surface of the bank's on a ground of the
     bank's: geometry kept, all else new."""
     moved, shade = move_subject(mask, _light(image, mask), rng, (0.9, 1.1), 5, 0.3)
-    (look, surface), (behind, ground) = _one(bank.surfaces, rng), _one(bank.grounds, rng)
-    front = np.clip(_fitted(surface, mask.shape, rng) * shade[..., :1], 0, 1)
+    look, surface = bank.surfaces[rng.integers(len(bank.surfaces))]
+    front = np.clip(_fitted(surface, mask.shape, rng, NEAR) * shade[..., :1], 0, 1)
+    behind, ground = _apart(bank.grounds, front.mean((0, 1)), rng)
     return View(composite(front, _fitted(ground, mask.shape, rng), moved), moved.astype(np.float32), look,
                 behind)
 
@@ -35,21 +37,27 @@ def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, bank:
             "of the things that the model drew none stands out from its ground, so there is no outline to "
             "learn with; take a recipe without -own, whose views are drawn"
         )
-    (word, outline), (behind, ground) = _one(bank.things, rng), _one(bank.grounds, rng)
+    word, outline = bank.things[rng.integers(len(bank.things))]
+    behind, ground = _apart(bank.grounds, image[mask > 0.5 * mask.max()].mean(0), rng)
     cut = _whole(outline, mask.shape)
     moved, front = move_subject(cut, surface_from_within(image, mask, rng), rng, (0.9, 1.1), 10, 0.8)
     return View(composite(front, _fitted(ground, mask.shape, rng), moved), moved.astype(np.float32), word,
                 behind)
 
 
-def _one(rows: tuple, rng: np.random.Generator):
-    return rows[rng.integers(len(rows))]
+def _apart(grounds: tuple, colour: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """Of two random grounds the one whose mean is further from ``colour``: what lies on it is to be seen."""
+    two = [grounds[i] for i in rng.integers(len(grounds), size=2)]
+    return max(two, key=lambda row: float(np.linalg.norm(row[1].mean((0, 1)) / 255 - colour)))
 
 
-def _fitted(picture: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A random part of a square uint8 ``picture`` that fills a frame of ``shape``, mirrored or not: float32,
-    0 to 1."""
-    side, picture = max(shape), picture.astype(np.float32) / 255
+def _fitted(picture: np.ndarray, shape: tuple[int, int], rng: np.random.Generator, least: float = 1.0
+            ) -> np.ndarray:
+    """A random part of a square uint8 ``picture``, ``least`` of its side or more, that fills a frame of
+    ``shape``, mirrored or not: float32, 0 to 1."""
+    side, part = max(shape), round(len(picture) * rng.uniform(least, 1))
+    top, left = rng.integers(len(picture) - part + 1, size=2)
+    picture = picture[top:top + part, left:left + part].astype(np.float32) / 255
     if len(picture) != side:
         picture = resize(picture, (side, side), order=1, anti_aliasing=len(picture) > side)
     top, left = (int(rng.integers(side - length + 1)) for length in shape)
