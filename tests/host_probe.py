@@ -69,6 +69,7 @@ def parity(model, clip, vae):
         direct.fingerprint,
         core("nodes.host.export").base_fingerprint(model),
     ]
+    found["usual_guidance"] = [copy.usual_guidance, direct.usual_guidance]
     return direct
 
 

@@ -13,6 +13,7 @@ from model_zoo import POCKET, random_modules
 from escdiff_core.attribute import Attribute
 from escdiff_core.families.load import load_model
 from escdiff_core.families.save import write_checkpoint
+from escdiff_core.learning.bank import Bank
 from escdiff_core.learning.recipes import Recipe, find_recipe
 from escdiff_core.model.diffusion import DiffusionModel
 from escdiff_core.model.names import unet_map
@@ -119,3 +120,12 @@ def saved(attribute: Attribute, folder: Path, name: str = "a") -> bytes:
     """What the attribute is as a file."""
     attribute.save(folder / f"{name}.safetensors")
     return (folder / f"{name}.safetensors").read_bytes()
+
+
+def some_bank(side: int = 80) -> Bank:
+    """A ring, and surfaces and grounds of noise."""
+    y, x = np.mgrid[:side, :side] - side / 2
+    ring = abs(np.hypot(y, x) - side / 4) < side / 10
+    noise = np.random.default_rng(1).integers(256, size=(4, side, side, 3), dtype=np.uint8)
+    return Bank((("ring", ring),), (("red brick", noise[0]), ("gold", noise[1])),
+                (("on a table", noise[2]), ("in snow", noise[3])))

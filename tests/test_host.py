@@ -19,13 +19,14 @@ def test_every_section_of_the_probe_came_to_its_end(found):
 def test_the_pack_loads_with_all_its_nodes_and_says_what_each_input_is(found):
     assert found["loaded"] and found["nodes"] == [f"ESCDiff{n}" for n in NODES]
     assert found["without_tooltip"] == []
-    assert found["import_seconds"] < 1.0, "the aim is 0.3 s on a quick machine"
+    assert found["import_seconds"] < 2.0, "the aim is 0.3 s, alone on a quick machine"
 
 
 @pytest.mark.parametrize("part", ["text", "unet", "vae"])
 def test_the_private_copy_computes_what_the_host_computes(found, part):
     assert found[f"{part}_difference"] <= 1e-4
     assert len(set(found["fingerprints"])) == 1
+    assert len(set(found["usual_guidance"])) == 1, "the copy knows whose model it is"
 
 
 def test_a_lora_on_the_model_is_baked_into_the_private_copy(found):

@@ -54,6 +54,7 @@ def test_warnings_come_to_their_nodes(server, page):
     )
 
 
+@pytest.mark.ends
 def test_what_a_node_found_out_stands_below_it(server, page):
     """A front end shows a text of the outputs only for nodes that it knows."""
     graph = {
@@ -127,6 +128,7 @@ def test_an_error_is_the_sentence(server, page):
     assert "escdiff_core.errors" not in server.said().rsplit("got prompt", 1)[-1], "nor in the console"
 
 
+@pytest.mark.ends
 def test_a_cancelled_run_goes_on_when_it_is_queued_again(server, page):
     graph = workflow(
         **{**QUICK, "learn_shape__steps": 12, "learn_shape__seed": 78, "learn_shape__preview_every": 0}

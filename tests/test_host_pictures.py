@@ -93,6 +93,7 @@ GOOD = {
 }
 
 
+@pytest.mark.ends
 def test_pictures_and_masks_of_every_kind_are_read(server, graph):
     """Reference Features reads as the nodes that learn do."""
     for name, (image, mask) in GOOD.items():

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from method_zoo import QUICK, disc, hash_of, quick, saved
+from method_zoo import QUICK, disc, hash_of, quick, saved, some_bank
 
 from escdiff_core.attribute import Attribute
 from escdiff_core.errors import ESCDiffError
+from escdiff_core.learning import views
 from escdiff_core.learning.batches import pool_rows
 from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import RECIPES, find_recipe
@@ -54,7 +55,8 @@ def test_only_the_preset_s_blocks_train(name, preset, model):
 
 # those: test_field.py
 @pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.kind != "concept"])
-def test_every_recipe_learns_an_attribute_of_its_kind(name, model, tmp_path):
+def test_every_recipe_learns_an_attribute_of_its_kind(name, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(views, "bank_of", lambda *_: some_bank())        # a random model draws no outlines
     recipe = RECIPES[name]
     tuner = prepare(model, [disc()], quick(name, steps=1))
     made = tuner.run()

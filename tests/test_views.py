@@ -1,9 +1,11 @@
 """Augmented views: any subject stays inside its picture, and a cut keeps its outline, whatever the picture's
 shape."""
 
+import os
+
 import numpy as np
 import pytest
-from method_zoo import disc, quick
+from method_zoo import disc, quick, some_bank
 
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.families.load import load_model
@@ -15,15 +17,6 @@ from escdiff_core.learning.views import view_sources
 from escdiff_core.model.tokenizer import build_tokenizer
 from escdiff_core.reference import Reference
 from escdiff_core.worlds.pocket.views import reshape
-
-
-def some_bank(side: int = 80) -> Bank:
-    """A ring, and surfaces and grounds of noise."""
-    y, x = np.mgrid[:side, :side] - side / 2
-    ring = abs(np.hypot(y, x) - side / 4) < side / 10
-    noise = np.random.default_rng(1).integers(256, size=(4, side, side, 3), dtype=np.uint8)
-    return Bank((("ring", ring),), (("red brick", noise[0]), ("gold", noise[1])),
-                (("on a table", noise[2]), ("in snow", noise[3])))
 
 
 @pytest.mark.parametrize("subject", ["disc", "wire", "speck", "square", "frame", "whole"])
@@ -126,6 +119,24 @@ def test_what_lies_in_the_folder_may_be_anything(damage, model, drawn, tmp_path,
         drawn.clear()
     assert len(bank_of(model, folder).surfaces) == len(USUAL.surfaces) and len(drawn) == 1
     assert ("drawn again next time" in caplog.text) == (damage == "no folder")
+
+
+def test_the_folder_holds_the_banks_that_were_used_last(model, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(banks, "KEPT", 2)
+    bank_of(model, tmp_path)
+    [first] = tmp_path.iterdir()
+    for number in (1, 2):
+        os.utime(first, (0, number))
+        banks._write(tmp_path / f"{number}.safetensors", np.zeros((3, 8, 8, 3), np.uint8))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["1.safetensors", "2.safetensors"]
+    banks._REMEMBERED.clear()
+    os.utime(tmp_path / "2.safetensors", (0, 5))
+    bank_of(model, tmp_path)
+    assert {f.name for f in tmp_path.iterdir()} == {first.name, "1.safetensors"} and len(drawn) == 2
+    os.utime(first, (0, 0))
+    banks._REMEMBERED.clear()
+    bank_of(model, tmp_path)
+    assert first.stat().st_mtime > 0 and len(drawn) == 2, "read, and so used last"
 
 
 def test_a_model_that_draws_no_outline_cannot_learn_an_appearance_with_them(model, drawn, monkeypatch):

@@ -4,7 +4,9 @@ not like drawings."""
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from .compose import mirrored_outwards
 
 log = logging.getLogger(__name__)
 STEPS, AT_ONCE = 12, 8          # of sampling; pictures in a batch, fewer of large ones
+KEPT = 8                        # files in a folder, of 31 MB at 512 pixels, 126 MB at 1024: the last used
 LOOKED_AT = 64                  # numbers of each tensor: a LoRA changes them as it changes the others
 METADATA_KEY, PICTURES = "escdiff.bank", "pictures"
 Tell = Callable[[int, int], None]
@@ -152,9 +155,11 @@ def _read(file: Path, count: int) -> np.ndarray | None:
     try:
         with safe_open(file, "np") as opened:
             pictures = opened.get_tensor(PICTURES)
-        return pictures if pictures.ndim == 4 and len(pictures) == count else None
     except (SafetensorError, OSError):
         return None
+    with suppress(OSError):
+        os.utime(file)              # used last
+    return pictures if pictures.ndim == 4 and len(pictures) == count else None
 
 
 def _write(file: Path, pictures: np.ndarray) -> None:
@@ -162,3 +167,7 @@ def _write(file: Path, pictures: np.ndarray) -> None:
         write_safetensors({PICTURES: torch.from_numpy(pictures)}, file, METADATA_KEY, "1")
     except ESCDiffError as error:
         log.warning("the model's own pictures will be drawn again next time: %s", error)
+        return
+    with suppress(OSError):         # another process may take them away as well
+        for old in sorted(file.parent.glob("*.safetensors"), key=lambda f: f.stat().st_mtime)[:-KEPT]:
+            old.unlink()
