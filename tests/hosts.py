@@ -51,7 +51,10 @@ def newest() -> Path:
 
 
 def is_between(host: Path) -> bool:
-    """Whether there are an older and a newer host: what works on both ends of a row works in it."""
+    """Whether there are an older and a newer host: what works on both ends of a row works in it. With
+    ESCDIFF_EVERYWHERE set, none is between others, and all tests run on each."""
+    if os.environ.get("ESCDIFF_EVERYWHERE"):
+        return False
     return min(map(_numbers, find_hosts())) < _numbers(host) < _numbers(newest())
 
 
