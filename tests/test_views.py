@@ -10,7 +10,7 @@ from method_zoo import disc, quick, some_bank
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.families.load import load_model
 from escdiff_core.learning import bank as banks
-from escdiff_core.learning.bank import USUAL, Bank, bank_of, words_of
+from escdiff_core.learning.bank import USUAL, Bank, Words, bank_of, words_of
 from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.own_views import recolour as recolour_own
 from escdiff_core.learning.views import view_sources
@@ -76,7 +76,9 @@ def test_a_shape_s_own_views_keep_its_light_and_shed_its_surface():
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """How often pictures were drawn."""
+    """How often pictures were drawn, of two words each."""
+    few = [dict(list(part.items())[:2]) for part in (USUAL.things, USUAL.surfaces, USUAL.grounds)]
+    monkeypatch.setattr(banks, "USUAL", Words(*few))
     times, usual = [], banks.sample
     monkeypatch.setattr(banks, "sample", lambda *a, **k: times.append(1) or usual(*a, **k))
     monkeypatch.setattr(banks, "STEPS", 1)
@@ -86,7 +88,7 @@ def drawn(monkeypatch):
 
 def test_a_bank_is_drawn_once_for_a_checkpoint_and_anew_for_another(model, drawn, tmp_path):
     first = bank_of(model, tmp_path)
-    assert [words for words, _ in first.surfaces] == list(USUAL.surfaces) and len(first.grounds) == 8
+    assert [words for words, _ in first.surfaces] == list(USUAL.surfaces)[:2] and len(first.grounds) == 2
     assert all(picture.shape == (64, 64, 3) for _, picture in (*first.surfaces, *first.grounds))
     bank_of(model, tmp_path)
     banks._REMEMBERED.clear()
@@ -117,7 +119,7 @@ def test_what_lies_in_the_folder_may_be_anything(damage, model, drawn, tmp_path,
         else:
             banks._write(file, np.zeros((3, 64, 64, 3), np.uint8))
         drawn.clear()
-    assert len(bank_of(model, folder).surfaces) == len(USUAL.surfaces) and len(drawn) == 1
+    assert len(bank_of(model, folder).surfaces) == 2 and len(drawn) == 1
     assert ("drawn again next time" in caplog.text) == (damage == "no folder")
 
 
