@@ -11,6 +11,7 @@ from method_zoo import disc, hash_of, quick, saved, tiny_model
 from model_zoo import states as states_of
 
 from escdiff_core.families.load import load_model
+from escdiff_core.learning import lean_lora
 from escdiff_core.learning.forms import train_lora
 from escdiff_core.learning.half import Masters, halve, shared_copy
 from escdiff_core.learning.lean import LAYERS, LEAN, LORAS, lean_text_encoder, make_lean
@@ -49,8 +50,11 @@ def loras(unet):
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 16)])
-@pytest.mark.parametrize(("form", "kinds"), [(whole, LAYERS), (loras, LAYERS | LORAS)])
-def test_lean_layers_compute_the_same_function_and_the_same_gradients(form, kinds, size, model):
+@pytest.mark.parametrize(("form", "kinds", "large"), [
+    (whole, LAYERS, 0), (loras, LAYERS | LORAS, lean_lora.LARGE), (loras, LAYERS | LORAS, 0)])
+def test_lean_layers_compute_the_same_function_and_the_same_gradients(form, kinds, large, size, model,
+                                                                      monkeypatch):
+    monkeypatch.setattr(lean_lora, "LARGE", large)
     usual, lean = (form(model.unet) for _ in range(2))
     usual.set_attn_processor(AttnProcessor())
     make_lean(lean)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from peft.tuners import lora
 from torch import nn
 
+LARGE = 1 << 20                 # numbers of a merged weight: to keep more costs memory, to make it again time
 _FORWARD = torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
 _BACKWARD = torch.amp.custom_bwd(device_type="cpu")
 _backward = torch.ops.aten.convolution_backward
@@ -21,8 +22,8 @@ def _merged(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch
 
 
 def _keep(ctx, x: torch.Tensor, weight: torch.Tensor, merged: torch.Tensor, *factors: torch.Tensor) -> None:
-    """For the way back: the merged weight where it is the smaller, else it is made again there."""
-    ctx.again = merged.numel() > x.numel()
+    """For the way back: the merged weight, or of a LARGE one what it is made of again there."""
+    ctx.again = merged.numel() > LARGE
     ctx.save_for_backward(x, weight if ctx.again else merged, *factors)
 
 
