@@ -11,9 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venv-hosts"
 TOOLS = ENVIRONMENTS / "comfy-cli"      # others' commands for ComfyUI
-# What ComfyUI's own list leaves out or leaves open: 0.8.0 imports requests, and torch must be the one
-# torchaudio was built for.
-MORE = ["requests", "websocket-client"]
+# What ComfyUI's own list leaves out or leaves open: 0.8.0 imports requests, and torchaudio must find the
+# torch that it was built for. 2.11.0 is the last of which there is one of each.
+MORE = ["requests", "websocket-client", "torch==2.11.0", "torchaudio==2.11.0"]
 # comfy-cli, and a check that no name of a ComfyUI's that the pack uses is missing there or takes other
 # arguments
 COMMANDS = {"comfy-cli": "comfy", "comfy-import-guard": "comfy-import-guard"}
@@ -80,21 +80,7 @@ def prepare(host: Path) -> None:
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
     install = [*uv, "pip", "install", "--quiet", "--python", str(python_of(host))]
-    subprocess.run([*install, "torchaudio"], check=True)
-    ask = "import importlib.metadata as m; print(m.version('torchaudio').split('+')[0])"
-    number = subprocess.run(
-        [str(python_of(host)), "-c", ask], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    subprocess.run(
-        [
-            *install,
-            f"torch=={number}",
-            f"torchaudio=={number}",
-            *more,
-            *(a for p in lists for a in ("-r", str(p))),
-        ],
-        check=True,
-    )
+    subprocess.run([*install, *more, *(a for p in lists for a in ("-r", str(p)))], check=True)
     stamp.write_text(wanted)
 
 
