@@ -60,7 +60,7 @@ class Server:
                 self.get("/system_stats")
                 return
             except OSError:
-                time.sleep(0.5)
+                time.sleep(0.1)
         self.stop()
         raise AssertionError(self.said())
 
@@ -115,7 +115,7 @@ class Server:
             history = self.get(f"/history/{number}")
             if number in history:
                 return history[number]
-            time.sleep(0.3)
+            time.sleep(0.05)
         raise AssertionError("no answer in time: " + self.said())
 
     @contextmanager
