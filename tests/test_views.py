@@ -32,8 +32,9 @@ def test_views_of_any_subject_stay_inside_the_picture(augmentation, subject):
     reference = Reference(image, mask)
     source = view_sources()[augmentation]
     given = {"bank": some_bank()} if source.needs_bank else {}
+    draw = source.of(reference.image, reference.mask, **given)
     for seed in range(6):
-        view = source.draw(reference.image, reference.mask, np.random.default_rng(seed), **given)
+        view = draw(np.random.default_rng(seed))
         assert (
             view.image.shape == image.shape
             and view.mask.shape == mask.shape
@@ -49,8 +50,9 @@ def test_views_of_any_subject_stay_inside_the_picture(augmentation, subject):
 @pytest.mark.parametrize("size", [(64, 256), (256, 64), (128, 192)])
 def test_a_cut_is_whole_in_a_picture_of_any_shape(size):
     reference, rng, seen = disc(size), np.random.default_rng(0), 0
+    draw = reshape(reference.image, reference.mask)
     for _ in range(40):
-        view = reshape(reference.image, reference.mask, rng)
+        view = draw(rng)
         rows, columns = np.nonzero(view.mask > 0.5)
         assert len(rows) > 0.05 * min(size) ** 2
         if view.rest in ("circle", "square", "hexagon"):
@@ -66,7 +68,7 @@ def test_a_shape_s_own_views_keep_its_light_and_shed_its_surface():
     image = np.repeat(((0.3 + 0.4 * x / 96) * (0.7 + 0.3 * (y % 4 < 2)))[..., None], 3, -1)
     grey, white = (np.full((96, 96, 3), value, np.uint8) for value in (128, 255))
     plain = Bank((), (("grey", grey),), (("here", white),))
-    view = recolour_own(image.astype(np.float32), mask, np.random.default_rng(0), plain)
+    view = recolour_own(image.astype(np.float32), mask, plain)(np.random.default_rng(0))
     inside = view.mask > 0.99
     columns = np.array([view.image[:, c][inside[:, c]].mean() for c in np.flatnonzero(inside.sum(0) > 20)])
     assert columns[-5:].mean() > 1.3 * columns[:5].mean()

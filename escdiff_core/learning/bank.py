@@ -28,6 +28,7 @@ KEPT = 8                        # files in a folder, of 31 MB at 512 pixels, 126
 LOOKED_AT = 64                  # numbers of each tensor: a LoRA changes them as it changes the others
 METADATA_KEY, PICTURES = "escdiff.bank", "pictures"
 Tell = Callable[[int, int], None]
+_REMEMBERED: dict[str, "Bank"] = {}        # by what its pictures depend on
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,26 @@ def bank_of(model: DiffusionModel, folder: Path | None = None, tell: Tell = lamb
     grounds are left out.
     """
     words = words_of(model)
-    pictures = _kept(model, words, folder, tell)
+    key = _key(model, words)
+    bank = _REMEMBERED.get(key)
+    if bank is None:
+        file = None if folder is None else Path(folder) / f"{key}.safetensors"
+        bank = _cut(words, _pictures(model, words, file, tell))
+        _REMEMBERED.clear()         # people work with one checkpoint at a time
+        _REMEMBERED[key] = bank
+    log.info("views of the model's own: %d of %d outlines, %d surfaces, %d grounds", len(bank.things),
+             len(words.things), len(bank.surfaces), len(bank.grounds))
+    return bank
+
+
+def _cut(words: Words, pictures: np.ndarray) -> Bank:
+    """The bank of what was drawn of ``words``, (n, h, w, 3) uint8."""
     first, second = len(words.things), len(words.things) + len(words.surfaces)
     found = [(word, _mask(picture)) for word, picture in zip(words.things, pictures, strict=False)]
-    things = tuple((word, mask) for word, mask in found if mask is not None)
-    log.info("views of the model's own: %d of %d outlines, %d surfaces, %d grounds", len(things), first,
-             len(words.surfaces), len(words.grounds))
     surfaces = (_filled(picture, True) for picture in pictures[first:second])
     grounds = (_filled(picture, False) for picture in pictures[second:])
-    return Bank(things, tuple(zip(words.surfaces, surfaces, strict=True)),
+    return Bank(tuple((word, mask) for word, mask in found if mask is not None),
+                tuple(zip(words.surfaces, surfaces, strict=True)),
                 tuple(zip(words.grounds, grounds, strict=True)))
 
 
@@ -116,23 +128,14 @@ def _filled(picture: np.ndarray, subject: bool) -> np.ndarray:
         picture, (mask if subject else ~mask).astype(np.float32))
 
 
-def _kept(model: DiffusionModel, words: Words, folder: Path | None, tell: Tell) -> np.ndarray:
-    """The pictures of all prompts, (n, h, w, 3) uint8."""
-    key = _key(model, words)
-    file = None if folder is None else Path(folder) / f"{key}.safetensors"
-    pictures = _REMEMBERED.get(key)
-    if pictures is None and file is not None:
-        pictures = _read(file, len(words.prompts()))
+def _pictures(model: DiffusionModel, words: Words, file: Path | None, tell: Tell) -> np.ndarray:
+    """The pictures of all prompts, (n, h, w, 3) uint8: those in ``file``, or drawn and kept there."""
+    pictures = None if file is None else _read(file, len(words.prompts()))
     if pictures is None:
         pictures = _draw(model, words, tell)
         if file is not None:
             _write(file, pictures)
-    _REMEMBERED.clear()             # people work with one checkpoint at a time
-    _REMEMBERED[key] = pictures
     return pictures
-
-
-_REMEMBERED: dict[str, np.ndarray] = {}
 
 
 def _key(model: DiffusionModel, words: Words) -> str:

@@ -22,12 +22,16 @@ class View:
     behind: str = ""
 
 
+Drawer = Callable[[np.random.Generator], View]
+
+
 @dataclass(frozen=True)
 class ViewSource:
-    """A way to draw views: ``draw(image, mask, rng)`` of a picture (h, w, 3) and its subject's mask (h, w).
-    One that ``needs_bank`` is given what the model draws of its own, ``bank=`` a bank.Bank."""
+    """A way to draw views: ``of(image, mask)`` looks at a picture (h, w, 3) and its subject's mask (h, w)
+    once, and answers with what draws a view of them for each generator. One that ``needs_bank`` is given what
+    the model draws of its own as well, ``bank=`` a bank.Bank."""
 
-    draw: Callable[..., View]
+    of: Callable[..., Drawer]
     needs_outline: bool = False          # the subject's outline shows in the view, so there must be one
     needs_bank: bool = False
 
@@ -78,19 +82,27 @@ def mirrored_outwards(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return image[tuple(at)]
 
 
-def surface_from_within(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The surface inside the mask over all of the picture, (h, w, 3), with a random spot of the subject's
-    middle at its centre."""
+def surface_from_within(
+    image: np.ndarray, mask: np.ndarray
+) -> Callable[[np.random.Generator], np.ndarray]:
+    """What gives the surface inside the mask over all of the picture, (h, w, 3), with a random spot of the
+    subject's middle at its centre."""
+    surface = mirrored_outwards(image, mask)
     inside = ndimage.distance_transform_edt(np.pad(mask > 0.5, 1))[1:-1, 1:-1]
     spots = np.argwhere(inside > 0.6 * inside.max())
-    y, x = spots[rng.integers(len(spots))]
-    rows, columns = (
-        np.clip(np.arange(length) + middle - length // 2, 0, length - 1)
-        for middle, length in zip((y, x), mask.shape, strict=True)
-    )
-    return mirrored_outwards(image, mask)[rows][:, columns]
+
+    def give(rng: np.random.Generator) -> np.ndarray:
+        y, x = spots[rng.integers(len(spots))]
+        rows, columns = (
+            np.clip(np.arange(length) + middle - length // 2, 0, length - 1)
+            for middle, length in zip((y, x), mask.shape, strict=True)
+        )
+        return surface[rows][:, columns]
+
+    return give
 
 
-def unchanged(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> View:
+def unchanged(image: np.ndarray, mask: np.ndarray) -> Drawer:
     """The reference as it is; the words come from the user's description, if any."""
-    return View(image.astype(np.float32), mask.astype(np.float32))
+    view = View(image.astype(np.float32), mask.astype(np.float32))
+    return lambda rng: view

@@ -11,25 +11,30 @@ from skimage.transform import resize
 
 from ..errors import ESCDiffError
 from .bank import Bank
-from .compose import View, ViewSource, composite, move_subject, surface_from_within
+from .compose import Drawer, View, ViewSource, composite, move_subject, surface_from_within
 
 SHADE = 1 / 12                  # of the longer side: what is wider than this is light, and no pattern
 LIGHT = (0.7, 1.3)              # what light may make of a surface
 NEAR = 0.5                      # of a surface's side that is seen at the least: no two views show the same
 
 
-def recolour(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, bank: Bank) -> View:
+def recolour(image: np.ndarray, mask: np.ndarray, bank: Bank) -> Drawer:
     """The reference's silhouette, with its light and shade, in a surface of the bank's on a ground of the
     bank's: geometry kept, all else new."""
-    moved, shade = move_subject(mask, _light(image, mask), rng, (0.9, 1.1), 5, 0.3)
-    look, surface = bank.surfaces[rng.integers(len(bank.surfaces))]
-    front = np.clip(_fitted(surface, mask.shape, rng, NEAR) * shade[..., :1], 0, 1)
-    behind, ground = _apart(bank.grounds, front.mean((0, 1)), rng)
-    return View(composite(front, _fitted(ground, mask.shape, rng), moved), moved.astype(np.float32), look,
-                behind)
+    light = _light(image, mask)
+
+    def draw(rng: np.random.Generator) -> View:
+        moved, shade = move_subject(mask, light, rng, (0.9, 1.1), 5, 0.3)
+        look, surface = bank.surfaces[rng.integers(len(bank.surfaces))]
+        front = np.clip(_fitted(surface, mask.shape, rng, NEAR) * shade[..., :1], 0, 1)
+        behind, ground = _apart(bank.grounds, front.mean((0, 1)), rng)
+        return View(composite(front, _fitted(ground, mask.shape, rng), moved), moved.astype(np.float32), look,
+                    behind)
+
+    return draw
 
 
-def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, bank: Bank) -> View:
+def reshape(image: np.ndarray, mask: np.ndarray, bank: Bank) -> Drawer:
     """An outline of the bank's cut from the reference's surface, on a ground of the bank's: surface kept,
     outline new. Raises ESCDiffError for a bank without outlines."""
     if not bank.things:
@@ -37,12 +42,16 @@ def reshape(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, bank:
             "of the things that the model drew none stands out from its ground, so there is no outline to "
             "learn with; take a recipe without -own, whose views are drawn"
         )
-    word, outline = bank.things[rng.integers(len(bank.things))]
-    behind, ground = _apart(bank.grounds, image[mask > 0.5 * mask.max()].mean(0), rng)
-    cut = _whole(outline, mask.shape)
-    moved, front = move_subject(cut, surface_from_within(image, mask, rng), rng, (0.9, 1.1), 10, 0.8)
-    return View(composite(front, _fitted(ground, mask.shape, rng), moved), moved.astype(np.float32), word,
-                behind)
+    surface, colour = surface_from_within(image, mask), image[mask > 0.5 * mask.max()].mean(0)
+
+    def draw(rng: np.random.Generator) -> View:
+        word, outline = bank.things[rng.integers(len(bank.things))]
+        behind, ground = _apart(bank.grounds, colour, rng)
+        moved, front = move_subject(_whole(outline, mask.shape), surface(rng), rng, (0.9, 1.1), 10, 0.8)
+        return View(composite(front, _fitted(ground, mask.shape, rng), moved), moved.astype(np.float32), word,
+                    behind)
+
+    return draw
 
 
 def _apart(grounds: tuple, colour: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:

@@ -81,12 +81,10 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     drawn, total = [], 2 * count + PRIOR_STEPS * bool(recipe.prior)
     tell = drawing or (lambda done, total: None)
     with_bank = {"bank": bank_of(model, banks, tell)} if source.needs_bank else {}
+    masks = [np.ones(r.image.shape[:2], np.float32) if r.mask is None else r.mask for r in references]
+    drawers = [source.of(r.image, mask, **with_bank) for r, mask in zip(references, masks, strict=True)]
     for i in range(count):
-        reference = references[i % len(references)]
-        mask = (
-            reference.mask if reference.mask is not None else np.ones(reference.image.shape[:2], np.float32)
-        )
-        drawn.append(source.draw(reference.image, mask, rng, **with_bank))
+        drawn.append(drawers[i % len(drawers)](rng))
         tell(i + 1, total)
     images, parts = np.stack([v.image for v in drawn]), []
     for first in range(0, count, encoded_at_once(images)):
