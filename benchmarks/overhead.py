@@ -66,7 +66,9 @@ def inside() -> None:
         row("first look at a checkpoint: the names of its weights",
             seconds(lambda: digests.source_digests(model, clip, vae))[0], to_hash, 2 * count)
         row("second look", seconds(lambda: digests.source_digests(model, clip, vae))[0], 0.0, 0)
-        row("private copy", seconds(lambda: export.private_model(model, clip, vae))[0], to_copy, 4 * count)
+        copies = [seconds(lambda: export.private_model(model, clip, vae))[0] for _ in range(4)]
+        row("private copy, the first of a process", copies[0], to_copy, 4 * count)
+        row("private copy, the least of three more", min(copies[1:]), to_copy, 4 * count)
         picture = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(4))
         mask = torch.zeros(1, SIZE, SIZE)
         mask[:, 30:100, 30:100] = 1

@@ -26,7 +26,7 @@ from host_probe_base import (
     stock,
     torch,
 )
-from hosts import is_between
+from hosts import is_newest
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
 # pixels of what is drawn and of what is learned from: the families' own sizes would take minutes here
@@ -256,7 +256,7 @@ def main() -> None:
     with torch.inference_mode():
         few_views()
         shrink()
-        for name in ("sdxl",) if is_between(HOST) else ("sd2", "sdxl"):
+        for name in ("sd2", "sdxl") if is_newest(HOST) else ("sdxl",):
             began = time.monotonic()
             try:
                 model, clip, vae = stock(

@@ -50,6 +50,11 @@ def newest() -> Path:
     return max(find_hosts(), key=_numbers)
 
 
+def is_newest(host: Path) -> bool:
+    """Whether ``host`` is the newest, or stands for it where ESCDIFF_EVERYWHERE is set."""
+    return bool(os.environ.get("ESCDIFF_EVERYWHERE")) or host == newest()
+
+
 def is_between(host: Path) -> bool:
     """Whether there are an older and a newer host: what works on both ends of a row works in it. With
     ESCDIFF_EVERYWHERE set, none is between others, and all tests run on each."""
