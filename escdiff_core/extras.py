@@ -6,8 +6,8 @@ from importlib.util import find_spec
 
 from .errors import ESCDiffError
 
-# module: the package that brings it, in pyproject's extra "judge"
-PACKAGES = {"ot": "POT", "matplotlib": "matplotlib"}
+# module: the package that brings it, in pyproject's extras "judge" and "networks"
+PACKAGES = {"ot": "POT", "matplotlib": "matplotlib", "onnxruntime": "onnxruntime"}
 
 
 def need(who: str, *modules: str) -> None:

@@ -177,7 +177,7 @@ def test_what_must_be_added_is_short_and_the_extra_is_what_is_asked_for():
     assert len(lines) <= 5 and not {name.lower() for name in PACKAGES.values()} & {
         re.split("[>=]", x)[0].lower() for x in lines
     }
-    assert {re.split("[>=]", x)[0] for x in extra("judge")} == set(PACKAGES.values())
+    assert {re.split("[>=]", x)[0] for x in (*extra("judge"), *extra("networks"))} == set(PACKAGES.values())
 
 
 @pytest.mark.parametrize("name, size", {"icon": (400, 400), "banner": (1050, 450)}.items())

@@ -14,8 +14,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", required=True, choices=["shape", "appearance"])
     parser.add_argument("--reference", required=True, nargs="+", type=Path, metavar="IMG",
                         help="one picture, or several of the same thing")
-    parser.add_argument("--mask", default=["auto"], nargs="+", metavar="IMG|auto|none",
-                        help="one for each picture, white = subject; auto finds it on a plain background")
+    parser.add_argument("--mask", default=["auto"], nargs="+", metavar="IMG|FILE.onnx|auto|none",
+                        help="one for each picture, white = subject; auto finds it on a plain background, a "
+                             "background-removal network in an ONNX file on any")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     add_model(parser)
     parser.add_argument("--recipe", metavar="NAME", help="a row of the recipe table; default: the kind's own")
@@ -53,6 +54,7 @@ def run(options: argparse.Namespace) -> None:
     from ..learning.recipes import DEFAULTS, find_recipe
     from ..learning.snapshots import drop_state, was_cut_short
     from ..reference import load_reference
+    from ..reference.background_removal import is_network
 
     check_seed(options.seed)
     snapshots = options.out.with_suffix(".snapshots")
@@ -61,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
             f"{snapshots} holds a run that was cut short; add --resume to go on with it, delete the "
             "folder, or give another --out"
         )
-    masks = options.mask * len(options.reference) if options.mask in (["auto"], ["none"]) else options.mask
+    for_all = options.mask in (["auto"], ["none"]) or (len(options.mask) == 1 and is_network(options.mask[0]))
+    masks = options.mask * len(options.reference) if for_all else options.mask
     if len(masks) != len(options.reference):
         raise ESCDiffError(
             f"{len(masks)} masks were given for {len(options.reference)} pictures; give one for each"

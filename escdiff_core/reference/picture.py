@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ..errors import ESCDiffError
+from .background_removal import is_network, mask_by_network
 from .decode import check_mask, mask_from_array, over_paper, picture_from_array, read_mask, read_picture
 from .photograph import subject_of
 
@@ -76,14 +77,17 @@ def load_reference(path: str | Path, mask: str | Path = "auto", native_size: int
     """Read a picture file and decide its mask: its alpha channel if it has one, else ``mask``.
 
     ``mask``: ``"auto"`` (find the subject on a plain background; where there is none the whole picture
-    counts, and the note says so), ``"none"`` (the whole picture), or the path of a mask picture of the same
-    size, white = subject. The picture keeps its aspect ratio as far as sides that are multiples of 64 allow,
-    with an area of about ``native_size``²; nothing is cropped. Raises ESCDiffError with one sentence for
-    anything unusable.
+    counts, and the note says so), ``"none"`` (the whole picture), the path of a mask picture of the same
+    size, white = subject, or that of a network that removes backgrounds (``.onnx``). The picture keeps its
+    aspect ratio as far as sides that are multiples of 64 allow, with an area of about ``native_size``²;
+    nothing is cropped. Raises ESCDiffError with one sentence for anything unusable.
     """
     picture, alpha = read_picture(path)
     if str(mask) in ("auto", "none"):
         return _finish(picture, alpha, str(mask), native_size, str(path))
+    if is_network(mask):
+        found = "none" if alpha is not None else mask_by_network(picture, mask)
+        return _finish(picture, alpha, found, native_size, str(path))
     return _finish(picture, alpha, read_mask(mask), native_size, str(path))
 
 
