@@ -1,4 +1,4 @@
-# Every target sets itself up: Python 3.10 or newer, git and make are all a machine needs.
+# Every target sets itself up: Python 3.10 or newer, git and GNU make are all a machine needs.
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python

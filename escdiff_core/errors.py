@@ -22,8 +22,10 @@ class ESCDiffError(ValueError):
         return worded(super().__str__(), face)
 
 
-# What the allocators of torch say: CUDA's and Apple's, that of Linux, that of Windows, CUDA's libraries
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
+# What the allocators of torch say: CUDA's and Apple's, that of Linux, that of Windows, CUDA's libraries; and
+# those of onnxruntime
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed",
+             "bad allocation", "bad_alloc", "failed to allocate memory")
 
 
 def lookup(table: dict, name: str, what: str):

@@ -29,7 +29,7 @@ from host_probe_base import (
 )
 from host_probe_exports import exports
 from host_probe_mistakes import said, wrong_inputs
-from hosts import newest
+from hosts import is_between, newest
 
 
 def load_pack() -> None:
@@ -269,9 +269,8 @@ def main() -> None:
         user_s = (model, clip, vae)
         for section, arguments in (
             (routing, (*user_s, direct, made, before)),
-            (more.layouts, (model, clip, direct, made)),
-            (more.overlaps, (model, clip, direct, made)),
-            (more.schedule, (model, clip, direct, made)),
+            *[(part, (model, clip, direct, made))
+              for part in (more.layouts, more.overlaps, more.schedule) if not is_between(HOST)],
             (more.control, (model, clip, made)),
             (exports, (model, clip, made)),
             (more.loras, (model, clip, made)),

@@ -136,6 +136,7 @@ def test_a_checkpoint_in_sd15_s_layout(found):
     assert kinds == ["torch.bfloat16"] and difference <= 0.05 and not shared, "a copy in half precision"
 
 
+@pytest.mark.ends
 def test_an_attribute_can_begin_late_and_end_early(found):
     assert found["schedule_difference"] <= 1e-4
     assert found["schedule_sets"] == [["appearance"], ["shape"], ["shape", "appearance"]]
@@ -242,6 +243,7 @@ def test_mixing_costs_what_plain_sampling_costs(found, host, record_property):
     )
 
 
+@pytest.mark.ends
 def test_weights_that_both_changed_are_divided_or_added_as_headless(found):
     assert found["overlapping_tensors"] > 20
     assert (
@@ -250,6 +252,7 @@ def test_weights_that_both_changed_are_divided_or_added_as_headless(found):
     )
 
 
+@pytest.mark.ends
 def test_tokens_of_every_layout_and_reach_are_read_as_headless(found):
     # slots, parts of the schedule
     expected = {"all": [1, 1], "layers": [16, 1], "stages": [1, 10], "both": [16, 10]}

@@ -15,8 +15,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", required=True, nargs="+", type=Path, metavar="IMG",
                         help="one picture, or several of the same thing")
     parser.add_argument("--mask", default=["auto"], nargs="+", metavar="IMG|FILE.onnx|auto|none",
-                        help="one for each picture, white = subject; auto finds it on a plain background, a "
-                             "background-removal network in an ONNX file on any")
+                        help="one for each picture, white = subject; or for all: auto, which finds it on a "
+                             "plain background, none, or a background-removal network in an ONNX file")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     add_model(parser)
     parser.add_argument("--recipe", metavar="NAME", help="a row of the recipe table; default: the kind's own")
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     from ..learning.recipes import DEFAULTS, find_recipe
     from ..learning.snapshots import drop_state, was_cut_short
     from ..reference import load_reference
-    from ..reference.background_removal import is_network
+    from ..reference.background_removal import check_network, close_network, is_network
 
     check_seed(options.seed)
     snapshots = options.out.with_suffix(".snapshots")
@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> None:
     # what is wrong with these need not wait for the model
     find_recipe(options.recipe or DEFAULTS[options.kind], options.kind, **changes)
     output_file(options.out)
+    for mask in filter(is_network, masks):
+        check_network(mask)
     model = load_model(options.model, options.device)
     recipe = find_recipe(
         options.recipe or usual_recipes(model.family, model.source)[options.kind], options.kind, **changes
@@ -81,6 +83,7 @@ def run(options: argparse.Namespace) -> None:
         load_reference(path, mask, model.native_size)
         for path, mask in zip(options.reference, masks, strict=True)
     ]
+    close_network()
     for path, reference in zip(options.reference, references, strict=True):
         if reference.note:
             log.info("%s: %s", path, reference.note)

@@ -98,11 +98,11 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     weights = loss_weights(np.stack([v.mask for v in drawn]), latents, recipe)
     words = [(v.rest, v.behind) if v.rest or v.behind else ("", describe) for v in drawn]
     if recipe.prior:
-        kept = image_to_latents(
-            model,
-            sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior,
-                   how=Drawing(PRIOR_STEPS, seed=seed, size=images.shape[1:3]),
-                   progress=lambda done, steps: tell(2 * count + PRIOR_STEPS * done // steps, total)))
+        own = sample(model, [recipe.prompt(0, plain, "", "")] * recipe.prior,
+                     how=Drawing(PRIOR_STEPS, seed=seed, size=images.shape[1:3]),
+                     progress=lambda done, steps: tell(2 * count + PRIOR_STEPS * done // steps, total))
+        with autocast(model.device, precision):
+            kept = image_to_latents(model, own)
         latents, weights = torch.cat([latents, kept]), torch.cat([weights, torch.ones_like(kept[:, :1])])
         words += [("", "")] * recipe.prior
     return Views(latents.contiguous(), weights, tuple(w[0] for w in words), tuple(w[1] for w in words), count)

@@ -86,8 +86,9 @@ def load_reference(path: str | Path, mask: str | Path = "auto", native_size: int
     if str(mask) in ("auto", "none"):
         return _finish(picture, alpha, str(mask), native_size, str(path))
     if is_network(mask):
-        found = "none" if alpha is not None else mask_by_network(picture, mask)
-        return _finish(picture, alpha, found, native_size, str(path))
+        found, sure = ("none", 0.0) if alpha is not None else mask_by_network(picture, mask)
+        said = f"the network {mask} gave the mask (confidence {sure:.2f})"
+        return _finish(picture, alpha, found, native_size, str(path), said)
     return _finish(picture, alpha, read_mask(mask), native_size, str(path))
 
 
@@ -113,23 +114,25 @@ def fitting_size(height: int, width: int, native_size: int) -> tuple[int, int]:
 
 
 def _finish(
-    picture: np.ndarray, alpha: np.ndarray | None, mask: np.ndarray | str, native_size: int, source: str
+    picture: np.ndarray, alpha: np.ndarray | None, mask: np.ndarray | str, native_size: int, source: str,
+    by_network: str = ""
 ) -> Reference:
-    """Bring everything to its size and settle the mask."""
+    """Bring everything to its size and settle the mask. ``by_network``: a note, if a network was to give
+    it."""
     height, width = picture.shape[:2]
     if native_size < STEP:
         raise ESCDiffError(f"native size {native_size} is not allowed; give at least {STEP} pixels")
     size = fitting_size(height, width, native_size)
-    if alpha is None and isinstance(mask, np.ndarray) and mask.shape == picture.shape[:2]:
+    if alpha is None and isinstance(mask, np.ndarray) and mask.shape == picture.shape[:2] and not by_network:
         picture = over_paper(picture, mask)
     image, notes = _resized(picture, size, "bicubic"), []
     if alpha is not None:
-        ignored = "" if isinstance(mask, str) else "; the given mask is not used"
+        ignored = "" if isinstance(mask, str) and not by_network else "; the given mask is not used"
         notes.append(f"the picture's transparency is the mask{ignored}")
         found = _checked_mask(alpha, (height, width), size, f"the transparency of {source}")
     elif isinstance(mask, np.ndarray):
-        notes.append("the given mask is used")
-        found = _checked_mask(mask, (height, width), size, f"the mask of {source}", given=True)
+        notes.append(by_network or "the given mask is used")
+        found = _checked_mask(mask, (height, width), size, f"the mask of {source}", given=not by_network)
     elif mask == "auto":
         found, note = _found_mask(image)
         notes.append(note)
