@@ -41,8 +41,7 @@ def mask_by_network(picture: np.ndarray, path: str | Path) -> tuple[np.ndarray, 
     session = _opened(str(path))
     shape = (*(session.get_inputs()[0].shape or ()), None, None, None, None)
     height, width = (side if isinstance(side, int) and side > 0 else SIDE for side in shape[2:4])
-    small = np.asarray(Image.fromarray(to_bytes(picture)).resize((width, height), Image.Resampling.BILINEAR))
-    pixels = small / np.float32(255)
+    pixels = _scaled(to_bytes(picture), (height, width)) / np.float32(255)
     answers = [_answer(session, (pixels - mean) / deviation, path) for mean, deviation in NORMS]
     answers = [(_sureness(answer), answer) for answer in answers if 0 < (answer > 0.5).mean() < 1]
     if not answers:
@@ -53,8 +52,7 @@ def mask_by_network(picture: np.ndarray, path: str | Path) -> tuple[np.ndarray, 
             f"the network {path} is not sure where the subject ends (confidence {confidence:.2f}, needed "
             f"{SURE:.2f}); give a mask picture, or another network"
         )
-    large = Image.fromarray(mask).resize(picture.shape[1::-1], Image.Resampling.BILINEAR)
-    return np.asarray(large, np.float32).clip(0, 1), confidence
+    return _scaled(mask, picture.shape[:2]), confidence
 
 
 def close_network() -> None:
@@ -108,10 +106,12 @@ def _answer(session, pixels: np.ndarray, path: str | Path) -> np.ndarray:
         raise ESCDiffError(f"the network {path} answers with NaN or infinite values; give another one")
     if answer.min() < -SLIP or answer.max() > 1 + SLIP:                    # logits
         answer = 1 / (1 + np.exp(-np.clip(answer, -50, 50)))
-    answer = answer.clip(0, 1)
-    if answer.shape != pixels.shape[:2]:
-        answer = np.asarray(Image.fromarray(answer).resize(pixels.shape[1::-1], Image.Resampling.BILINEAR))
-    return answer
+    return _scaled(answer.clip(0, 1), pixels.shape[:2])
+
+
+def _scaled(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture in bytes, or a mask in float32, at ``size`` (height, width); what has it stays."""
+    return np.array(Image.fromarray(array).resize(size[::-1], Image.Resampling.BILINEAR))      # writable
 
 
 def _short(error: Exception, path: str | Path) -> str:
