@@ -29,7 +29,7 @@ from host_probe_base import (
 )
 from host_probe_exports import exports
 from host_probe_mistakes import said, wrong_inputs
-from hosts import is_between, newest
+from hosts import is_between, is_newest
 
 
 def load_pack() -> None:
@@ -277,7 +277,7 @@ def main() -> None:
             (more.cancel, (*user_s, encoder, before)),
             (wrong_inputs, (*user_s, made)),
             (cost.work, (model, clip, made)),
-            *[(part, (model, clip, made)) for part in (cost.again, cost.timing) if newest() == HOST],
+            *[(part, (model, clip, made)) for part in (cost.again, cost.timing) if is_newest(HOST)],
             (sd15, ()),
         ):
             began = time.monotonic()

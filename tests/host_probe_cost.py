@@ -7,7 +7,10 @@ import time
 
 from host_probe_base import draw, empty, found, node, stock, torch
 from host_probe_more import PROMPT
+from hosts import EVERYWHERE
 from torch.utils.flop_counter import FlopCounterMode
+
+STRENGTHS = 5
 
 
 def sampled(model, clip, made) -> dict:
@@ -61,20 +64,21 @@ def timing(model, clip, made, pairs: int = 4, steps: int = 6, clock=time.process
 
 
 def again(model, clip, made):
-    """Fifty mixes at ten strengths, each strength five times: which pictures differ from the first of their
-    strength, and by how many bytes all tensors that are alive have grown since the tenth."""
+    """Mixes at five strengths in turn, each five times, ten times where ESCDIFF_EVERYWHERE is set: which
+    pictures differ from the first of their strength, and by how many bytes all tensors that are alive have
+    grown since the first of each."""
     firsts, differing, alive = {}, [], []
-    for turn in range(50):
-        strength = 1 - turn % 10 / 10
+    for turn in range(STRENGTHS * (10 if EVERYWHERE else 5)):
+        strength = 1 - turn % STRENGTHS / STRENGTHS
         mixed = node("ESCDiffMix", model=model, clip=clip, prompt=PROMPT, negative="", **made,
                      shape_strength=strength)
         picture = draw(*mixed[:3], steps=1)
         if not torch.equal(picture, firsts.setdefault(strength, picture)):
             differing.append(turn)
-        if turn % 10 == 9:
+        if turn % STRENGTHS == STRENGTHS - 1:
             del mixed, picture
             alive.append(bytes_alive())
-    found["fifty_mixes"] = {"differing": differing, "strengths": len({float(p.sum()) for p in
+    found["mixes"] = {"differing": differing, "strengths": len({float(p.sum()) for p in
                             firsts.values()}), "grown": [more - alive[0] for more in alive[1:]]}
 
 

@@ -17,7 +17,7 @@ from host_probe_base import (
     torch,
 )
 from host_probe_mistakes import said
-from hosts import newest
+from hosts import is_newest
 
 
 def exports(model, clip, made):
@@ -96,7 +96,7 @@ def exports(model, clip, made):
                  scheduler="normal", denoise=1.0, shape=shape)[0]["samples"]
     found["mixed_sampler_difference"] = largest(ours, boxed)
     image, mask = node("ESCDiffExampleReference", example=core("nodes.reference").example_names()[0])
-    if newest() == HOST:
+    if is_newest(HOST):
         found["score_of_itself"] = node("ESCDiffScore", images=image, shape_reference=image, shape_mask=mask,
                                         appearance_reference=image, appearance_mask=mask)[:3]
     found["sheet"] = list(node("ESCDiffCompare", images=image, labels="one")[0].shape)

@@ -1,5 +1,6 @@
 """A node pack of no nodes that every tested server has beside ours: learning takes few views, and small ones
-of a large model, text encoders have few layers, and a background is removed from a small picture.
+of a large model, what was learned is drawn in few steps, text encoders have few layers, and a background is
+removed from a small picture.
 
 Most of a short learning is the 64 pictures that a recipe draws and encodes first, and on SD 1.5 their 512
 pixels. What is learned from them is another thing to test (test_views.py, test_tune.py); that a server
@@ -14,6 +15,7 @@ from importlib import import_module
 from types import SimpleNamespace
 
 VIEWS, PIXELS, REMOVAL_PIXELS = 2, 64, 128
+SEEN_STEPS = 2      # in which the box draws what it learned
 TEXT_LAYERS = 4     # of the text encoders of checkpoints that are made for tests: ComfyUI's own have up to 32
 NODE_CLASS_MAPPINGS: dict = {}      # what makes it a node pack
 
@@ -57,6 +59,7 @@ def before_a_prompt(prompt: dict) -> dict:
     for core in [name for name in list(sys.modules) if name.endswith("escdiff_core")]:
         few_views(import_module(f"{core}.learning.recipes").RECIPES)
         small_pictures(import_module(f"{core}.families").FAMILIES)
+        import_module(f"{core.removesuffix('escdiff_core')}nodes.host.seen").STEPS = SEEN_STEPS
     if removal := sys.modules.get("comfy.bg_removal_model"):
         small_removal(removal.BackgroundRemovalModel)
     return prompt

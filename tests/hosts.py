@@ -18,6 +18,9 @@ MORE = ["requests", "websocket-client", "torch==2.11.0", "torchaudio==2.11.0"]
 # arguments
 COMMANDS = {"comfy-cli": "comfy", "comfy-import-guard": "comfy-import-guard"}
 
+# Set, all tests run on each host; otherwise what takes long and hardly knows the host runs on some
+EVERYWHERE = bool(os.environ.get("ESCDIFF_EVERYWHERE"))
+
 
 def extra(name: str) -> list[str]:
     """The packages of one of the pack's extras."""
@@ -52,13 +55,13 @@ def newest() -> Path:
 
 def is_newest(host: Path) -> bool:
     """Whether ``host`` is the newest, or stands for it where ESCDIFF_EVERYWHERE is set."""
-    return bool(os.environ.get("ESCDIFF_EVERYWHERE")) or host == newest()
+    return EVERYWHERE or host == newest()
 
 
 def is_between(host: Path) -> bool:
     """Whether there are an older and a newer host: what works on both ends of a row works in it. With
     ESCDIFF_EVERYWHERE set, none is between others, and all tests run on each."""
-    if os.environ.get("ESCDIFF_EVERYWHERE"):
+    if EVERYWHERE:
         return False
     return min(map(_numbers, find_hosts())) < _numbers(host) < _numbers(newest())
 

@@ -39,7 +39,8 @@ def test_a_step_in_parts_is_the_whole_step_to_rounding(name, model):
     parts.settle(Fit(2))            # 2, 2 and 1
     assert len(list(parts.parts())) == 3
     for one, other in zip(gradients(whole), gradients(parts), strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5 * float(one.abs().max()) + 1e-9)
+        # of the whole tensor: one small element's own error is a matter of the processor's order of sums
+        assert float((other - one).norm()) <= 1e-4 * float(one.norm()) + 1e-9
     losses = [[tuner.step() for _ in range(2)] for tuner in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
