@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..attribute import Attribute
+import numpy as np
+
 from ..model.diffusion import DiffusionModel
 from ..unet.blocks import find_preset
 from ..unet.copy import tensors_of
@@ -14,13 +15,13 @@ STATE_BYTES = 20  # of a trained number: weight, gradient, two moments and the a
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is told after each step; ``attribute()`` builds what has been learned so far, for
-    previews."""
+    """What a callback is told after each step; ``draw(prompt, how)`` is a preview of what has been learned so
+    far (see preview.draw_so_far)."""
 
     step: int
     steps: int
     loss: float
-    attribute: Callable[[], Attribute] = field(repr=False)
+    draw: Callable[..., np.ndarray] = field(repr=False)
 
 
 @dataclass

@@ -88,15 +88,16 @@ class TrainingTexts:
         counts there."""
         if self.layout == "one":
             return prompts
-        total = self.model.schedule.num_train_timesteps
-        firsts = [
-            stage_of(t, total) * max(len(self.layers), 1) if by_stage(self.layout) else 0
-            for t in timesteps.tolist()
-        ]
+        firsts = [self.stage(t) * max(len(self.layers), 1) for t in timesteps.tolist()]
         return [
             without_tokens(p, {n: row_name(n, r + row) for n in tokens})
             for p, r in zip(prompts, firsts, strict=True)
         ]
+
+    def stage(self, timestep: float) -> int:
+        """Which stage's vectors count at a timestep; 0 where they are the same for all."""
+        total = self.model.schedule.num_train_timesteps
+        return stage_of(timestep, total) if by_stage(self.layout) else 0
 
     def nothing_learned(self, prompts: Sequence[str], tokens: Sequence[str]) -> Conditioning:
         """The packed states where every slot reads the plain word."""

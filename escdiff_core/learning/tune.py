@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from .lean import for_training
 from .names import Names
 from .optimise import Optimizer
 from .precision import autocast
+from .preview import draw_so_far
 from .recipes import Recipe
 from .report import STATE_BYTES, Progress, Report, trained_blocks
 from .snapshots import RunState, drop_earlier, save_snapshot
@@ -71,10 +73,8 @@ class Tuner:
         self.draws = Draws(views, recipe, model.schedule, names.token, names.plain,
                            names.subject(recipe.kind))
         width = sum(len(word) for word in start.words.values())
-        self.offset = nn.Parameter(
-            torch.zeros(vector_count(recipe.layout, tensors), width, device=model.device),
-            requires_grad=recipe.lr_token > 0,
-        )
+        count = vector_count(recipe.layout, tensors)
+        self.offset = nn.Parameter(torch.zeros(count, width, device=model.device), recipe.lr_token > 0)
         self._build_unet()
         self._build_optimizer()
         self.settle(Fit(recipe.batch_size) if fit is None else fit)
@@ -293,7 +293,7 @@ class Tuner:
             while self.done < self.recipe.steps:
                 loss = self.step()
                 if on_step is not None:
-                    on_step(Progress(self.done, self.recipe.steps, loss, self.attribute))
+                    on_step(Progress(self.done, self.recipe.steps, loss, partial(draw_so_far, self)))
                 if snapshots is not None and snapshot_every and self.done % snapshot_every == 0:
                     self._keep(snapshots)
         # Ctrl-C and the host's interruption are no Exceptions, and must not lose what was learned

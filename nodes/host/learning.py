@@ -26,9 +26,8 @@ from ...escdiff_core.learning.report import expected_state_bytes
 from ...escdiff_core.learning.snapshots import was_cut_short
 from ...escdiff_core.learning.start import read_features
 from ...escdiff_core.learning.views import view_sources
-from ...escdiff_core.mixing.mix import Mix
-from ...escdiff_core.mixing.plan import Use
 from ...escdiff_core.model.diffusion import DiffusionModel
+from ...escdiff_core.model.sample import Drawing
 from ...escdiff_core.reference import Reference
 from ..pictures import references
 from .digests import file_digest, picture_digest, source_digests
@@ -125,7 +124,7 @@ def learn(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe
         unfinished, done = store.unfinished(key), 0
         if view_sources()[recipe.augmentation].needs_bank:
             tell("first this checkpoint draws what the views are made of, once for all learnings on it")
-        report = reporter(recipe.steps, lambda attribute: _preview(copy, attribute), preview_every)
+        report = reporter(recipe.steps, lambda draw: _preview(draw, name or recipe.token), preview_every)
 
         def begin(tuner) -> None:
             if tuner.done:
@@ -134,7 +133,7 @@ def learn(source: Source, token: TokenStart, recipe: Recipe, seed: int, describe
         def step(progress) -> None:
             nonlocal done
             done = progress.step
-            report(progress.step, progress.attribute)
+            report(progress.step, progress.draw)
 
         try:
             made, figures = core_learn(copy, looking.references, recipe, seed,
@@ -193,13 +192,11 @@ def _wait() -> None:
     tell("another ComfyUI is learning the same; waiting for it")
 
 
-def _preview(copy: DiffusionModel, attribute: Callable[[], Attribute]) -> Image.Image | None:
+def _preview(draw: Callable[..., np.ndarray], token: str) -> Image.Image | None:
     """What the token draws at this moment, a few steps, with the user's random numbers left alone; None
     without room for it."""
     try:
-        made = attribute()
-        with torch.no_grad():
-            drawn = Mix(copy, **{made.kind: Use(made)}).draw(f"a photo of a {made.token}", steps=8, seed=0)
+        drawn = draw(f"a photo of a {token}", Drawing(steps=8, seed=0))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
