@@ -11,7 +11,7 @@ import host_small_work
 import numpy as np
 import pytest
 import torch
-from host_server import QUICK, error_of, untyped, workflow
+from host_server import QUICK, error_of, one_step, untyped, workflow
 from hosts import ROOT, newest, python_of, tool, version
 from once import for_all_workers
 from PIL import Image
@@ -30,19 +30,6 @@ from escdiff_core.model.diffusion import DiffusionModel
 from escdiff_core.worlds.pocket.world import render
 
 pytestmark = pytest.mark.slow
-SD15 = {"steps": 1, "batch_size": 1, "preview_every": 0}
-
-
-def sd15(name: str, **changes) -> dict:
-    """An SD 1.5 workflow on the generated checkpoint, small pictures, one step of everything."""
-    graph = workflow(name, **changes)
-    for node in graph.values():
-        if node["class_type"].startswith("ESCDiffLearn"):
-            node["inputs"] |= SD15
-        node["inputs"] |= {"EmptyLatentImage": {"width": 64, "height": 64}, "KSampler": {"steps": 1}}.get(
-            node["class_type"], {}
-        )
-    return graph
 
 
 def test_the_pocket_workflow_gives_pictures(server):
@@ -121,7 +108,7 @@ def test_the_pocket_workflow_learns_and_draws_what_the_headless_method_does(serv
 def test_the_sd15_workflows_run_to_the_end(server):
     """In the order of the notes in them: the mixes load what the first two have saved."""
     for name in ("sd15_learn_shape", "sd15_learn_appearance", "sd15_mix", "sd15_mix_controlnet", "batch"):
-        entry = server.run(sd15(name))
+        entry = server.run(one_step(name))
         assert entry.get("status", {}).get("status_str") == "success", (name, entry, server.said())
 
 
@@ -141,7 +128,7 @@ def background_removal(server, host):
 
 def test_the_workflow_for_photographs_runs_on_masks_of_the_background_removal(server, background_removal):
     """And the masks are the subject, not its ground: an exchanged mask would be learned from as quietly."""
-    graph = sd15("sd15_photographs")
+    graph = one_step("sd15_photographs")
     graph["box"]["inputs"] |= {"steps": 1, "batch_size": 1}
     for name in ("shape_mask", "look_mask"):
         graph[f"{name}_seen"] = {"class_type": "MaskToImage", "inputs": {"mask": [name, 0]}}
@@ -215,7 +202,7 @@ def test_a_look_in_the_place_of_a_shape_is_refused_before_anything_runs(server):
 
 
 def test_an_attribute_of_another_model_is_one_sentence(server):
-    server.run(sd15("sd15_learn_shape", save_shape__name="other"))
+    server.run(one_step("sd15_learn_shape", save_shape__name="other"))
     graph = workflow(**QUICK, mix__shape=["other", 0])
     graph["other"] = {"class_type": "ESCDiffLoadAttribute", "inputs": {"file": "other.safetensors"}}
     message = error_of(server.run(graph))
