@@ -42,7 +42,7 @@ def model_bytes(model: DiffusionModel) -> int:
     return sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
 
 
-def as_on_a_gpu(unet, towers: Sequence, device, precision) -> tuple:
+def as_on_a_gpu(unet, towers: Sequence, *_how) -> tuple:
     """In the place of lean.for_training: a GPU trains with the layers as they are."""
     return tuple(towers), None
 
@@ -66,7 +66,7 @@ def measure(model: DiffusionModel, size: int, within: float, changes: dict) -> l
     rows, own = [], model_bytes(model)
     for name in FAMILIES[model.family].recipes.values():
         began = time.monotonic()
-        recipe = find_recipe(name, views=1, **changes)
+        recipe = find_recipe(name, **{"views": 1, **changes})
         tuner = prepare(model, [reference(size)], recipe, precision="bf16")
         state = 2 * 4 * tuner.report.trained_parameters         # weights and average are there already
         with norms_in_fp32():
