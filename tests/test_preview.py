@@ -16,10 +16,13 @@ from escdiff_core.unet import copy
 
 pytestmark = pytest.mark.usefixtures("in_fp32")
 HOW = Drawing(steps=3, seed=4, guidance_scale=3.0)
-# one for each form of weights and each way in which blocks are hidden from the token
+# one for each form of weights and of the token of which all is kept, and for each way in which blocks are
+# hidden from the token
 CASES = [
-    *((name, {}) for name in ("escdiff-shape", "escdiff-appearance", "escdiff-appearance-full",
-                              "escdiff-shape-paper", "escdiff-appearance-paper", "ostaf")),
+    *((name, {}) for name in (
+        "escdiff-shape", "escdiff-appearance", "escdiff-appearance-full", "escdiff-shape-paper",
+        "escdiff-appearance-paper", "ostaf", "prospect", "neti"
+    )),
     ("escdiff-appearance-paper", {"reach": "all"}),
 ]
 
@@ -74,3 +77,19 @@ def test_a_preview_builds_nothing_and_the_run_goes_on_as_without(model, monkeypa
     again = saved(run.run(lambda so_far: seen.append(so_far.draw(prompt, HOW))), tmp_path)
     assert again == once and len(seen) == 3
     assert all(np.isfinite(picture).all() for picture in seen) and not np.array_equal(seen[0], seen[2])
+
+
+def test_a_preview_that_is_cancelled_leaves_the_run_as_it_was(model, tmp_path):
+    recipe = quick("escdiff-shape", steps=3)
+    once = saved(prepare(model, [disc()], recipe).run(), tmp_path)
+    run, heard = prepare(model, [disc()], recipe), []
+
+    def cancel(done: int, total: int) -> None:
+        heard.append((done, total))
+        raise KeyboardInterrupt
+
+    def cancelled(so_far) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            so_far.draw(f"a photo of a {run.names.token}", HOW, cancel)
+
+    assert saved(run.run(cancelled), tmp_path) == once and heard == [(1, 3)] * 3

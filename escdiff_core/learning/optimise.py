@@ -79,10 +79,10 @@ class Optimizer:
     def averaged(self) -> Iterator[None]:
         """While open, what trains has the values of the average."""
         live, trained = [p.clone() for p in self.values()], self.values()
-        torch._foreach_copy_(trained, self.average)
-        if self.masters is not None:
-            self.masters.refresh()  # back with the next step
         try:
+            torch._foreach_copy_(trained, self.average)
+            if self.masters is not None:
+                self.masters.refresh()  # back with the next step
             yield
         finally:
             torch._foreach_copy_(trained, live)

@@ -1,7 +1,8 @@
-"""What a run draws while it learns: with its own UNet, so that nothing is built beside it and no weight is
-copied."""
+"""What a run draws while it learns: with its own UNet, so that none is built beside it."""
 
 import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,18 +11,23 @@ from ..model.conditioning import Conditioning, joined, predict
 from ..model.sample import USUAL, Drawing, draw
 from .precision import autocast
 
+if TYPE_CHECKING:
+    from .tune import Tuner
+
 
 @torch.no_grad()
-def draw_so_far(tuner, prompt: str, how: Drawing = USUAL) -> np.ndarray:
-    """Draw ``prompt``, which names the token, with what a Tuner's run has learned by now: float32 (1, h, w,
-    3), 0 to 1.
+def draw_so_far(tuner: "Tuner", prompt: str, how: Drawing = USUAL,
+                progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+    """Draw ``prompt``, which names the token, with what a run has learned by now: float32 (1, h, w, 3), 0 to
+    1.
 
-    The average of the weights draws, as it does in the attribute. A recipe that learns more than it keeps
-    (``joint``, ``stages``, two LoRAs) draws with all of it here. Raises ESCDiffError where model.sample.draw
-    does.
+    As the attribute does: the average of the weights draws, with the vectors that are kept. A recipe whose
+    weights learn more than is kept (``joint``, two LoRAs) draws with all of them here. ``progress`` and
+    errors: see model.sample.draw.
     """
     model, token, known = tuner.model, tuner.names.token, {}
     texts = copy.copy(tuner.texts)
+    texts.known = dict(texts.known)                     # the run's own stays as it is
     # not by chance but as in a mix: the blocks that did not learn read an appearance's plain word
     texts.plain_share = float(tuner.recipe.kind == "appearance" and tuner.recipe.reach == "own")
 
@@ -34,10 +40,12 @@ def draw_so_far(tuner, prompt: str, how: Drawing = USUAL) -> np.ndarray:
         return known[stage]
 
     def unet_call(x: torch.Tensor, timestep: torch.Tensor, given: Conditioning) -> torch.Tensor:
-        own = states(timestep)[2 - len(given):]         # without the empty one where nothing is guided
-        return predict(tuner.unet, x, timestep, own.to(x.device, x.dtype))
+        with autocast(model.device, tuner.precision):
+            own = states(timestep)[2 - len(given):]     # without the empty one where nothing is guided
+            return predict(tuner.unet, x, timestep, own.to(x.device, x.dtype))
 
-    with tuner.optimizer.averaged(), autocast(model.device, tuner.precision):
-        vectors = tuner.vectors()
-        first = states(torch.tensor(model.schedule.num_train_timesteps - 1))
-        return draw(model, first[1:], first[:1], how, unet_call)
+    with tuner.optimizer.averaged():
+        vectors = {tower: rows.to(model.device) for tower, rows in tuner.kept_vectors().items()}
+        with autocast(model.device, tuner.precision):
+            first = states(torch.tensor(model.schedule.num_train_timesteps - 1))
+        return draw(model, first[1:], first[:1], how, unet_call, progress)

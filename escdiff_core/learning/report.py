@@ -15,8 +15,8 @@ STATE_BYTES = 20  # of a trained number: weight, gradient, two moments and the a
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is told after each step; ``draw(prompt, how)`` is a preview of what has been learned so
-    far (see preview.draw_so_far)."""
+    """What a callback is told after each step; ``draw(prompt, how, progress)`` is a preview of what has
+    been learned so far (see preview.draw_so_far)."""
 
     step: int
     steps: int

@@ -196,7 +196,7 @@ def _preview(draw: Callable[..., np.ndarray], token: str) -> Image.Image | None:
     """What the token draws at this moment, a few steps, with the user's random numbers left alone; None
     without room for it."""
     try:
-        drawn = draw(f"a photo of a {token}", Drawing(steps=8, seed=0))
+        drawn = draw(f"a photo of a {token}", Drawing(steps=8, seed=0), lambda *_: _interrupted())
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
