@@ -5,8 +5,6 @@ from host_server import one_step
 from hosts import is_newest
 
 pytestmark = pytest.mark.slow
-
-
 NAME = "sdxl_random.safetensors"
 
 
