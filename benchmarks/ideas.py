@@ -37,8 +37,8 @@ from escdiff_core.metrics.prompt_check import check
 from escdiff_core.metrics.scores import Judge, harmonic_mean
 from escdiff_core.mixing.mix import Mix
 from escdiff_core.mixing.plan import Use
+from escdiff_core.model.autoencoder import image_to_latents
 from escdiff_core.model.diffusion import DiffusionModel
-from escdiff_core.model.sample import image_to_latents
 from escdiff_core.pictures import save_text
 from escdiff_core.reference.subject import as_working, find_subject
 from escdiff_core.worlds.pocket.captions import appearance_phrase

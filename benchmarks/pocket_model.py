@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from escdiff_core.families.load import load_model
 from escdiff_core.metrics.prompt_check import PARTS, check
-from escdiff_core.model.sample import Drawing, image_to_latents, latents_to_images, sample
+from escdiff_core.model.autoencoder import image_to_latents, latents_to_images
+from escdiff_core.model.sample import Drawing, sample
 from escdiff_core.worlds.pocket.captions import full_caption
 from escdiff_core.worlds.pocket.config import GUIDANCE
 from escdiff_core.worlds.pocket.world import render, reserved_spec

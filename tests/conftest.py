@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from fake_comfy import FakeComfy, png
-from hosts import find_hosts, is_between, python_of, version
+from hosts import find_hosts, is_between, is_newest, python_of, version
 from once import for_all_workers
 from queue_room import GRAPH
 
@@ -37,8 +37,12 @@ RUNNING: list = []
 
 def pytest_collection_modifyitems(items):
     """The longest begin first: what the servers are asked, then the probes, so that the workers come to their
-    ends together. What takes long and hardly knows the host is asked of the oldest and the newest alone."""
+    ends together. What takes long and hardly knows the host is asked of the oldest and the newest alone
+    (``ends``), or of the newest (``newest``)."""
     for item in items:
+        if item.get_closest_marker("newest") and item.callspec.params["host"] and not is_newest(
+                item.callspec.params["host"]):
+            item.add_marker(pytest.mark.skip(reason="an older ComfyUI: as on the newest"))
         if item.get_closest_marker("ends") and item.callspec.params["host"] and is_between(
                 item.callspec.params["host"]):
             item.add_marker(pytest.mark.skip(reason="a ComfyUI between an older and a newer: as on those"))

@@ -62,7 +62,7 @@ def parity(model, clip, vae):
         largest(theirs, m.unet(x, t, encoder_hidden_states=context).sample) for m in (copy, direct)
     )
     picture = torch.rand(1, 128, 128, 3)
-    latents = core("escdiff_core.model.sample").image_to_latents(direct, picture)
+    latents = core("escdiff_core.model.autoencoder").image_to_latents(direct, picture)
     found["vae_difference"] = largest(vae.encode(picture) * direct.vae.config.scaling_factor, latents)
     found["fingerprints"] = [
         copy.fingerprint,

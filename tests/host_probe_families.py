@@ -14,7 +14,6 @@ from itertools import pairwise
 
 from host_probe import load_pack
 from host_probe_base import (
-    HOST,
     control_net,
     controlled,
     core,
@@ -26,7 +25,6 @@ from host_probe_base import (
     stock,
     torch,
 )
-from hosts import is_newest
 
 PROMPT = "a photo of a *m with *a appearance on a white background"
 # pixels of what is drawn and of what is learned from: the families' own sizes would take minutes here
@@ -256,7 +254,7 @@ def main() -> None:
     with torch.inference_mode():
         few_views()
         shrink()
-        for name in ("sd2", "sdxl") if is_newest(HOST) else ("sdxl",):
+        for name in ("sd2", "sdxl"):
             began = time.monotonic()
             try:
                 model, clip, vae = stock(

@@ -27,7 +27,7 @@ from escdiff_core.learning.filters import AttributeFilter, load_filter, make_fil
 from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import RECIPES, find_recipe
 from escdiff_core.learning.train_filters import Example, examples_from_folder, look_at, train_filter
-from escdiff_core.model.sample import image_to_latents
+from escdiff_core.model.autoencoder import image_to_latents
 from escdiff_core.model.text import word_embedding
 from escdiff_core.unet.words import merge, starting_word
 from escdiff_core.worlds.pocket.examples import examples_from_world

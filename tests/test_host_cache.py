@@ -4,7 +4,7 @@ on."""
 
 import pytest
 
-pytestmark = pytest.mark.ends
+pytestmark = pytest.mark.newest
 INPUTS = ["model", "LoRA", "LoRA strength", "schedule", "clip", "LoRA on clip", "clip skip", "vae", "picture",
           "two pictures", "mask", "no mask", "encoder", "no encoder", "timestep", "seed of looking", "kind",
           "class word", "filter", "seed", "describe", "token name", "steps", "preset", "batch size"]

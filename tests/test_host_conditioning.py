@@ -4,7 +4,7 @@ it cannot do."""
 
 import pytest
 
-pytestmark = pytest.mark.ends
+pytestmark = pytest.mark.newest
 FOLLOW = [
     "as it is", "Average 0", "Average 0.3", "Average with a stock prompt", "a stock prompt averaged",
     "Concat", "Concat of a stock prompt", "Concat to a stock prompt", "ZeroOut", "times 0", "times 1.5",

@@ -6,18 +6,15 @@ layers.
 """
 
 import pytest
-from hosts import is_newest
 
-pytestmark = [pytest.mark.slow, pytest.mark.ends]
+pytestmark = [pytest.mark.slow, pytest.mark.newest]
 MODELS = "family_models"          # the checkpoints of the probe's base directory
 TOWERS = {"sd2": {"clip_h": [1, 1024]}, "sdxl": {"clip_g": [1, 1280], "clip_l": [1, 768]}}
 
 
 @pytest.fixture(params=TOWERS)
-def seen(request, found, host) -> dict:
+def seen(request, found) -> dict:
     """What the probe saw of one family."""
-    if request.param == "sd2" and not is_newest(host):
-        pytest.skip("an older ComfyUI: SDXL, which has one text encoder of the kind more, is enough")
     assert "failed" not in found[request.param], found[request.param]["failed"]
     return {"name": request.param, **found[request.param]}
 

@@ -10,13 +10,12 @@ from model_zoo import POCKET, random_modules
 from escdiff_core.errors import ESCDiffError
 from escdiff_core.families.load import load_model
 from escdiff_core.families.save import write_checkpoint
+from escdiff_core.model.autoencoder import image_to_latents, latents_to_images
 from escdiff_core.model.conditioning import Conditioning, predict
 from escdiff_core.model.sample import (
     SCHEDULERS,
     Drawing,
     draw,
-    image_to_latents,
-    latents_to_images,
     make_scheduler,
     sample,
     start_noise,

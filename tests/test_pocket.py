@@ -20,7 +20,8 @@ from escdiff_core.learning.encoders import choose_encoder, choose_filter
 from escdiff_core.learning.learn import prepare
 from escdiff_core.learning.recipes import DEFAULTS, RECIPES, find_recipe
 from escdiff_core.metrics.prompt_check import check
-from escdiff_core.model.sample import Drawing, image_to_latents, latents_to_images, sample
+from escdiff_core.model.autoencoder import image_to_latents, latents_to_images
+from escdiff_core.model.sample import Drawing, sample
 from escdiff_core.worlds.pocket import config
 from escdiff_core.worlds.pocket.captions import full_caption
 from escdiff_core.worlds.pocket.loop import Loop, MasterWeights

@@ -30,8 +30,8 @@ from escdiff_core.cli.common import progress_bar
 from escdiff_core.families.load import load_model
 from escdiff_core.metrics.reading import read
 from escdiff_core.metrics.scores import Judge, harmonic_mean
+from escdiff_core.model.autoencoder import image_to_latents, latents_to_images
 from escdiff_core.model.diffusion import DiffusionModel
-from escdiff_core.model.sample import image_to_latents, latents_to_images
 from escdiff_core.pictures import compose_sheet
 from escdiff_core.reference import load_reference
 

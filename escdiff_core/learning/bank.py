@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import ESCDiffError
 from ..files import write_safetensors
+from ..model.autoencoder import encoded_at_once
 from ..model.diffusion import DiffusionModel
-from ..model.sample import ENCODED_AT_ONCE, Drawing, sample
+from ..model.sample import Drawing, sample
 from ..reference.photograph import subject_of
 from ..registry import world_of
 from .compose import mirrored_outwards
@@ -148,7 +149,7 @@ def _key(model: DiffusionModel, words: Words) -> str:
 
 
 def _draw(model: DiffusionModel, words: Words, tell: Tell) -> np.ndarray:
-    at_once = max(1, min(AT_ONCE, ENCODED_AT_ONCE // model.native_size ** 2))
+    at_once = min(AT_ONCE, encoded_at_once(model.native_size, model.native_size))
     pictures = sample(model, words.prompts(), how=Drawing(STEPS, batch_size=at_once), progress=tell)
     return np.round(255 * pictures).astype(np.uint8)
 

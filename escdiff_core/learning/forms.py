@@ -153,9 +153,8 @@ def train_offsets(base: UNet2DConditionModel, names: Sequence[str], rank: int, s
         base.config), base.state_dict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        code = nn.Parameter(torch.randn(HYPER_WIDTH) / HYPER_WIDTH ** 0.5)
+        code = nn.Parameter((torch.randn(HYPER_WIDTH) / HYPER_WIDTH ** 0.5).to(base.device))
         offsets = {n: _Offset(code, *before[n].shape[:2]) for n in matrices}
-    code.data = code.data.to(base.device)
     for name, offset in offsets.items():
         parametrize.register_parametrization(
             unet.get_submodule(name.removesuffix(".weight")), "weight", offset.to(base.device)

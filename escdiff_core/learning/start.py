@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..errors import ESCDiffError
+from ..model.autoencoder import image_to_latents
 from ..model.diffusion import DiffusionModel
-from ..model.sample import image_to_latents
 from ..model.text import Vectors
 from ..reference import Reference
 from ..unet.words import moved, starting_word

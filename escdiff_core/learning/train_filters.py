@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from ..errors import ESCDiffError
+from ..model.autoencoder import image_to_latents
 from ..model.conditioning import predict
 from ..model.diffusion import DiffusionModel
-from ..model.sample import image_to_latents
 from ..reference import load_reference
 from ..unet.blocks import find_preset
 from ..unet.copy import private_copy

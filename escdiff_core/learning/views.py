@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import ESCDiffError, lookup
+from ..model.autoencoder import encoded_at_once, image_to_latents
 from ..model.diffusion import DiffusionModel
-from ..model.sample import Drawing, encoded_at_once, image_to_latents, sample
+from ..model.sample import Drawing, sample
 from ..reference import Reference
 from ..registry import worlds
 from .bank import bank_of
@@ -90,9 +91,10 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
         drawn.append(drawers[i % len(drawers)](rng))
         tell(i + 1, total)
     images, parts = np.stack([v.image for v in drawn]), []
-    for first in range(0, count, encoded_at_once(images)):
+    at_once = encoded_at_once(*images.shape[1:3])
+    for first in range(0, count, at_once):
         with autocast(model.device, precision):
-            parts.append(image_to_latents(model, images[first:first + encoded_at_once(images)]))
+            parts.append(image_to_latents(model, images[first:first + at_once]))
         tell(count + sum(map(len, parts)), total)
     latents = torch.cat(parts)
     weights = loss_weights(np.stack([v.mask for v in drawn]), latents, recipe)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import ESCDiffError
+from ..model.autoencoder import image_to_latents
 from ..model.conditioning import Conditioning, joined, pack, predict
 from ..model.diffusion import DiffusionModel
-from ..model.sample import Drawing, draw, image_to_latents
+from ..model.sample import Drawing, draw
 from ..model.text import Words
 from ..model.weighted import encode_weighted
 from ..reference import Reference

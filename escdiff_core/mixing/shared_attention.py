@@ -5,8 +5,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..errors import ESCDiffError
+from ..model.autoencoder import image_to_latents
 from ..model.diffusion import DiffusionModel
-from ..model.sample import image_to_latents
 from ..reference import Reference
 
 SELF = ".attn1.processor"

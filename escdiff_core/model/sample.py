@@ -1,4 +1,4 @@
-"""Text to image with diffusers' schedulers and classifier-free guidance; pictures to latents and back."""
+"""Text to image with diffusers' schedulers and classifier-free guidance."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from ..errors import ESCDiffError, lookup
+from .autoencoder import latent_factor, latents_to_images
 from .conditioning import Conditioning, joined, predict
 from .diffusion import DiffusionModel
 from .schedule import NoiseSchedule
@@ -24,9 +25,6 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
     "euler": (EulerDiscreteScheduler, {}),
 }
-
-# pixels; one picture of 512 px, for which SD 1.x's autoencoder takes 0.6 GiB
-ENCODED_AT_ONCE = 16 * 128 * 128
 
 # (latents (b, 4, h, w), timestep (), what it is told of the prompts) -> the UNet's output (b, 4, h, w)
 UNetCall = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
@@ -164,10 +162,10 @@ def _begin(model: DiffusionModel, noise: torch.Tensor, how: Drawing):
     solver = make_scheduler(model.schedule, how.scheduler)
     solver.set_timesteps(how.steps, device=model.device)
     timesteps = solver.timesteps[how.skipped:]
+    if hasattr(solver, "set_begin_index"):      # it would look for it, and a GPU be waited for
+        solver.set_begin_index(how.skipped)
     if how.start is None:
         return solver, timesteps, noise * solver.init_noise_sigma
-    if hasattr(solver, "set_begin_index"):
-        solver.set_begin_index(how.skipped)
     start = how.start.expand_as(noise).to(noise)
     return solver, timesteps, solver.add_noise(start, noise, timesteps[:1].expand(len(noise)))
 
@@ -181,48 +179,6 @@ def start_noise(model: DiffusionModel, seeds: Sequence[int], height: int, width:
     shape = (model.unet.config.in_channels, height // factor, width // factor)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s % 2**64)) for s in seeds]
     return torch.stack(noise).to(model.device)
-
-
-def latent_factor(model: DiffusionModel) -> int:
-    """How many pixels one latent cell spans, per side (8 for SD 1.x)."""
-    return 2 ** (len(model.vae.config.block_out_channels) - 1)
-
-
-def encoded_at_once(images: np.ndarray | torch.Tensor) -> int:
-    """How many of ``images`` (b, h, w, 3) the autoencoder is given in one batch."""
-    return max(1, ENCODED_AT_ONCE // (images.shape[1] * images.shape[2]))
-
-
-@torch.no_grad()
-def image_to_latents(
-    model: DiffusionModel, images: np.ndarray | torch.Tensor, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Encode pictures (b, h, w, 3), 0 to 1, as scaled latents, float32 (b, 4, h/8, w/8).
-
-    The mean of the posterior, which is deterministic; a sample of it when a ``generator`` is given.
-    """
-    pixels = torch.as_tensor(images, dtype=torch.float32)
-    factor = latent_factor(model)
-    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.shape[1] % factor or pixels.shape[2] % factor:
-        raise ESCDiffError(
-            f"pictures of shape {tuple(pixels.shape)} cannot be encoded; needed: (b, h, w, 3) with sides in "
-            f"multiples of {factor}"
-        )
-    latents = []
-    for part in pixels.split(encoded_at_once(pixels)):
-        posterior = model.vae.encode(
-            (part.permute(0, 3, 1, 2) * 2 - 1).to(model.device, model.vae.dtype)
-        ).latent_dist
-        latents.append(posterior.mode() if generator is None else posterior.sample(generator))
-    return torch.cat(latents).float() * model.vae.config.scaling_factor
-
-
-@torch.no_grad()
-def latents_to_images(model: DiffusionModel, latents: torch.Tensor) -> np.ndarray:
-    """Decode scaled latents (b, 4, h, w) to pictures, float32 (b, 8h, 8w, 3), 0 to 1."""
-    unscaled = (latents / model.vae.config.scaling_factor).to(model.device, model.vae.dtype)
-    pixels = model.vae.decode(unscaled).sample.float()
-    return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _denoise(model, latents, context, guidance_scale, scheduler, timesteps, call, progress) -> torch.Tensor:
