@@ -66,6 +66,12 @@ def reference(size: int) -> Reference:
     return Reference(picture, mask)
 
 
+def model_bytes(model: DiffusionModel) -> int:
+    """What the model itself takes."""
+    modules = (model.unet, model.vae, *(tower.encoder for tower in model.towers))
+    return sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
+
+
 def peak(device: torch.device) -> float:
     """GiB that were held at once: of the device, or of the process on a CPU."""
     if device.type == "cuda":

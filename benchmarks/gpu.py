@@ -19,8 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from full_size import peak, random_model, reference
-from memory import model_bytes
+from full_size import model_bytes, peak, random_model, reference
 
 from escdiff_core.errors import ESCDiffError, memory_as_a_sentence
 from escdiff_core.families import FAMILIES

@@ -1,19 +1,23 @@
-"""What learning on a full-size model holds at once, by count: ``python benchmarks/memory.py``.
+"""What a whole learning on a full-size model takes of a card, counted: ``python benchmarks/memory.py``.
 
-A model of each family with random weights in bf16, and the family's own recipes. The run is told how much
-memory there is beside the model, and settles how much of a batch it computes at once. What a pass keeps for
-its way back is counted on the CPU, with a GPU's layers and norms in fp32; the CUDA context, the
-allocator's waste and libraries' workspaces (0.5 to 1 GiB) come on top. Writes ``memory.md``.
+There is no card: it is pretended (tests/pretend_card.py), with tensors that have sizes and no values. So
+every tensor that a learning makes is counted, from the views that are encoded to the attribute that is kept,
+and a card that is too small runs out of memory as a real one does. Weights are in bf16, norms compute in
+fp32. What kernels take for themselves, what the allocator wastes and the CUDA context (0.5 to 1 GiB) come on
+top. Writes ``memory.md``.
 """
 
 import argparse
 import datetime
 import gc
+import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,30 +25,43 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from full_size import random_model, reference
+import pretend_card
+from full_size import DTYPE, reference
+from pretend_card import CARD, Allocator, OnCard, card
 
 from escdiff_core.families import FAMILIES
-from escdiff_core.learning import tune
-from escdiff_core.learning.fit import choose
-from escdiff_core.learning.learn import prepare
+from escdiff_core.families.load import build_modules, model_from_tensors
+from escdiff_core.families.recognise import configured
+from escdiff_core.learning.learn import learn
 from escdiff_core.learning.recipes import find_recipe
 from escdiff_core.model.diffusion import DiffusionModel
+from escdiff_core.model.names import to_canonical, unet_map, vae_map
+from escdiff_core.model.sample import Drawing
 
 GIB = 2**30
-# family, pixels, GiB that are to be enough, changes of the recipe
-CASES = (("sd15", 512, 6, {}), ("sdxl", 1024, 12, {}), ("sdxl", 1024, 8, {"batch_size": 1}))
+# family, pixels, GiB of the card, changes of the recipe
+CASES = (("sd15", 512, 6, {}), ("sd15", 512, 4, {}), ("sdxl", 1024, 12, {}),
+         ("sdxl", 1024, 8, {"batch_size": 1}))
+SHORT = {"views": 2, "steps": 2}        # more of them take no more memory, but for a latent each
+STAGES = ("preparing", "steps", "preview", "end")
 
 
-def model_bytes(model: DiffusionModel) -> int:
-    """What the model itself takes."""
-    modules = (model.unet, model.vae, *(tower.encoder for tower in model.towers))
-    return sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
+def weightless(family: str, size: int) -> DiffusionModel:
+    """A full-size model of ``family`` on the card, whose weights have no values."""
+    row = FAMILIES[family]
+    config = replace(configured(row, {}, {}, {tower.name: {} for tower in row.towers}), native_size=size)
+    unet, vae, texts = build_modules(config)
 
+    def tensors(module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        return {name: OnCard(torch.empty(t.shape, dtype=dtype, device="meta"))
+                for name, t in module.state_dict().items()}
 
-def as_on_a_gpu(unet, towers: Sequence, *_how) -> tuple:
-    """In the place of lean.for_training: a GPU trains with the layers as they are."""
-    return tuple(towers), None
+    return model_from_tensors(
+        to_canonical(tensors(unet, DTYPE), unet_map(unet.config)),
+        to_canonical(tensors(vae, torch.float32), vae_map(vae.config)),
+        {name: tensors(text, DTYPE) for name, text in texts.items()}, config, CARD, DTYPE, base="0" * 64)
 
 
 @contextmanager
@@ -61,25 +78,44 @@ def norms_in_fp32() -> Iterator[None]:
         yield
 
 
-def measure(model: DiffusionModel, size: int, within: float, changes: dict) -> list[str]:
+def measure(model: DiffusionModel, memory: Allocator, name: str, size: int, changes: dict) -> tuple:
+    """Learn on ``model``, with a preview after the last step; returns the run's report and the bytes that
+    were taken at most in each of STAGES."""
+    recipe, peaks = find_recipe(name, **{**SHORT, **changes}), dict.fromkeys(STAGES, 0)
+
+    def over(stage: str) -> None:
+        peaks[stage], memory.most = max(peaks[stage], memory.most), memory.now
+
+    def stepped(progress) -> None:
+        over("steps")
+        if progress.step == progress.steps:
+            progress.draw(f"a photo of {recipe.token}", Drawing(steps=2))
+            over("preview")
+
+    gc.collect()
+    memory.most = memory.now
+    with norms_in_fp32():
+        _, report = learn(model, [reference(size)], recipe, on_begin=lambda _run: over("preparing"),
+                          on_step=stepped)
+    over("end")
+    return report, peaks
+
+
+def rows_of(family: str, size: int, within: float, changes: dict) -> list[str]:
     """A row of the table for each kind."""
-    rows, own = [], model_bytes(model)
-    for name in FAMILIES[model.family].recipes.values():
-        began = time.monotonic()
-        recipe = find_recipe(name, **{"views": 1, **changes})
-        tuner = prepare(model, [reference(size)], recipe, precision="bf16")
-        state = 2 * 4 * tuner.report.trained_parameters         # weights and average are there already
-        with norms_in_fp32():
-            choose(tuner, lambda needed, taken=own + state: within * GIB - taken)
-        run = tuner.report.needed_bytes + state
-        rows.append(
-            f"| {model.family} | {size} | {name} | {tuner.fit.rows} of {recipe.batch_size} | "
-            f"{'yes' if tuner.fit.checkpointing else 'no'} | {own / GIB:.2f} | {run / GIB:.2f} | "
-            f"{(own + run) / GIB:.2f} | {within} |"
-        )
-        print(rows[-1], f"{time.monotonic() - began:.0f} s", flush=True)
-        del tuner
-        gc.collect()
+    pretend_card.PLACE, rows = "meta", []
+    with card(within * GIB) as memory:
+        model = weightless(family, size)
+        own = memory.now
+        for name in FAMILIES[family].recipes.values():
+            began = time.monotonic()
+            report, peaks = measure(model, memory, name, size, changes)
+            batch = changes.get("batch_size", find_recipe(name).batch_size)
+            taken = [f"{bytes_ / GIB:.2f}" for bytes_ in (own, *peaks.values(), max(peaks.values()))]
+            rows.append(" | ".join([
+                f"| {family}", str(size), str(within), name, f"{report.rows} of {batch}",
+                "yes" if report.checkpointing else "no", *taken]) + " |")
+            print(rows[-1], f"{time.monotonic() - began:.0f} s", flush=True)
     return rows
 
 
@@ -89,23 +125,20 @@ def main() -> None:
     )
     parser.add_argument("--family", choices=[family for family, *_ in CASES], help="only this one")
     options = parser.parse_args()
-    tune.for_training = as_on_a_gpu
-    rows, made = [], {}
-    for family, size, within, changes in CASES:
-        if options.family in (None, family):
-            if family not in made:
-                made = {family: random_model(family, size, torch.device("cpu"))}
-            rows += measure(made[family], size, within, changes)
+    cases = [case for case in CASES if options.family in (None, case[0])]
+    with get_context("spawn").Pool(min(os.cpu_count() or 1, len(cases))) as pool:
+        rows = [row for rows in pool.starmap(rows_of, cases, chunksize=1) for row in rows]
     only = f" --family {options.family}" if options.family else ""
     text = "\n".join([
-        "# What learning on a full-size model holds at once, by count", "",
+        "# What a whole learning on a full-size model takes of a card, counted", "",
         f"`python benchmarks/memory.py{only}`, {datetime.date.today().isoformat()}, "
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}: random weights in bf16, "
-        "GiB. Counted, not measured on a card: what autograd keeps with the layers that a GPU computes with, "
-        "gradients, optimiser and average. A CUDA context, the allocator's waste and workspaces (0.5 to 1 "
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, no GPU: every tensor is "
+        "counted on a pretended card that has no more than the GiB of the third column. GiB at once, with "
+        "the model. What kernels take for themselves, the allocator's waste and the CUDA context (0.5 to 1 "
         "GiB) come on top.", "",
-        "| family | pixels | recipe | rows at once | checkpointing | model | run | together | aim |",
-        "|---|---|---|---|---|---|---|---|---|", *rows, ""])
+        f"| family | pixels | card | recipe | rows at once | checkpointing | model | {' | '.join(STAGES)} | "
+        "most |",
+        "|" + "---|" * (8 + len(STAGES)), *rows, ""])
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -83,6 +83,6 @@ def choose_start(model: DiffusionModel, references: Sequence[Reference], recipe:
 def read_features(model: DiffusionModel, references: Sequence[Reference], recipe: Recipe,
                   encoder: ReferenceEncoder | None, seed: int) -> ReferenceFeatures:
     """What the UNet and the encoder see in the references, at the recipe's timestep."""
-    latents = torch.cat([image_to_latents(model, r.image[None]) for r in references])
+    latents = torch.cat([image_to_latents(model, r.image[None], alone=True) for r in references])
     images = torch.from_numpy(np.stack([r.image for r in references]))
     return reference_features(model, latents, images, recipe.feature_timestep, encoder, seed)

@@ -94,7 +94,7 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     at_once = encoded_at_once(*images.shape[1:3])
     for first in range(0, count, at_once):
         with autocast(model.device, precision):
-            parts.append(image_to_latents(model, images[first:first + at_once]))
+            parts.append(image_to_latents(model, images[first:first + at_once], alone=True))
         tell(count + sum(map(len, parts)), total)
     latents = torch.cat(parts)
     weights = loss_weights(np.stack([v.mask for v in drawn]), latents, recipe)
@@ -104,7 +104,7 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
                      how=Drawing(PRIOR_STEPS, seed=seed, size=images.shape[1:3]),
                      progress=lambda done, steps: tell(2 * count + PRIOR_STEPS * done // steps, total))
         with autocast(model.device, precision):
-            kept = image_to_latents(model, own)
+            kept = image_to_latents(model, own, alone=True)
         latents, weights = torch.cat([latents, kept]), torch.cat([weights, torch.ones_like(kept[:, :1])])
         words += [("", "")] * recipe.prior
     return Views(latents.contiguous(), weights, tuple(w[0] for w in words), tuple(w[1] for w in words), count)

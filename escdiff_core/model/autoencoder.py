@@ -3,7 +3,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -28,12 +28,14 @@ def encoded_at_once(height: int, width: int) -> int:
 
 @torch.no_grad()
 def image_to_latents(
-    model: DiffusionModel, images: np.ndarray | torch.Tensor, generator: torch.Generator | None = None
+    model: DiffusionModel, images: np.ndarray | torch.Tensor, generator: torch.Generator | None = None,
+    alone: bool = False,
 ) -> torch.Tensor:
     """Encode pictures (b, h, w, 3), 0 to 1, as scaled latents, float32 (b, 4, h/8, w/8).
 
-    The mean of the posterior, which is deterministic; a sample of it when a ``generator`` is given. Where a
-    GPU has no room for it, the rest of the model waits in the CPU's memory meanwhile.
+    The mean of the posterior, which is deterministic; a sample of it when a ``generator`` is given.
+    ``alone``: where a GPU has no room for it, the rest of the model may wait in the CPU's memory meanwhile,
+    because no copy shares its weights.
     """
     pixels = torch.as_tensor(images, dtype=torch.float32)
     factor = latent_factor(model)
@@ -49,7 +51,7 @@ def image_to_latents(
                  for part in pixels.split(encoded_at_once(*pixels.shape[2:]))]
         return torch.cat([each.mode() if generator is None else each.sample(generator) for each in found])
 
-    latents = _or_else(model, encode, _alone(model))
+    latents = _or_else(model, encode, _alone(model) if alone else None)
     return latents.float() * model.vae.config.scaling_factor
 
 
@@ -67,12 +69,13 @@ def latents_to_images(model: DiffusionModel, latents: torch.Tensor) -> np.ndarra
     return _or_else(model, decode, _in_tiles(model, max(latents.shape[2:]))).permute(0, 2, 3, 1).numpy()
 
 
-def _or_else(model: DiffusionModel, work: Callable[[], torch.Tensor], sparing) -> torch.Tensor:
-    """What ``work`` makes, within ``sparing`` where a GPU's memory runs out without."""
+def _or_else(model: DiffusionModel, work: Callable[[], torch.Tensor],
+             sparing: AbstractContextManager | None) -> torch.Tensor:
+    """What ``work`` makes, within ``sparing``, if there is one, where a GPU's memory runs out without."""
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or model.device.type == "cpu":
+        if sparing is None or not is_out_of_memory(error) or model.device.type == "cpu":
             raise
     # here what failed is gone
     _give_back(model)
