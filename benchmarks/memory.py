@@ -66,12 +66,14 @@ def weightless(family: str, size: int) -> DiffusionModel:
 
 @contextmanager
 def norms_in_fp32() -> Iterator[None]:
-    """While open, norms compute in fp32, as autocast has them do on a GPU and not on a CPU."""
+    """While open, norms under autocast compute in fp32, as on a GPU and not on a CPU."""
     with ExitStack() as stack:
         for name in ("group_norm", "layer_norm"):
             usual = getattr(F, name)
 
             def exact(x, how, weight=None, bias=None, eps=1e-5, usual=usual):
+                if not torch.is_autocast_enabled("cpu"):
+                    return usual(x, how, weight, bias, eps)
                 return usual(x.float(), how, *(None if t is None else t.float() for t in (weight, bias)), eps)
 
             stack.enter_context(patch.object(F, name, exact))

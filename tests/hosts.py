@@ -49,8 +49,8 @@ def version(host: Path) -> str:
 
 
 def newest() -> Path:
-    """The host with the highest version number, of those that are there."""
-    return max(find_hosts(), key=_numbers)
+    """The host with the highest version number, of those that are prepared."""
+    return max([h for h in find_hosts() if python_of(h).exists()] or find_hosts(), key=_numbers)
 
 
 def is_newest(host: Path) -> bool:

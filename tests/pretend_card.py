@@ -23,6 +23,7 @@ PLACE = "cpu"
 aten, Tensor = torch.ops.aten, torch.Tensor
 # those of the CPU may index tensors of a GPU
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
+INDEXES = 1         # their second argument
 LEAVING = {Tensor.numpy, Tensor.__array__}
 
 
@@ -30,7 +31,7 @@ class Allocator:
     """Bytes that lie on the card, each storage once."""
 
     def __init__(self):
-        self.holders, self.sizes, self.now, self.most = Counter(), {}, 0, 0
+        self.holders, self.sizes, self.now, self.most, self.peak = Counter(), {}, 0, 0, 0
         self.limit = float("inf")
         self.asked = 0      # how often a number was read, for which a GPU's queue must have run empty
 
@@ -43,7 +44,7 @@ class Allocator:
                 raise torch.OutOfMemoryError(f"CUDA out of memory: {storage.nbytes()} bytes were asked for")
             self.sizes[place] = storage.nbytes()
             self.now += storage.nbytes()
-            self.most = max(self.most, self.now)
+            self.most, self.peak = max(self.most, self.now), max(self.peak, self.now)    # peak is torch's own
         self.holders[place] += 1
         weakref.finalize(tensor, self.give_back, place, storage)
 
@@ -107,6 +108,7 @@ def held(value):
 
 def values(tensor: Tensor) -> Tensor:
     """What ``tensor`` holds, on the CPU."""
+    allocator.asked += isinstance(tensor, OnCard)
     inside = tensor.held if isinstance(tensor, OnCard) else tensor
     return torch.zeros_like(inside, device="cpu") if inside.is_meta else inside
 
@@ -127,7 +129,9 @@ def compute(func, args, kwargs):
         return copied(*args)
     given: list[Tensor] = []
     each(given.append, (args, kwargs))
-    counted = given[:1] if name in INDEXING else given
+    counted = given
+    if name in INDEXING:
+        counted = [t for i, t in enumerate(args) if i != INDEXES and isinstance(t, Tensor)]
     if any(t.dim() and not isinstance(t, OnCard) for t in counted):
         raise RuntimeError(f"{func} of tensors on two devices: {[(str(t.device), *t.shape) for t in given]}")
     if name is aten._local_scalar_dense:
@@ -232,8 +236,8 @@ GPU = {
     "get_device_properties": lambda device=None: SimpleNamespace(total_memory=TOTAL, name="pretended"),
     "memory_allocated": lambda device=None: allocator.now,
     "memory_reserved": lambda device=None: allocator.now,
-    "max_memory_allocated": lambda device=None: allocator.most,
-    "reset_peak_memory_stats": lambda device=None: setattr(allocator, "most", allocator.now),
+    "max_memory_allocated": lambda device=None: allocator.peak,
+    "reset_peak_memory_stats": lambda device=None: setattr(allocator, "peak", allocator.now),
     "mem_get_info": lambda device=None: (int(allocator.limit - allocator.now), TOTAL),
     "get_per_process_memory_fraction": lambda device=None: 1.0,
 }

@@ -67,7 +67,10 @@ class TrainingTexts:
 
         ``alone``: the prompts that name nothing but the token, for what is learned apart.
         """
-        slots = [self._texts(texts, list(tokens), timesteps, row) for row in self.rows
+        # asked once, and where it counts: a GPU has to be waited for
+        stages = ([self.stage(t) for t in timesteps.tolist()] if by_stage(self.layout) else
+                  [0] * len(prompts))
+        slots = [self._texts(texts, list(tokens), stages, row) for row in self.rows
                  for texts in ((prompts, alone) if self.apart else (prompts,))]
         unique = list(dict.fromkeys(text for texts in slots for text in texts))
         states = encode_prompts(self.model, unique, tokens if self.layout == "one" else named_rows(tokens))
@@ -82,13 +85,13 @@ class TrainingTexts:
         return pack([chosen(hide, plain, own[0]), *own])
 
     def _texts(
-        self, prompts: Sequence[str], tokens: Sequence[str], timesteps: torch.Tensor, row: int
+        self, prompts: Sequence[str], tokens: Sequence[str], stages: Sequence[int], row: int
     ) -> Sequence[str]:
         """The prompts as one slot reads them: a token with several vectors under the name of the one that
         counts there."""
         if self.layout == "one":
             return prompts
-        firsts = [self.stage(t) * max(len(self.layers), 1) for t in timesteps.tolist()]
+        firsts = [stage * max(len(self.layers), 1) for stage in stages]
         return [
             without_tokens(p, {n: row_name(n, r + row) for n in tokens})
             for p, r in zip(prompts, firsts, strict=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import ESCDiffError, lookup
-from ..model.autoencoder import encoded_at_once, image_to_latents
+from ..model.autoencoder import image_to_latents
 from ..model.diffusion import DiffusionModel
 from ..model.sample import Drawing, sample
 from ..reference import Reference
@@ -90,13 +90,10 @@ def prepare_views(model: DiffusionModel, references: Sequence[Reference], recipe
     for i in range(count):
         drawn.append(drawers[i % len(drawers)](rng))
         tell(i + 1, total)
-    images, parts = np.stack([v.image for v in drawn]), []
-    at_once = encoded_at_once(*images.shape[1:3])
-    for first in range(0, count, at_once):
-        with autocast(model.device, precision):
-            parts.append(image_to_latents(model, images[first:first + at_once], alone=True))
-        tell(count + sum(map(len, parts)), total)
-    latents = torch.cat(parts)
+    images = np.stack([v.image for v in drawn])
+    with autocast(model.device, precision):
+        latents = image_to_latents(model, images, alone=True,
+                                   progress=lambda done: tell(count + done, total))
     weights = loss_weights(np.stack([v.mask for v in drawn]), latents, recipe)
     words = [(v.rest, v.behind) if v.rest or v.behind else ("", describe) for v in drawn]
     if recipe.prior:

@@ -2,6 +2,7 @@
 """
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -29,13 +30,13 @@ def encoded_at_once(height: int, width: int) -> int:
 @torch.no_grad()
 def image_to_latents(
     model: DiffusionModel, images: np.ndarray | torch.Tensor, generator: torch.Generator | None = None,
-    alone: bool = False,
+    alone: bool = False, progress: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Encode pictures (b, h, w, 3), 0 to 1, as scaled latents, float32 (b, 4, h/8, w/8).
 
     The mean of the posterior, which is deterministic; a sample of it when a ``generator`` is given.
     ``alone``: where a GPU has no room for it, the rest of the model may wait in the CPU's memory meanwhile,
-    because no copy shares its weights.
+    because no copy shares its weights. ``progress(done)`` is called after each batch and may raise to cancel.
     """
     pixels = torch.as_tensor(images, dtype=torch.float32)
     factor = latent_factor(model)
@@ -44,12 +45,17 @@ def image_to_latents(
             f"pictures of shape {tuple(pixels.shape)} cannot be encoded; needed: (b, h, w, 3) with sides in "
             f"multiples of {factor}"
         )
-    pixels = pixels.permute(0, 3, 1, 2) * 2 - 1
 
     def encode() -> torch.Tensor:
-        found = [model.vae.encode(part.to(model.device, model.vae.dtype)).latent_dist
-                 for part in pixels.split(encoded_at_once(*pixels.shape[2:]))]
-        return torch.cat([each.mode() if generator is None else each.sample(generator) for each in found])
+        made: list[torch.Tensor] = []
+        for part in pixels.split(encoded_at_once(*pixels.shape[1:3])):
+            posterior = model.vae.encode(
+                (part.permute(0, 3, 1, 2) * 2 - 1).to(model.device, model.vae.dtype)
+            ).latent_dist
+            made.append(posterior.mode() if generator is None else posterior.sample(generator))
+            if progress is not None:
+                progress(sum(map(len, made)))
+        return torch.cat(made)
 
     latents = _or_else(model, encode, _alone(model) if alone else None)
     return latents.float() * model.vae.config.scaling_factor
@@ -99,6 +105,9 @@ def _alone(model: DiffusionModel) -> Iterator[None]:
             module.to("cpu")
         _give_back(model)
         yield
+    except BaseException as error:      # what it held must be gone before the others come back
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         for module in others:
             module.to(model.device)
@@ -110,7 +119,7 @@ def _in_tiles(model: DiffusionModel, side: int) -> Iterator[None]:
     log.info("no memory to decode the whole picture: decoded in tiles")
     vae = model.vae
     usual = vae.tile_latent_min_size, vae.tile_sample_min_size
-    vae.tile_latent_min_size = -(-side // 2)
+    vae.tile_latent_min_size = 4 * -(-side // 8)        # of others a quarter, the overlap, is no whole number
     vae.tile_sample_min_size = vae.tile_latent_min_size * latent_factor(model)
     vae.enable_tiling()
     try:
