@@ -31,6 +31,7 @@ import pretend_card
 from full_size import DTYPE, reference
 from pretend_card import CARD, Allocator, OnCard, card
 
+from escdiff_core.errors import ESCDiffError
 from escdiff_core.families import FAMILIES
 from escdiff_core.families.load import build_modules, model_from_tensors
 from escdiff_core.families.recognise import configured
@@ -111,7 +112,12 @@ def rows_of(family: str, size: int, within: float, changes: dict) -> list[str]:
         own = memory.now
         for name in FAMILIES[family].recipes.values():
             began = time.monotonic()
-            report, peaks = measure(model, memory, name, size, changes)
+            try:
+                report, peaks = measure(model, memory, name, size, changes)
+            except ESCDiffError as error:       # a figure too
+                rows.append(f"| {family} | {size} | {within} | {name} | {str(error).partition(';')[0]} |")
+                print(rows[-1], flush=True)
+                continue
             batch = changes.get("batch_size", find_recipe(name).batch_size)
             taken = [f"{bytes_ / GIB:.2f}" for bytes_ in (own, *peaks.values(), max(peaks.values()))]
             rows.append(" | ".join([
