@@ -141,8 +141,7 @@ def compute(func, args, kwargs):
         kwargs = {**kwargs, "device": torch.device(PLACE)}
     known = {id(t.held): t for t in given if isinstance(t, OnCard)}
     out = func(*each(held, args), **each(held, kwargs))
-    return each(lambda t: known.get(id(t), t) if id(t) in known or type(t) is not Tensor else OnCard(t),
-                    out)
+    return each(lambda t: known.get(id(t), t) if id(t) in known or type(t) is not Tensor else OnCard(t), out)
 
 
 def copied(to: Tensor, source: Tensor, *_more) -> Tensor:

@@ -94,8 +94,7 @@ def choose(tuner: "Tuner", room: Room | None = None) -> None:
 def shrink(tuner: "Tuner") -> None:
     """Let ``tuner``, whose memory ran out in the midst of a step, compute less at once."""
     tuner.optimizer.forget()
-    if tuner.model.device.type == "cuda":
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()        # nothing where there is no GPU
     tuner.settle(tuner.fit.less())
     log.warning("out of memory: from step %d on %d of a batch of %d are computed at once%s", tuner.done + 1,
                 tuner.fit.rows, tuner.recipe.batch_size,

@@ -83,16 +83,9 @@ def _or_else(model: DiffusionModel, work: Callable[[], torch.Tensor],
     except (RuntimeError, MemoryError) as error:
         if sparing is None or not is_out_of_memory(error) or model.device.type == "cpu":
             raise
-    # here what failed is gone
-    _give_back(model)
+    torch.cuda.empty_cache()        # here what failed is gone
     with sparing:
         return work()
-
-
-def _give_back(model: DiffusionModel) -> None:
-    """Let the allocator hand back what it keeps for later."""
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -103,7 +96,7 @@ def _alone(model: DiffusionModel) -> Iterator[None]:
     try:
         for module in others:
             module.to("cpu")
-        _give_back(model)
+        torch.cuda.empty_cache()
         yield
     except BaseException as error:      # what it held must be gone before the others come back
         traceback.clear_frames(error.__traceback__)
